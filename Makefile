@@ -1,0 +1,54 @@
+# NovaCron. `make` alone lists what can be made.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PYTEST := $(VENV)/bin/pytest
+
+.PHONY: help setup system demo test check format bench-migration bench-api bench-store chaos lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(STAMP) system ## Install what is missing: system packages (apt) and the project's own environment
+
+system: $(STAMP)
+	@scripts/system-packages
+
+$(STAMP): requirements/dev.txt pyproject.toml scripts/python-environment
+	@scripts/python-environment $(VENV)
+	@touch $@
+
+demo: setup ## Boot a VM and live-migrate it while a client talks to it (ONCE=1: end by itself, print JSON)
+	@$(PY) -m novacron.lab.demo $(if $(ONCE),--once,)
+
+test: setup ## All tests but the slow sets
+	@$(PYTEST) -q -m "not chaos" tests
+
+check: setup ## Format, lint, types, layers, documents in step with the code
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-cache
+	@$(PYTEST) -q tests/style
+
+format: setup ## Format the code and mend what can be mended
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+bench-migration: setup ## Live migration against a bare QMP script and, if installed, libvirt
+	@$(PY) -m tests.bench.migration
+
+bench-api: setup ## Reads and pages of the API with 5,000 VMs in the store
+	@$(PY) -m tests.bench.api
+
+chaos: setup ## Kill real processes at chosen moments (slow)
+	@$(PYTEST) -q -m chaos tests
+
+lock: setup ## Renew requirements/dev.txt (versions and hashes) from pyproject.toml
+	@scripts/lock $(VENV)
+
+clean: ## Remove what builds left; ends a demo that was cut off
+	@if [ -x $(PY) ]; then $(PY) -m novacron.lab.demo --clean; fi
+	rm -rf .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Hypervisors: each driver runs machines of one kind behind the contract in base."""

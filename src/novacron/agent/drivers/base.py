@@ -1,0 +1,165 @@
+"""The driver contract: what any hypervisor can do with a machine of this node (suite: tests/contract/test_driver.py).
+
+A driver knows processes and monitors, no generations, no storage pools and no cluster: `agent.machines` and
+`agent.mover` resolve those first and hand it a Launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from novacron.model.machine import MachineReport, MachineSpec, StopMode
+from novacron.model.migration import Figures, Goals, Progress
+from novacron.model.node import DriverFacts
+
+
+class DiskFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An opened-by-path disk; the format is always told, never probed. The chain below is told too."""
+
+    volume_id: str
+    path: Path
+    format: str  # qcow2 | raw
+    backing: tuple[tuple[Path, str], ...] = ()  # (path, format), nearest first
+
+
+class NicPlug(msgspec.Struct, frozen=True, kw_only=True):
+    """How a card is plugged in on this node: a prepared tap, or user-mode forwards with chosen host ports."""
+
+    nic_id: str
+    mac: str
+    tap: str = ""
+    forwards: tuple[tuple[int, int], ...] = ()  # (guest_port, host_port)
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """A MachineSpec with everything resolved to this node's paths.
+
+    run_dir: the machine's own directory (exists, mode 0700, owned by uid when given) for sockets, logs and the
+    process identity. uid/gid: run as this unprivileged user; None: as the agent itself.
+    """
+
+    spec: MachineSpec
+    run_dir: Path
+    kernel: Path | None = None
+    initrd: Path | None = None
+    firmware: Path | None = None
+    seed: Path | None = None
+    disks: tuple[DiskFile, ...] = ()
+    nics: tuple[NicPlug, ...] = ()
+    uid: int | None = None
+    gid: int | None = None
+
+
+class Reception(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a target listens for one migration, and the key both ends must hold (hex; a secret: never logged)."""
+
+    host: str
+    port: int
+    key_hex: str
+
+
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """The stream has been received whole and both sides stand still.
+
+    stopped_ago_ms: time since the source's vCPUs stopped, when this was made.
+    """
+
+    stopped_ago_ms: float
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """The target runs. resumed_ago_ms: time since its vCPUs started, when this was made."""
+
+    resumed_ago_ms: float
+    report: MachineReport
+
+
+ReportListener = Callable[[MachineReport], None]
+ProgressListener = Callable[[Progress], None]
+
+
+class Driver(Protocol):
+    """What a driver does. Every verb is idempotent: asked again, it finds its work done and says so.
+
+    Each raises DriverError's children only: MachineDied (with the process's last words), MonitorFailed,
+    Unsupported, and DeadlineExceeded when a monitor does not answer in time.
+    """
+
+    name: str
+
+    def subscribe(self, listener: ReportListener) -> None:
+        """`listener` is called in the event loop at every change of a machine's status."""
+        ...
+
+    async def probe(self) -> DriverFacts:
+        """What this driver can do here. Slow the first time; cached per hypervisor binary and host boot."""
+        ...
+
+    async def adopt(self, run_dirs: list[Path]) -> list[MachineReport]:
+        """Find machines that outlived the agent, by pid + start time + boot id + monitor, never by name."""
+        ...
+
+    async def start(self, launch: Launch) -> MachineReport:
+        """Boot it. If this fails nothing of the machine is left running."""
+        ...
+
+    async def stop(self, vm_id: str, mode: StopMode, deadline_s: float) -> MachineReport:
+        """End it. Graceful: ask the guest, force at the deadline. Absent: fine."""
+        ...
+
+    async def pause(self, vm_id: str) -> MachineReport: ...
+
+    async def resume(self, vm_id: str) -> MachineReport: ...
+
+    def report(self, vm_id: str) -> MachineReport | None:
+        """As last seen; None: the driver does not know it."""
+        ...
+
+    def reports(self) -> list[MachineReport]: ...
+
+    async def forget(self, vm_id: str) -> None:
+        """Drop a machine that has ended. :raise StateConflict: it still runs."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of monitors. Machines run on."""
+        ...
+
+    # -- migration: the six verbs. Before `take_over` on the other side, `reclaim` makes the source run as before.
+
+    async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
+        """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer."""
+        ...
+
+    async def send(
+        self, vm_id: str, migration_id: str, to: Reception, goals: Goals, progress: ProgressListener
+    ) -> Departure:
+        """(source) Move its state; returns when both sides stand still. Joins a transfer that is under way.
+
+        :raise MigrationFailed: the source runs as before.
+        """
+        ...
+
+    async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
+        """(target) Continue. Only after the ownership has moved."""
+        ...
+
+    async def verify(self, vm_id: str) -> MachineReport:
+        """(target) Ask the hypervisor whether it really runs; announce it to the network."""
+        ...
+
+    async def release(self, vm_id: str, migration_id: str) -> Figures:
+        """(source) Read the figures, end the process. Absent: empty figures."""
+        ...
+
+    async def reclaim(self, vm_id: str, migration_id: str) -> MachineReport:
+        """(source) Cancel the transfer at whatever moment and make it run as before."""
+        ...
+
+    async def discard(self, vm_id: str, migration_id: str) -> None:
+        """(target) End what `accept` started, whatever its moment. Never touches a machine that took over."""
+        ...

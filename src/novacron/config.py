@@ -1,0 +1,144 @@
+"""Settings: one dataclass a process, from a TOML file and overridden one by one; every field checked by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from novacron.errors import InvalidInput
+from novacron.model.identity import check_name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """The control plane.
+
+    data_dir: its store, first-start secrets (mode 0700). pool_dir: the storage pool shared with the nodes.
+    host, port: where the API listens; port 0 picks one. Off loopback it needs tls_cert and tls_key.
+    socket: a unix socket for agents and tools on this machine, empty for none.
+    agent_secret_file: the secret agents show, made at first start when missing.
+    """
+
+    data_dir: Path
+    pool_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8470
+    socket: str = ""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    agent_secret_file: Path | None = None
+    keep_revisions: int = 100_000
+    cpu_overcommit: float = 4.0
+    memory_reserve_mib: int = 512
+    log_format: str = "text"
+
+    def __post_init__(self) -> None:
+        _check_port("port", self.port)
+        _check_one_of("log_format", self.log_format, ("text", "json"))
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidInput.field("tls_cert", "needs tls_key and the other way round", "give both or neither")
+        if self.tls_cert is None and not is_loopback(self.host):
+            raise InvalidInput.field(
+                "host", f"{self.host} is not loopback and there is no TLS", "give tls_cert and tls_key, or 127.0.0.1"
+            )
+        if self.cpu_overcommit < 1:
+            raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
+
+    @property
+    def secret_file(self) -> Path:
+        """Where the agents' shared secret lies."""
+        return self.agent_secret_file or self.data_dir / "agent.secret"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """One node.
+
+    server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane.
+    state_dir: what must outlive a reboot (node id, machine records); run_dir: what must not (sockets, pids).
+    pool_dir: the storage pool shared with the server. migration_host: address where streams are received.
+    uid_base: as root each machine runs as uid_base + its isolation slot; 0: as the agent's own user.
+    """
+
+    server: str
+    secret_file: Path
+    node_name: str
+    state_dir: Path
+    run_dir: Path
+    pool_dir: Path
+    migration_host: str = "127.0.0.1"
+    tls_ca: Path | None = None
+    uid_base: int = 0x4E430000
+    accelerator: str = "auto"
+    qemu_binary: str = "qemu-system-x86_64"
+    log_format: str = "text"
+
+    def __post_init__(self) -> None:
+        check_name(self.node_name, "node_name")
+        _check_one_of("accelerator", self.accelerator, ("auto", "kvm", "tcg"))
+        _check_one_of("log_format", self.log_format, ("text", "json"))
+        if not self.server.startswith(("https://", "http://", "unix:/")):
+            raise InvalidInput.field("server", "has no known scheme", "give https://host:port or unix:/path")
+        if self.server.startswith("http://") and not is_loopback(self.server[7:].rsplit(":", 1)[0].strip("[]")):
+            raise InvalidInput.field("server", "is plain http off loopback", "use https://")
+        try:
+            ipaddress.ip_address(self.migration_host)
+        except ValueError as wrong:
+            raise InvalidInput.field("migration_host", "is not an IP address", "give the node's address") from wrong
+
+
+Config = TypeVar("Config", ServerConfig, AgentConfig)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(kind: type[Config], file: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """Settings of `kind` from a TOML file (or none), with `overrides` that are not None on top.
+
+    :raise InvalidInput: the file cannot be read, or a field is unknown, missing, of a wrong type or out of bounds.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
+            raise InvalidInput.field("config", f"cannot read {file}: {wrong}", "give a readable TOML file") from wrong
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise InvalidInput.field(name, "is not a setting", f"known settings: {', '.join(sorted(known))}")
+    try:
+        return msgspec.convert(values, kind, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as wrong:
+        raise InvalidInput.field("config", str(wrong)) from wrong
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def _check_port(field: str, port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise InvalidInput.field(field, f"{port} is not a port", "give a number from 0 to 65535")
+
+
+def _check_one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInput.field(field, f"{value!r} is not known", f"give one of {', '.join(allowed)}")

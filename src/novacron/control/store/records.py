@@ -1,0 +1,352 @@
+"""Typed records over the store: reads from a cache fed by the watch, writes by compare-and-swap.
+
+    vms/<id> nodes/<id> images/<id> migrations/<id>    one record each, msgspec JSON
+    names/<kind>/<name>                                → id; makes names unique in the same transaction
+
+Every write waits until the cache has seen it, so a caller reads its own writes. Listeners are told of each revision
+in order, after the cache holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from novacron.clock import Clock
+from novacron.control.store.base import Change, Delete, Entry, Expect, Put, Store
+from novacron.errors import CompareFailed, NameTaken, NotFound, StoreCorrupt, StoreUnavailable
+from novacron.model.event import ObjectType
+from novacron.model.identity import is_id, new_id
+from novacron.model.image import Image
+from novacron.model.migration import Migration
+from novacron.model.node import Node
+from novacron.model.vm import Vm
+
+PAGE = 1000
+WRITE_TRIES = 16
+
+
+class Record(Protocol):
+    """What every kind of record has."""
+
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Kind(Generic[R]):
+    """One kind of record: where it lies, how it is read, whether its names are unique."""
+
+    def __init__(self, prefix: str, type_: type[R], object_type: ObjectType, *, named: bool) -> None:
+        self.prefix = prefix
+        self.object_type = object_type
+        self.named = named
+        self._decoder = msgspec.json.Decoder(type_)
+
+    def key(self, record_id: str) -> str:
+        return f"{self.prefix}{record_id}"
+
+    def name_key(self, name: str) -> str:
+        return f"names/{self.object_type.value}/{name}"
+
+    def decode(self, key: str, value: bytes) -> R:
+        """:raise StoreCorrupt: the record cannot be read by this program."""
+        try:
+            return self._decoder.decode(value)
+        except msgspec.DecodeError as wrong:
+            raise StoreCorrupt(f"record {key} cannot be read: {wrong}") from wrong
+
+
+VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True)
+NODES: Kind[Node] = Kind("nodes/", Node, ObjectType.NODE, named=True)
+IMAGES: Kind[Image] = Kind("images/", Image, ObjectType.IMAGE, named=True)
+MIGRATIONS: Kind[Migration] = Kind("migrations/", Migration, ObjectType.MIGRATION, named=False)
+KINDS: tuple[Kind[Any], ...] = (VMS, NODES, IMAGES, MIGRATIONS)
+
+
+class Stored(msgspec.Struct, Generic[R], frozen=True):
+    """A record and the store revision that last changed it (its ETag)."""
+
+    record: R
+    modified: int
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One change of one record, decoded: `now` None when deleted, `before` None when created."""
+
+    revision: int
+    index: int
+    kind: Any  # Kind[R]
+    now: Any | None
+    before: Any | None
+
+
+Listener = Callable[[Sequence[Seen]], None]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Write(msgspec.Struct, frozen=True):
+    """A planned write, made by `create`, `update` and `remove`; several go into one `Records.commit`."""
+
+    ops: tuple[Put | Delete, ...]
+    expect: tuple[Expect, ...]
+
+
+def create(kind: Kind[R], record: R) -> Write:
+    """Write a record that must not exist; its name (if the kind has names) must be free."""
+    ops: list[Put | Delete] = [Put(kind.key(record.id), _encode(record))]
+    expect = [Expect(kind.key(record.id), 0)]
+    if kind.named:
+        name_key = kind.name_key(_name_of(record))
+        ops.append(Put(name_key, record.id.encode()))
+        expect.append(Expect(name_key, 0))
+    return Write(tuple(ops), tuple(expect))
+
+
+def update(kind: Kind[R], old: Stored[R], new: R) -> Write:
+    """Replace a record as it was read; a changed name must be free."""
+    ops: list[Put | Delete] = [Put(kind.key(new.id), _encode(new))]
+    expect = [Expect(kind.key(new.id), old.modified)]
+    if kind.named and _name_of(old.record) != _name_of(new):
+        ops += [Delete(kind.name_key(_name_of(old.record))), Put(kind.name_key(_name_of(new)), new.id.encode())]
+        expect.append(Expect(kind.name_key(_name_of(new)), 0))
+    return Write(tuple(ops), tuple(expect))
+
+
+def remove(kind: Kind[R], old: Stored[R]) -> Write:
+    """Delete a record as it was read, and its name."""
+    ops: list[Put | Delete] = [Delete(kind.key(old.record.id))]
+    if kind.named:
+        ops.append(Delete(kind.name_key(_name_of(old.record))))
+    return Write(tuple(ops), (Expect(kind.key(old.record.id), old.modified),))
+
+
+def unchanged(kind: Kind[R], seen: Stored[R]) -> Write:
+    """Only expect that a record is still as it was read."""
+    return Write((), (Expect(kind.key(seen.record.id), seen.modified),))
+
+
+def _name_of(record: Any) -> str:
+    return str(record.name)
+
+
+class _Shelf(Generic[R]):
+    """All records of one kind: by id, by name, ids in order."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Stored[R]] = {}
+        self.by_name: dict[str, str] = {}
+        self.order: list[str] = []
+
+    def put(self, kind: Kind[R], stored: Stored[R]) -> R | None:
+        record_id = stored.record.id
+        before = self.by_id.get(record_id)
+        if before is None:
+            bisect.insort(self.order, record_id)
+        elif kind.named:
+            self.by_name.pop(_name_of(before.record), None)
+        self.by_id[record_id] = stored
+        if kind.named:
+            self.by_name[_name_of(stored.record)] = record_id
+        return before.record if before else None
+
+    def drop(self, kind: Kind[R], record_id: str) -> R | None:
+        before = self.by_id.pop(record_id, None)
+        if before is None:
+            return None
+        del self.order[bisect.bisect_left(self.order, record_id)]
+        if kind.named and self.by_name.get(_name_of(before.record)) == record_id:
+            del self.by_name[_name_of(before.record)]
+        return before.record
+
+
+class Records:
+    """The one way to records. `start` fills the cache and follows the store; `stop` ends that."""
+
+    def __init__(self, store: Store, clock: Clock, rng: random.Random) -> None:
+        self.store = store
+        self._clock = clock
+        self._rng = rng
+        self._shelves: dict[str, _Shelf[Any]] = {kind.prefix: _Shelf() for kind in KINDS}
+        self._kinds = {kind.prefix: kind for kind in KINDS}
+        self._listeners: list[Listener] = []
+        self._revision = 0
+        self._moved = asyncio.Condition()
+        self._follower: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read everything once, then follow the watch. :raise StoreCorrupt: a record cannot be read."""
+        self._revision = await self._load()
+        self._follower = asyncio.create_task(self._follow(), name="records-follow")
+
+    async def stop(self) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+            self._follower = None
+
+    @property
+    def revision(self) -> int:
+        """The store revision the cache stands at."""
+        return self._revision
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` in the event loop with each revision's changes; returns how to stop it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # -- reading: from the cache, at once -------------------------------------------------------------------
+
+    def get(self, kind: Kind[R], record_id: str) -> Stored[R] | None:
+        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        return shelf.by_id.get(record_id)
+
+    def find(self, kind: Kind[R], ref: str) -> Stored[R]:
+        """By id or name. :raise NotFound"""
+        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        record_id = ref if is_id(ref) else shelf.by_name.get(ref, "")
+        found = shelf.by_id.get(record_id)
+        if found is None:
+            raise NotFound(f"no {kind.object_type.value} {ref!r}")
+        return found
+
+    def all(self, kind: Kind[R]) -> list[Stored[R]]:
+        """Every record of the kind, oldest first."""
+        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        return [shelf.by_id[record_id] for record_id in shelf.order]
+
+    def page(
+        self, kind: Kind[R], *, after: str, limit: int, match: Callable[[R], bool] | None = None
+    ) -> tuple[list[Stored[R]], bool]:
+        """Up to `limit` matching records with ids after `after`, and whether more follow."""
+        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        found: list[Stored[R]] = []
+        for record_id in shelf.order[bisect.bisect_right(shelf.order, after) :]:
+            stored = shelf.by_id[record_id]
+            if match is None or match(stored.record):
+                if len(found) == limit:
+                    return found, True
+                found.append(stored)
+        return found, False
+
+    # -- writing: compare-and-swap, then wait for the cache -------------------------------------------------
+
+    def new_id(self) -> str:
+        return new_id(int(self._clock.wall().timestamp() * 1000), self._rng.getrandbits(74))
+
+    async def commit(self, *writes: Write, ops: Iterable[Put | Delete] = (), expect: Iterable[Expect] = ()) -> int:
+        """All the writes (and raw operations) in one transaction; returns when the cache holds it.
+
+        :raise CompareFailed: something changed since it was read; nothing was written.
+        :raise StoreUnavailable: the outcome is unknown.
+        """
+        all_ops = [op for write in writes for op in write.ops] + list(ops)
+        all_expect = [one for write in writes for one in write.expect] + list(expect)
+        revision = await self.store.commit(all_ops, all_expect)
+        await self.caught_up(revision)
+        return revision
+
+    async def create(self, kind: Kind[R], record: R) -> Stored[R]:
+        """Write a new record. :raise NameTaken"""
+        try:
+            revision = await self.commit(create(kind, record))
+        except CompareFailed as lost:
+            if kind.named and await self.store.get(kind.name_key(_name_of(record))) is not None:
+                raise NameTaken(f"the name {_name_of(record)!r} is taken by another {kind.object_type.value}") from lost
+            raise
+        return Stored(record, revision)
+
+    async def change(self, kind: Kind[R], record_id: str, change: Callable[[R], R | None]) -> Stored[R] | None:
+        """Apply a pure change to the newest record until it is written; None: `change` wanted nothing.
+
+        `change` is called again with a newer record when somebody wrote in between, and may raise a refusal.
+
+        :raise NotFound: it is gone. :raise NameTaken: the change renamed it to a name in use.
+        """
+        for _ in range(WRITE_TRIES):
+            stored = self.get(kind, record_id)
+            if stored is None:
+                raise NotFound(f"no {kind.object_type.value} {record_id!r}")
+            new = change(stored.record)
+            if new is None or new == stored.record:
+                return None
+            try:
+                revision = await self.commit(update(kind, stored, new))
+            except CompareFailed as lost:
+                if kind.named and _name_of(new) != _name_of(stored.record):
+                    holder = await self.store.get(kind.name_key(_name_of(new)))
+                    if holder is not None:
+                        raise NameTaken(f"the name {_name_of(new)!r} is taken") from lost
+                await self.caught_up(await self.store.revision())
+                continue
+            return Stored(new, revision)
+        raise CompareFailed(f"{kind.object_type.value} {record_id} was changed by others {WRITE_TRIES} times in a row")
+
+    async def caught_up(self, revision: int) -> None:
+        """Wait until the cache holds `revision`. :raise StoreUnavailable: the cache no longer follows."""
+        if self._revision >= revision:
+            return
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._revision >= revision or self._broken())
+        if self._revision < revision:
+            raise StoreUnavailable("the record cache has lost the store")
+
+    # -- the cache ------------------------------------------------------------------------------------------
+
+    def _broken(self) -> bool:
+        return self._follower is None or self._follower.done()
+
+    async def _load(self) -> int:
+        while True:
+            revisions = set()
+            for kind in KINDS:
+                self._shelves[kind.prefix] = _Shelf()
+                after, more = "", True
+                while more:
+                    page = await self.store.list(kind.prefix, after=after, limit=PAGE)
+                    revisions.add(page.revision)
+                    for entry in page.entries:
+                        self._take(kind, entry)
+                        after = entry.key
+                    more = page.more
+            if len(revisions) == 1:  # nobody wrote meanwhile: one consistent picture
+                return revisions.pop()
+
+    def _take(self, kind: Kind[Any], entry: Entry) -> None:
+        record = kind.decode(entry.key, entry.value)
+        self._shelves[kind.prefix].put(kind, Stored(record, entry.modified))
+
+    async def _follow(self) -> None:
+        try:
+            async for changes in self.store.watch("", after=self._revision):
+                seen = [one for one in map(self._apply, changes) if one is not None]
+                async with self._moved:
+                    self._revision = changes[0].revision
+                    self._moved.notify_all()
+                if seen:
+                    for listener in tuple(self._listeners):
+                        listener(seen)
+        finally:
+            async with self._moved:
+                self._moved.notify_all()
+
+    def _apply(self, change: Change) -> Seen | None:
+        prefix = change.key[: change.key.find("/") + 1]
+        kind = self._kinds.get(prefix)
+        if kind is None:
+            return None
+        shelf = self._shelves[prefix]
+        if change.value is None:
+            before = shelf.drop(kind, change.key[len(prefix) :])
+            return Seen(change.revision, change.index, kind, None, before)
+        record = kind.decode(change.key, change.value)
+        before = shelf.put(kind, Stored(record, change.revision))
+        return Seen(change.revision, change.index, kind, record, before)

@@ -1,0 +1,146 @@
+"""A machine: a VM as one node knows it. What a node is told (MachineSpec) and what it sees (MachineReport)."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+
+import msgspec
+
+
+class MachineKind(StrEnum):
+    """Which virtual hardware: q35 (PCI Express PC) or microvm (virtio-mmio, smallest and quickest)."""
+
+    Q35 = "q35"
+    MICROVM = "microvm"
+
+
+class Firmware(StrEnum):
+    """How it boots. `auto` follows the image: a kernel boots directly, a firmware file is used, a disk gets BIOS."""
+
+    AUTO = "auto"
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class NetworkKind(StrEnum):
+    """`bridge`: a tap on a bridge of the node. `user`: QEMU's own user-mode network, needs no privilege."""
+
+    USER = "user"
+    BRIDGE = "bridge"
+
+
+class Forward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A TCP port of the guest made reachable on the node (user networks only). host_port 0: the node chooses."""
+
+    guest_port: int
+    host_port: int = 0
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One network card. `mac` is chosen at creation and never changes; `bridge` names a bridge on the node."""
+
+    id: str
+    mac: str
+    network: NetworkKind = NetworkKind.USER
+    bridge: str = ""
+    forwards: tuple[Forward, ...] = ()
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One disk: a qcow2 volume in the pool, empty or a copy-on-write child of an image's disk file."""
+
+    volume_id: str
+    size_bytes: int
+    backing_digest: str = ""
+
+
+class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Documents of a NoCloud seed, as text. `meta_data` is made by NovaCron when empty."""
+
+    user_data: str = ""
+    network_config: str = ""
+    meta_data: str = ""
+
+
+class BootFiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Image files a machine boots from, by sha256 digest (64 hex digits); empty = not used."""
+
+    kernel: str = ""
+    initrd: str = ""
+    firmware: str = ""
+    cmdline: str = ""
+
+
+class MachineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything a node needs to run one machine; nothing in it is looked up elsewhere.
+
+    vm_id: the only text that may reach a command line. generation: of the ownership it is told under.
+    machine_type, cpu_model: pinned names, empty = the node chooses and reports (first start only).
+    isolation_slot: picks the unprivileged uid (agent's base + slot), the same on every node.
+    """
+
+    vm_id: str
+    generation: int
+    vcpus: int
+    memory_mib: int
+    machine: MachineKind = MachineKind.Q35
+    machine_type: str = ""
+    cpu_model: str = ""
+    firmware: Firmware = Firmware.AUTO
+    boot: BootFiles = BootFiles()
+    disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    cloud_init: CloudInit | None = None
+    guest_agent: bool = False
+    isolation_slot: int = 0
+
+
+class MachineStatus(StrEnum):
+    """What a node sees of a machine."""
+
+    ABSENT = "absent"  # nothing of it runs here
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"  # it ended in an orderly way: the guest powered off, or it was told to
+    CRASHED = "crashed"  # the process ended without being told to
+    INCOMING = "incoming"  # waits for, or is receiving, a migration stream
+    HANDED_OFF = "handed_off"  # its state has left; paused, and must not continue without the ownership
+    STALLED = "stalled"  # paused by an I/O error (disk full); continues when there is room
+    UNKNOWN = "unknown"  # the process lives, its monitor does not answer
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a guest's forwarded TCP port can be reached on the node."""
+
+    nic_id: str
+    guest_port: int
+    host: str
+    host_port: int
+
+
+class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A machine as its node sees it now.
+
+    reason: one sentence when the status needs one (how it died, and what it wrote last);
+    machine_type, cpu_model, accelerator: as started; since: when this status began.
+    """
+
+    vm_id: str
+    generation: int
+    status: MachineStatus
+    since: datetime.datetime
+    reason: str = ""
+    pid: int = 0
+    machine_type: str = ""
+    cpu_model: str = ""
+    accelerator: str = ""
+    endpoints: tuple[Endpoint, ...] = ()
+    migration_id: str = ""
+
+
+class StopMode(StrEnum):
+    """`graceful` asks the guest and forces at the deadline; `forced` ends the process at once."""
+
+    GRACEFUL = "graceful"
+    FORCED = "forced"

@@ -1,0 +1,259 @@
+"""The migration machine, alone and pure: its states, the steps of each kind as data, and what comes next.
+
+    pending → preparing → transferring → switching → verifying → completed
+       │          │             │            └ before `commit`: as below; after it: only forward ┐
+       └──────────┴─────────────┴→ cancelling → cancelled                                        └→ failed
+                                └→ rolling_back → rolled_back
+
+`rolled_back` and `cancelled`: the source runs as before. `failed`: a person must look; `problem` says what to type.
+The conductor asks `next_action`, writes `began`, does it, writes `did` (or `went_wrong`), and asks again. A record is
+enough to continue from: whoever reads it next, after any crash, asks the same question.
+"""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+
+import msgspec
+
+from novacron.errors import StateConflict
+from novacron.model.vm import Problem
+
+
+class MigrationKind(StrEnum):
+    COLD = "cold"
+    WARM = "warm"
+    LIVE = "live"
+
+
+class Strategy(StrEnum):
+    """Live only: how memory travels."""
+
+    PRECOPY = "precopy"
+
+
+class MigrationState(StrEnum):
+    PENDING = "pending"
+    PREPARING = "preparing"
+    TRANSFERRING = "transferring"
+    SWITCHING = "switching"
+    VERIFYING = "verifying"
+    COMPLETED = "completed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+
+
+FINAL = frozenset(
+    {
+        MigrationState.COMPLETED,
+        MigrationState.CANCELLED,
+        MigrationState.ROLLED_BACK,
+        MigrationState.FAILED,
+    }
+)
+UNDOING = {
+    MigrationState.CANCELLING: MigrationState.CANCELLED,
+    MigrationState.ROLLING_BACK: MigrationState.ROLLED_BACK,
+}
+
+
+class Side(StrEnum):
+    """Who does a step: an agent, or the control plane itself (one store transaction)."""
+
+    SOURCE = "source"
+    TARGET = "target"
+    CONTROL = "control"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step: its verb, who does it, the state shown meanwhile, and the verb that undoes it on the same side."""
+
+    name: str
+    side: Side
+    state: MigrationState
+    undo: str = ""
+
+
+COMMIT = "commit"
+"""The one point of no return: the VM's owner and the migration's record change in one store transaction."""
+
+LIVE_SHARED: tuple[Step, ...] = (
+    Step("accept", Side.TARGET, MigrationState.PREPARING, undo="discard"),
+    Step("send", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim"),
+    Step(COMMIT, Side.CONTROL, MigrationState.SWITCHING),
+    Step("take_over", Side.TARGET, MigrationState.SWITCHING),
+    Step("verify", Side.TARGET, MigrationState.VERIFYING),
+    Step("release", Side.SOURCE, MigrationState.VERIFYING),
+)
+
+STEPS: dict[MigrationKind, tuple[Step, ...]] = {MigrationKind.LIVE: LIVE_SHARED}
+
+
+class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the operator asks for. max_downtime_ms bounds the residue QEMU may leave for the stop; 0 = no bound.
+
+    bandwidth_bytes_per_s 0 = as fast as the link; finish_within_s: cancelled when it takes longer.
+    """
+
+    max_downtime_ms: int = 100
+    bandwidth_bytes_per_s: int = 0
+    finish_within_s: float = 3600.0
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far the transfer is, as the source's hypervisor counts."""
+
+    at: datetime.datetime
+    total_bytes: int = 0
+    transferred_bytes: int = 0
+    remaining_bytes: int = 0
+    rate_bytes_per_s: float = 0.0
+    dirty_rate_bytes_per_s: float = 0.0
+    iteration: int = 0
+    predicted_end: datetime.datetime | None = None
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was measured; kept on the record for ever. None: not measured, never a guess.
+
+    total_ms: request to completed, by the control plane. downtime_qemu_ms: the source QEMU's own count.
+    downtime_stopped_ms: from the source's STOP to the target's RESUME; each side gives the age of its own
+    event, so no clocks are compared. bytes_transferred: on the wire as QEMU counts.
+    """
+
+    total_ms: float | None = None
+    setup_ms: float | None = None
+    transfer_ms: float | None = None
+    downtime_qemu_ms: float | None = None
+    downtime_stopped_ms: float | None = None
+    bytes_transferred: int | None = None
+    memory_bytes: int | None = None
+    iterations: int | None = None
+    rate_bytes_per_s: float | None = None
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back."""
+
+    id: str
+    vm_id: str
+    vm_name: str
+    kind: MigrationKind
+    strategy: Strategy
+    source_node: str
+    target_node: str
+    generation: int  # of the ownership it started under
+    state: MigrationState
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    goals: Goals = Goals()
+    requested_by: str = ""
+    labels: dict[str, str] = {}
+    explanation: tuple[str, ...] = ()
+    began: tuple[str, ...] = ()
+    did: tuple[str, ...] = ()
+    undone: tuple[str, ...] = ()
+    cancel_requested: bool = False
+    progress: Progress | None = None
+    figures: Figures = Figures()
+    problem: Problem | None = None
+    finished_at: datetime.datetime | None = None
+
+
+class Do(msgspec.Struct, frozen=True):
+    """Perform this step (again, if it had begun: every verb is idempotent under migration id and step)."""
+
+    step: Step
+
+
+class Undo(msgspec.Struct, frozen=True):
+    """Take this begun step back."""
+
+    step: Step
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """Nothing is left to do: write this final state and let the VM go."""
+
+    state: MigrationState
+
+
+Action = Do | Undo | Finish
+
+
+def is_final(migration: Migration) -> bool:
+    return migration.state in FINAL
+
+
+def is_committed(migration: Migration) -> bool:
+    """Whether the ownership has moved: from here only forward."""
+    return COMMIT in migration.did
+
+
+def may_cancel(migration: Migration) -> bool:
+    """Whether a cancel request can still be honoured."""
+    return not is_final(migration) and not is_committed(migration)
+
+
+def next_action(migration: Migration) -> Action | None:
+    """What is to be done now, from the record alone. None when it is final."""
+    if is_final(migration):
+        return None
+    steps = STEPS[migration.kind]
+    if migration.state in UNDOING:
+        for step in reversed(steps):
+            if step.name in migration.began and step.undo and step.name not in migration.undone:
+                return Undo(step)
+        return Finish(UNDOING[migration.state])
+    for step in steps:
+        if step.name not in migration.did:
+            return Do(step)
+    return Finish(MigrationState.COMPLETED)
+
+
+def began(migration: Migration, step: Step, now: datetime.datetime) -> Migration:
+    """The record that says the step is about to be done. Beginning again changes nothing but the time."""
+    names = migration.began if step.name in migration.began else (*migration.began, step.name)
+    return msgspec.structs.replace(migration, began=names, state=step.state, updated_at=now)
+
+
+def did(migration: Migration, step: Step, now: datetime.datetime) -> Migration:
+    """The record that says the step is done."""
+    names = migration.did if step.name in migration.did else (*migration.did, step.name)
+    return msgspec.structs.replace(migration, did=names, updated_at=now)
+
+
+def undid(migration: Migration, step: Step, now: datetime.datetime) -> Migration:
+    """The record that says the step has been taken back."""
+    return msgspec.structs.replace(migration, undone=(*migration.undone, step.name), updated_at=now)
+
+
+def cancelled(migration: Migration, now: datetime.datetime) -> Migration:
+    """Start taking everything back because somebody asked to.
+
+    :raise StateConflict: it is final or the ownership has moved.
+    """
+    if not may_cancel(migration):
+        seen = migration.state.value if is_final(migration) else f"{migration.state.value}, past its commit"
+        raise StateConflict.of(f"migration {migration.id}", seen, ("before its commit",), "cancel")
+    return msgspec.structs.replace(migration, state=MigrationState.CANCELLING, cancel_requested=True, updated_at=now)
+
+
+def went_wrong(migration: Migration, problem: Problem, now: datetime.datetime) -> Migration:
+    """A step failed for good: before the commit roll back, after it a person must look."""
+    if migration.state in UNDOING:
+        return msgspec.structs.replace(migration, problem=migration.problem or problem, updated_at=now)
+    state = MigrationState.FAILED if is_committed(migration) else MigrationState.ROLLING_BACK
+    finished = now if state is MigrationState.FAILED else None
+    return msgspec.structs.replace(migration, state=state, problem=problem, updated_at=now, finished_at=finished)
+
+
+def finished(migration: Migration, state: MigrationState, now: datetime.datetime) -> Migration:
+    """The record in its final state, with the total time."""
+    total_ms = (now - migration.created_at).total_seconds() * 1e3
+    figures = msgspec.structs.replace(migration.figures, total_ms=total_ms)
+    return msgspec.structs.replace(migration, state=state, figures=figures, updated_at=now, finished_at=now)

@@ -1,0 +1,90 @@
+"""A node: a host that runs machines. What it has (facts), what it uses, and whether it may be given more."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+
+import msgspec
+
+
+class NodeState(StrEnum):
+    """joining → up → cordoned/draining at an operator's wish; suspect → fencing → fenced when it falls silent."""
+
+    JOINING = "joining"
+    UP = "up"
+    CORDONED = "cordoned"
+    DRAINING = "draining"
+    SUSPECT = "suspect"
+    FENCING = "fencing"
+    FENCED = "fenced"
+    DOWN = "down"
+
+
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The verdict of the acceleration probe: `kvm` only after a guest ran in long mode on this host."""
+
+    name: str  # kvm | tcg
+    reason: str
+    probe_ms: float = 0.0
+
+
+class DriverFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one driver can do on this node; `features` are found by asking the hypervisor, never by its version."""
+
+    name: str
+    version: str
+    features: tuple[str, ...] = ()
+    machine_types: tuple[str, ...] = ()
+    default_machine_types: dict[str, str] = {}  # q35 -> pc-q35-7.2
+    cpu_models: tuple[str, ...] = ()
+    accelerator: Accelerator | None = None
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node has. Sizes in MiB and bytes; `pool_ids` are the storage pools it sees, `bridges` its bridges."""
+
+    hostname: str
+    kernel: str
+    architecture: str
+    boot_id: str
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    cpu_count: int
+    memory_mib: int
+    agent_version: str
+    pool_ids: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
+    drivers: tuple[DriverFacts, ...] = ()
+    migration_address: str = ""
+    privileged: bool = False
+
+
+class NodeUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node uses now, by its own count. Changes with every heartbeat and is not stored."""
+
+    memory_available_mib: int = 0
+    load_1m: float = 0.0
+    pool_free_bytes: int = 0
+    pool_size_bytes: int = 0
+    machines_running: int = 0
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record of one node. `state_reason` says why it is in this state, for people."""
+
+    id: str
+    name: str
+    state: NodeState
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    state_since: datetime.datetime
+    labels: dict[str, str] = {}
+    facts: NodeFacts | None = None
+    state_reason: str = ""
+    cordoned: bool = False  # an operator's wish, kept while the node is away
+
+
+def takes_machines(node: Node) -> bool:
+    """Whether new machines may be placed here."""
+    return node.state is NodeState.UP and not node.cordoned

@@ -1,0 +1,176 @@
+"""A VM: what was asked (spec, desired), what is seen (observed) and what is being done (task), kept apart."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+
+import msgspec
+
+from novacron.model.machine import (
+    CloudInit,
+    Disk,
+    Firmware,
+    MachineKind,
+    MachineReport,
+    MachineStatus,
+    Nic,
+)
+
+
+class VmType(StrEnum):
+    KVM = "kvm"
+
+
+class VmState(StrEnum):
+    """The one word people see; derived by `state_of`, never stored."""
+
+    CREATING = "creating"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    MIGRATING = "migrating"
+    ERROR = "error"
+    DELETING = "deleting"
+    UNKNOWN = "unknown"
+
+
+class Desired(StrEnum):
+    """What the owner of the VM wants it to be."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+class TaskKind(StrEnum):
+    CREATE = "create"
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+    PAUSE = "pause"
+    RESUME = "resume"
+    DELETE = "delete"
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The work under way on a VM; at most one.
+
+    force: do not ask the guest; deadline_s: how long a graceful stop may take before force is used;
+    halted: (restart only) the first half is done.
+    """
+
+    id: str
+    kind: TaskKind
+    requested_at: datetime.datetime
+    requested_by: str = ""
+    force: bool = False
+    deadline_s: float = 60.0
+    halted: bool = False
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why the VM is not as desired: a stable code, a sentence, what a person can do."""
+
+    code: str
+    message: str
+    at: datetime.datetime
+    remedy: str = ""
+
+
+class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was asked for. Sizes: vcpus in virtual CPUs, memory in MiB, disks in bytes.
+
+    kernel_cmdline is appended to the image's own (direct-kernel images only).
+    """
+
+    image_id: str
+    vcpus: int = 1
+    memory_mib: int = 512
+    type: VmType = VmType.KVM
+    machine: MachineKind = MachineKind.Q35
+    firmware: Firmware = Firmware.AUTO
+    kernel_cmdline: str = ""
+    disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    cloud_init: CloudInit | None = None
+    guest_agent: bool = False
+
+
+class Pins(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Virtual hardware chosen at the first start and kept, so that upgrades and moves never change it."""
+
+    machine_type: str = ""
+    cpu_model: str = ""
+
+
+class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record of one VM.
+
+    node_id: its one owner (empty: placed nowhere yet); generation: of that ownership, grows when the owner
+    changes; migration_id: the migration that holds it, empty otherwise.
+    """
+
+    id: str
+    name: str
+    spec: VmSpec
+    desired: Desired
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    labels: dict[str, str] = {}
+    description: str = ""
+    observed: MachineReport | None = None
+    task: Task | None = None
+    problem: Problem | None = None
+    node_id: str = ""
+    node_lost: bool = False  # the owner does not answer: what is observed is old
+    generation: int = 0
+    migration_id: str = ""
+    pins: Pins = Pins()
+    isolation_slot: int = 0
+
+
+_WHILE: dict[TaskKind, VmState] = {
+    TaskKind.CREATE: VmState.CREATING,
+    TaskKind.START: VmState.STARTING,
+    TaskKind.STOP: VmState.STOPPING,
+    TaskKind.DELETE: VmState.DELETING,
+}
+
+_SEEN: dict[MachineStatus, VmState] = {
+    MachineStatus.ABSENT: VmState.STOPPED,
+    MachineStatus.STOPPED: VmState.STOPPED,
+    MachineStatus.RUNNING: VmState.RUNNING,
+    MachineStatus.PAUSED: VmState.PAUSED,
+    MachineStatus.HANDED_OFF: VmState.PAUSED,
+    MachineStatus.INCOMING: VmState.PAUSED,
+    MachineStatus.STALLED: VmState.ERROR,
+    MachineStatus.CRASHED: VmState.ERROR,
+    MachineStatus.UNKNOWN: VmState.UNKNOWN,
+}
+
+
+def status_of(vm: Vm) -> MachineStatus:
+    """What its node last saw of it; `absent` when no node has seen it."""
+    return vm.observed.status if vm.observed else MachineStatus.ABSENT
+
+
+def state_of(vm: Vm) -> VmState:
+    """The word people see, from what is observed, what is being done and what went wrong."""
+    if vm.desired is Desired.DELETED:
+        return VmState.DELETING
+    if vm.node_lost:
+        return VmState.UNKNOWN
+    if vm.migration_id and status_of(vm) is not MachineStatus.CRASHED:
+        return VmState.MIGRATING
+    if vm.task is not None:
+        if vm.task.kind is TaskKind.RESTART:
+            return VmState.STARTING if vm.task.halted else VmState.STOPPING
+        if vm.task.kind in _WHILE:
+            return _WHILE[vm.task.kind]
+    if vm.problem is not None:
+        return VmState.ERROR
+    return _SEEN[status_of(vm)]

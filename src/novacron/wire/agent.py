@@ -1,0 +1,209 @@
+"""The line between server and agent: one WebSocket that the agent dials; JSON frames; many calls at once.
+
+    agent → server   Hello, then Report (every 2 s and at each change), MigrationProgress, Reply
+    server → agent   Welcome, then Call, Cancel
+
+A Call carries an id, a verb, its arguments and how long the caller will wait. The agent answers with exactly one
+Reply: `result`, or `error` as errors.NovaCronError.as_data(). Verbs are idempotent; a call repeated after a broken
+line finds its work done. Frames are tagged by `t`; unknown fields are ignored (N/N-1), unknown tags are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from novacron.model.machine import MachineReport, MachineSpec, StopMode
+from novacron.model.migration import Goals, Progress
+from novacron.model.node import NodeFacts, NodeUsage
+
+PATH = "/agent/v1/line"
+PROTOCOL = 1
+MAX_FRAME_BYTES = 4 << 20
+REPORT_INTERVAL_S = 2.0
+
+
+# -- frames ------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
+    """First frame of an agent. node_id is the agent's own, made once and kept in its state directory."""
+
+    protocol: int
+    node_id: str
+    node_name: str
+    facts: NodeFacts
+    machines: tuple[MachineReport, ...]
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome"):
+    protocol: int
+    server_version: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="report"):
+    """A heartbeat. `machines`: all of them when `complete`, else only those that changed."""
+
+    seq: int
+    complete: bool
+    machines: tuple[MachineReport, ...]
+    usage: NodeUsage
+
+
+class MigrationProgress(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="progress"):
+    migration_id: str
+    progress: Progress
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="call"):
+    id: int
+    verb: str
+    args: msgspec.Raw
+    deadline_ms: int
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="cancel"):
+    """The caller no longer waits for call `id`; the agent cancels its task. No Reply is owed."""
+
+    id: int
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="reply", omit_defaults=True):
+    id: int
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: dict[str, Any] | None = None
+
+
+FromAgent = Hello | Report | MigrationProgress | Reply
+FromServer = Welcome | Call | Cancel
+
+
+# -- verbs: the struct is the arguments, `verb` its name, `answers` the type of its result --------------------
+
+
+class MachineVerb(msgspec.Struct, frozen=True, kw_only=True):
+    """Names a machine and the ownership under which the caller speaks; an older one is refused."""
+
+    vm_id: str
+    generation: int
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Provision what is missing and boot. → MachineReport"""
+
+    spec: MachineSpec
+
+
+class Stop(MachineVerb, frozen=True, kw_only=True):
+    """→ MachineReport"""
+
+    mode: StopMode = StopMode.GRACEFUL
+    deadline_s: float = 60.0
+
+
+class Pause(MachineVerb, frozen=True, kw_only=True):
+    """→ MachineReport"""
+
+
+class Resume(MachineVerb, frozen=True, kw_only=True):
+    """→ MachineReport"""
+
+
+class Remove(MachineVerb, frozen=True, kw_only=True):
+    """Delete the machine and, if `volumes`, its volumes. It must not run. → None"""
+
+    volumes: tuple[str, ...] = ()
+
+
+class Console(MachineVerb, frozen=True, kw_only=True):
+    """The last bytes of the serial log. → ConsoleText"""
+
+    max_bytes: int = 65536
+
+
+class ConsoleText(msgspec.Struct, frozen=True, kw_only=True):
+    """Latin-1-decoded serial output; truncated: older bytes exist or were dropped."""
+
+    text: str
+    truncated: bool
+
+
+class Accept(msgspec.Struct, frozen=True, kw_only=True):
+    """(target) → Reception. The spec carries the pins and the generation of the source."""
+
+    migration_id: str
+    spec: MachineSpec
+
+
+class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the target listens, and the key of this one migration (a secret: never logged or stored)."""
+
+    host: str
+    port: int
+    key_hex: str
+
+
+class Send(MachineVerb, frozen=True, kw_only=True):
+    """(source) → Departed"""
+
+    migration_id: str
+    to: ReceptionAt
+    goals: Goals
+
+
+class Departed(msgspec.Struct, frozen=True, kw_only=True):
+    stopped_ago_ms: float
+
+
+class TakeOver(MachineVerb, frozen=True, kw_only=True):
+    """(target) Continue under `generation`, which the committed record holds. → Arrived"""
+
+    migration_id: str
+
+
+class Arrived(msgspec.Struct, frozen=True, kw_only=True):
+    resumed_ago_ms: float
+    report: MachineReport
+
+
+class Verify(MachineVerb, frozen=True, kw_only=True):
+    """(target) → MachineReport"""
+
+    migration_id: str
+
+
+class Release(MachineVerb, frozen=True, kw_only=True):
+    """(source) `generation` is the new one: the source's claim ends. → Figures"""
+
+    migration_id: str
+
+
+class Reclaim(MachineVerb, frozen=True, kw_only=True):
+    """(source) → MachineReport"""
+
+    migration_id: str
+
+
+class Discard(MachineVerb, frozen=True, kw_only=True):
+    """(target) → None"""
+
+    migration_id: str
+
+
+VERBS: dict[str, type[msgspec.Struct]] = {
+    "machine.start": Start,
+    "machine.stop": Stop,
+    "machine.pause": Pause,
+    "machine.resume": Resume,
+    "machine.remove": Remove,
+    "machine.console": Console,
+    "migration.accept": Accept,
+    "migration.send": Send,
+    "migration.take_over": TakeOver,
+    "migration.verify": Verify,
+    "migration.release": Release,
+    "migration.reclaim": Reclaim,
+    "migration.discard": Discard,
+}
+NAME_OF: dict[type[msgspec.Struct], str] = {struct: name for name, struct in VERBS.items()}

@@ -1,0 +1,107 @@
+"""Words every noun uses: strict models, names, labels, pages, problems."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from novacron.errors import InvalidInput
+from novacron.model.identity import (
+    LABEL_KEY_PATTERN,
+    LABEL_VALUE_PATTERN,
+    MAX_LABELS,
+    NAME_PATTERN,
+    check_name,
+)
+
+
+class Strict(BaseModel):
+    """Unknown fields are refused: a typing error must not look like success."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="rust-regex")
+
+
+def _legal_name(text: str) -> str:
+    try:
+        return check_name(text)
+    except InvalidInput as wrong:
+        raise ValueError(wrong.reasons[0].remedy) from wrong
+
+
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=63, pattern=NAME_PATTERN),
+    AfterValidator(_legal_name),
+]
+Ref = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=NAME_PATTERN)]
+"""An id or a name."""
+
+LabelKey = Annotated[str, StringConstraints(max_length=63, pattern=LABEL_KEY_PATTERN)]
+LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=LABEL_VALUE_PATTERN)]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)]
+Description = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
+
+Item = TypeVar("Item")
+
+
+class PageOf(Strict, Generic[Item]):
+    """A page of a list, in order of id (birth). `next_cursor`: give it as `cursor` for the next; null: the end."""
+
+    items: list[Item]
+    next_cursor: str | None = None
+
+
+class ReasonOut(Strict):
+    code: str
+    message: str
+    subject: str = ""
+    remedy: str = ""
+
+
+class Problem(Strict):
+    """RFC 9457 problem details. `code` is stable, for programs; `reasons` say more, one each."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str | None = None
+    reasons: list[ReasonOut] = []
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Unprocessable Entity",
+                    "status": 422,
+                    "code": "invalid_input",
+                    "detail": "memory_mib: must be at least 16",
+                    "reasons": [
+                        {
+                            "code": "field.invalid",
+                            "message": "must be at least 16",
+                            "subject": "memory_mib",
+                            "remedy": "give a number from 16 to 4194304",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+
+class VmProblem(Strict):
+    """Why an object is not as wished, and what to do."""
+
+    code: str
+    message: str
+    at: str
+    remedy: str = ""
+
+
+def example(data: dict[str, Any]) -> ConfigDict:
+    """Model configuration that carries one OpenAPI example."""
+    return ConfigDict(json_schema_extra={"examples": [data]})

@@ -1,0 +1,78 @@
+"""Nodes on the wire."""
+
+from __future__ import annotations
+
+import datetime
+
+from novacron.model.node import NodeState
+from novacron.wire.rest.common import Labels, Strict
+
+
+class AcceleratorOut(Strict):
+    name: str
+    reason: str
+    probe_ms: float = 0.0
+
+
+class DriverOut(Strict):
+    name: str
+    version: str
+    features: list[str] = []
+    machine_types: list[str] = []
+    default_machine_types: dict[str, str] = {}
+    cpu_models: list[str] = []
+    accelerator: AcceleratorOut | None = None
+
+
+class FactsOut(Strict):
+    """What the node has, by its own account."""
+
+    hostname: str
+    kernel: str
+    architecture: str
+    boot_id: str
+    cpu_model: str
+    cpu_flags: list[str]
+    cpu_count: int
+    memory_mib: int
+    agent_version: str
+    pool_ids: list[str] = []
+    bridges: list[str] = []
+    drivers: list[DriverOut] = []
+    migration_address: str = ""
+    privileged: bool = False
+
+
+class UsageOut(Strict):
+    """What the node uses, as of its last heartbeat."""
+
+    memory_available_mib: int = 0
+    load_1m: float = 0.0
+    pool_free_bytes: int = 0
+    pool_size_bytes: int = 0
+    machines_running: int = 0
+
+
+class Node(Strict):
+    id: str
+    name: str
+    labels: dict[str, str]
+    state: NodeState
+    state_reason: str
+    state_since: datetime.datetime
+    cordoned: bool
+    facts: FactsOut | None
+    usage: UsageOut | None
+    heard_ago_s: float | None
+    vm_count: int
+    memory_committed_mib: int
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    revision: int
+
+
+class NodeUpdate(Strict):
+    """cordoned: no new VM is placed here; those that run go on running."""
+
+    labels: Labels | None = None
+    cordoned: bool | None = None

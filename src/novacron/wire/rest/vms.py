@@ -1,0 +1,181 @@
+"""VMs on the wire."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from novacron.model.machine import Firmware, MachineKind, NetworkKind
+from novacron.model.vm import Desired, TaskKind, VmState, VmType
+from novacron.wire.rest.common import Description, Labels, Name, Ref, Strict, VmProblem, example
+
+MIB = 1 << 20
+GIB = 1 << 30
+Port = Annotated[int, Field(ge=1, le=65535)]
+Mac = Annotated[str, StringConstraints(pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$")]
+Text64K = Annotated[str, StringConstraints(max_length=65536, pattern=r"^[^\x00]*$")]
+
+
+class ForwardIn(Strict):
+    """A TCP port of the guest made reachable on its node. host_port 0: the node chooses."""
+
+    guest_port: Port
+    host_port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+
+class NicIn(Strict):
+    """A network card. `bridge` (a bridge on the nodes) goes with network=bridge; `forwards` with network=user."""
+
+    network: NetworkKind = NetworkKind.USER
+    bridge: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9-]{0,14})?$")] = ""
+    mac: Mac | None = None
+    forwards: Annotated[list[ForwardIn], Field(max_length=32)] = []
+
+
+class DiskIn(Strict):
+    """An additional empty disk."""
+
+    size_bytes: Annotated[int, Field(ge=MIB, le=64 << 40, multiple_of=512)]
+
+
+class CloudInitIn(Strict):
+    """NoCloud documents. `user_data` usually begins with #cloud-config."""
+
+    user_data: Text64K = ""
+    network_config: Text64K = ""
+    meta_data: Text64K = ""
+
+
+class VmCreate(Strict):
+    """A VM to be made from an image. It is started unless desired=stopped."""
+
+    name: Name
+    image: Ref
+    description: Description = ""
+    labels: Labels = {}
+    type: VmType = VmType.KVM
+    vcpus: Annotated[int, Field(ge=1, le=512)] = 1
+    memory_mib: Annotated[int, Field(ge=16, le=4 << 20)] = 512
+    machine: MachineKind = MachineKind.Q35
+    firmware: Firmware = Firmware.AUTO
+    kernel_cmdline: Annotated[str, StringConstraints(max_length=1024, pattern=r"^[\x20-\x7e]*$")] = ""
+    root_disk_bytes: Annotated[int, Field(ge=MIB, le=64 << 40, multiple_of=512)] | None = None
+    disks: Annotated[list[DiskIn], Field(max_length=16)] = []
+    nics: Annotated[list[NicIn], Field(max_length=8)] = [NicIn()]
+    cloud_init: CloudInitIn | None = None
+    guest_agent: bool = False
+    node: Ref | None = None
+    desired: Annotated[Desired, Field(description="running or stopped")] = Desired.RUNNING
+
+    model_config = Strict.model_config | example(
+        {
+            "name": "web-1",
+            "image": "debian-12",
+            "vcpus": 2,
+            "memory_mib": 2048,
+            "labels": {"tier": "web"},
+            "nics": [{"network": "user", "forwards": [{"guest_port": 22}]}],
+        }
+    )
+
+
+class VmUpdate(Strict):
+    """What may be changed. Sizes take effect at the next start; a field left out stays as it is."""
+
+    name: Name | None = None
+    description: Description | None = None
+    labels: Labels | None = None
+    vcpus: Annotated[int, Field(ge=1, le=512)] | None = None
+    memory_mib: Annotated[int, Field(ge=16, le=4 << 20)] | None = None
+
+    model_config = Strict.model_config | example({"labels": {"tier": "web", "stage": "test"}})
+
+
+class StopRequest(Strict):
+    """Graceful: the guest is asked, and forced when it has not ended at the deadline. force: at once."""
+
+    force: bool = False
+    deadline_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+
+
+class DiskOut(Strict):
+    volume_id: str
+    size_bytes: int
+    backing_digest: str = ""
+
+
+class ForwardOut(Strict):
+    guest_port: int
+    host_port: int = 0
+
+
+class NicOut(Strict):
+    id: str
+    mac: str
+    network: NetworkKind
+    bridge: str = ""
+    forwards: list[ForwardOut] = []
+
+
+class EndpointOut(Strict):
+    """Where a forwarded guest port is reachable now."""
+
+    nic_id: str
+    guest_port: int
+    host: str
+    host_port: int
+
+
+class TaskOut(Strict):
+    id: str
+    kind: TaskKind
+    requested_at: datetime.datetime
+    requested_by: str = ""
+    force: bool = False
+
+
+class Vm(Strict):
+    """A VM: `desired` is what was asked, `state` what is, `task` what is being done, `problem` what is wrong."""
+
+    id: str
+    name: str
+    description: str
+    labels: dict[str, str]
+    type: VmType
+    state: VmState
+    desired: Desired
+    task: TaskOut | None
+    problem: VmProblem | None
+    node: str | None
+    node_id: str | None
+    generation: int
+    migration_id: str | None
+    image_id: str
+    vcpus: int
+    memory_mib: int
+    machine: MachineKind
+    firmware: Firmware
+    kernel_cmdline: str
+    machine_type: str | None
+    cpu_model: str | None
+    accelerator: str | None
+    pid: int | None
+    disks: list[DiskOut]
+    nics: list[NicOut]
+    endpoints: list[EndpointOut]
+    guest_agent: bool
+    cloud_init: bool
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    state_since: datetime.datetime | None
+    revision: int
+
+
+class ConsoleLog(Strict):
+    """The last bytes of the serial console."""
+
+    vm_id: str
+    text: str
+    truncated: bool
