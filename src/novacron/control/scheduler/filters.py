@@ -1,0 +1,93 @@
+"""Filters: each says why a node cannot take a machine, or None when it can. Order = order of asking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from novacron.control.scheduler.snapshot import Candidate, Limits, Need, driver_of, free_memory_mib, free_vcpus
+from novacron.errors import Reason
+from novacron.model.node import NodeState
+
+Filter = Callable[[Need, Candidate, Limits], Reason | None]
+
+
+def wanted(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    node = candidate.node
+    if need.node_id and node.id != need.node_id:
+        return _refuse(candidate, "node.not_asked_for", "another node was asked for")
+    if node.id in need.not_nodes:
+        return _refuse(candidate, "node.excluded", "it is where the machine is now")
+    return None
+
+
+def accepting(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    node = candidate.node
+    if node.cordoned:
+        return _refuse(candidate, "node.cordoned", "it is cordoned", f"novacron node uncordon {node.name}")
+    if node.state is not NodeState.UP:
+        return _refuse(candidate, "node.not_up", f"it is {node.state.value}: {node.state_reason}", "bring it up")
+    if node.facts is None:
+        return _refuse(candidate, "node.unknown", "it has not reported what it has", "wait for its agent")
+    return None
+
+
+def drivable(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    driver = driver_of(candidate, need.driver)
+    if driver is None:
+        return _refuse(candidate, "driver.missing", f"it has no {need.driver} driver", f"install {need.driver} there")
+    if need.machine.value not in driver.default_machine_types:
+        return _refuse(candidate, "machine.unsupported", f"its {need.driver} has no {need.machine.value} machine")
+    missing = [feature for feature in need.features if feature not in driver.features]
+    if missing:
+        return _refuse(candidate, "driver.feature_missing", f"its {need.driver} lacks {', '.join(missing)}")
+    return None
+
+
+def compatible(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    driver = driver_of(candidate, need.driver)
+    if driver is None:
+        return None
+    if need.machine_type and need.machine_type not in driver.machine_types:
+        return _refuse(candidate, "machine_type.missing", f"it does not know machine type {need.machine_type}")
+    if need.cpu_model and need.cpu_model not in driver.cpu_models:
+        return _refuse(candidate, "cpu_model.missing", f"it cannot run CPU model {need.cpu_model}")
+    has = driver.accelerator.name if driver.accelerator else "none"
+    if need.accelerator and need.accelerator != has:
+        return _refuse(
+            candidate, "accelerator.differs", f"the machine runs under {need.accelerator}, the node has {has}"
+        )
+    return None
+
+
+def reachable_storage(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    facts = candidate.node.facts
+    if need.pool_id and facts is not None and need.pool_id not in facts.pool_ids:
+        return _refuse(candidate, "pool.not_shared", f"it does not see storage pool {need.pool_id}", "mount it there")
+    return None
+
+
+def connected(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    facts = candidate.node.facts
+    missing = [bridge for bridge in need.bridges if facts is not None and bridge not in facts.bridges]
+    if missing:
+        return _refuse(candidate, "bridge.missing", f"it has no bridge {', '.join(missing)}", "make the bridge there")
+    return None
+
+
+def roomy(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    free_mib = free_memory_mib(candidate, limits)
+    if need.memory_mib > free_mib:
+        message = f"{need.memory_mib} MiB of memory asked for, {max(free_mib, 0)} MiB free"
+        return _refuse(candidate, "memory.short", message, "stop or move VMs, or ask for less")
+    free = free_vcpus(candidate, limits)
+    if need.vcpus > free:
+        message = f"{need.vcpus} vCPUs asked for, {max(free, 0)} free at {limits.cpu_overcommit:g} per CPU"
+        return _refuse(candidate, "vcpus.short", message, "stop or move VMs, or ask for less")
+    return None
+
+
+FILTERS: tuple[Filter, ...] = (wanted, accepting, drivable, compatible, reachable_storage, connected, roomy)
+
+
+def _refuse(candidate: Candidate, code: str, message: str, remedy: str = "") -> Reason:
+    return Reason(code, f"{candidate.node.name}: {message}", subject=candidate.node.name, remedy=remedy)

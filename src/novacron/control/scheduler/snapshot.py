@@ -1,0 +1,65 @@
+"""What a placement decision is made from: the need of a machine, the nodes as they stand, the house's limits."""
+
+from __future__ import annotations
+
+import msgspec
+
+from novacron.model.machine import MachineKind
+from novacron.model.node import DriverFacts, Node
+
+
+class Need(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine asks of a node. Empty text asks for nothing.
+
+    node_id: only this node will do. not_nodes: these will not. machine_type, cpu_model, accelerator: pinned
+    (a machine that already ran must find them again).
+    """
+
+    memory_mib: int
+    vcpus: int
+    machine: MachineKind = MachineKind.Q35
+    driver: str = "qemu"
+    pool_id: str = ""
+    bridges: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    machine_type: str = ""
+    cpu_model: str = ""
+    accelerator: str = ""
+    node_id: str = ""
+    not_nodes: tuple[str, ...] = ()
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A node and what is already promised on it (by records, not by what runs this moment)."""
+
+    node: Node
+    committed_memory_mib: int = 0
+    committed_vcpus: int = 0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """cpu_overcommit: virtual CPUs promised per real one; memory_reserve_mib: kept for the host itself."""
+
+    cpu_overcommit: float = 4.0
+    memory_reserve_mib: int = 512
+
+
+def driver_of(candidate: Candidate, name: str) -> DriverFacts | None:
+    """The node's facts about one driver, or None when it has no such driver."""
+    facts = candidate.node.facts
+    if facts is None:
+        return None
+    return next((driver for driver in facts.drivers if driver.name == name), None)
+
+
+def free_memory_mib(candidate: Candidate, limits: Limits) -> int:
+    """Memory that may still be promised; negative when too much already is."""
+    facts = candidate.node.facts
+    total_mib = facts.memory_mib if facts else 0
+    return total_mib - limits.memory_reserve_mib - candidate.committed_memory_mib
+
+
+def free_vcpus(candidate: Candidate, limits: Limits) -> int:
+    """Virtual CPUs that may still be promised."""
+    facts = candidate.node.facts
+    return int((facts.cpu_count if facts else 0) * limits.cpu_overcommit) - candidate.committed_vcpus
