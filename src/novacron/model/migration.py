@@ -1,9 +1,9 @@
 """The migration machine, alone and pure: its states, the steps of each kind as data, and what comes next.
 
     pending → preparing → transferring → switching → verifying → completed
-       │          │             │            └ before `commit`: as below; after it: only forward ┐
-       └──────────┴─────────────┴→ cancelling → cancelled                                        └→ failed
-                                └→ rolling_back → rolled_back
+       │          │             │            │             │
+       └──────────┴─────────────┴→ cancelling → cancelled  └→ failed
+                                └────────────┴→ rolling_back → rolled_back
 
 `rolled_back` and `cancelled`: the source runs as before. `failed`: a person must look; `problem` says what to type.
 The conductor asks `next_action`, writes `began`, does it, writes `did` (or `went_wrong`), and asks again. A record is
@@ -79,13 +79,17 @@ class Step(msgspec.Struct, frozen=True):
 
 
 COMMIT = "commit"
-"""The one point of no return: the VM's owner and the migration's record change in one store transaction."""
+"""The hand-over: the VM's owner and the migration's record change in one store transaction.
+
+After it only forward, with one way back: a target that provably never continued (its `discard` succeeded) gives the
+ownership back by the same kind of transaction (`retake`), and the source, still whole, continues.
+"""
 
 LIVE_SHARED: tuple[Step, ...] = (
     Step("accept", Side.TARGET, MigrationState.PREPARING, undo="discard"),
     Step("send", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim"),
-    Step(COMMIT, Side.CONTROL, MigrationState.SWITCHING),
-    Step("take_over", Side.TARGET, MigrationState.SWITCHING),
+    Step(COMMIT, Side.CONTROL, MigrationState.SWITCHING, undo="retake"),
+    Step("take_over", Side.TARGET, MigrationState.SWITCHING, undo="discard"),
     Step("verify", Side.TARGET, MigrationState.VERIFYING),
     Step("release", Side.SOURCE, MigrationState.VERIFYING),
 )
@@ -190,8 +194,8 @@ def is_final(migration: Migration) -> bool:
 
 
 def is_committed(migration: Migration) -> bool:
-    """Whether the ownership has moved: from here only forward."""
-    return COMMIT in migration.did
+    """Whether the ownership has moved."""
+    return COMMIT in migration.did and COMMIT not in migration.undone
 
 
 def may_cancel(migration: Migration) -> bool:
@@ -244,12 +248,13 @@ def cancelled(migration: Migration, now: datetime.datetime) -> Migration:
 
 
 def went_wrong(migration: Migration, problem: Problem, now: datetime.datetime) -> Migration:
-    """A step failed for good: before the commit roll back, after it a person must look."""
-    if migration.state in UNDOING:
-        return msgspec.structs.replace(migration, problem=migration.problem or problem, updated_at=now)
-    state = MigrationState.FAILED if is_committed(migration) else MigrationState.ROLLING_BACK
-    finished = now if state is MigrationState.FAILED else None
-    return msgspec.structs.replace(migration, state=state, problem=problem, updated_at=now, finished_at=finished)
+    """A step failed for good. Until the target has taken over: roll back. After that, or in undoing: a person looks."""
+    lost = migration.state in UNDOING or "take_over" in migration.did
+    if lost:
+        return msgspec.structs.replace(
+            migration, state=MigrationState.FAILED, problem=problem, updated_at=now, finished_at=now
+        )
+    return msgspec.structs.replace(migration, state=MigrationState.ROLLING_BACK, problem=problem, updated_at=now)
 
 
 def finished(migration: Migration, state: MigrationState, now: datetime.datetime) -> Migration:

@@ -1,0 +1,1 @@
+"""VMs: routes ask, the service decides and records, the reconciler has it done."""

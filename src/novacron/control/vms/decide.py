@@ -1,0 +1,174 @@
+"""What a VM needs next, and what a report means for it: pure functions over its record."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+
+import msgspec
+
+from novacron.errors import NovaCronError, Reason
+from novacron.model.image import FileRole, Image, file_of
+from novacron.model.machine import BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
+from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, status_of
+
+ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
+GUEST_SHUTDOWN = "guest_shutdown"
+"""The reason in a report when the guest powered itself off."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Boot it on its node."""
+
+
+class Stop(msgspec.Struct, frozen=True):
+    mode: StopMode
+    deadline_s: float
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """Stand still, memory kept."""
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """Go on."""
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """Delete it and its volumes from its node, then its record."""
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Delete its record: no node holds anything of it."""
+
+
+class Halfway(msgspec.Struct, frozen=True):
+    """A restart has ended its first half; record that."""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It is as the task wanted: clear the task."""
+
+
+Action = Start | Stop | Pause | Resume | Remove | Forget | Halfway | Done
+
+
+def next_action(vm: Vm) -> Action | None:
+    """What brings the VM nearer to what is desired; None: nothing to do, or not ours to do now.
+
+    Work is done only while a task is recorded: a machine that ended by itself is not started again and again.
+    """
+    if vm.migration_id or vm.node_lost or vm.task is None:
+        return None
+    status = status_of(vm)
+    if vm.desired is Desired.DELETED:
+        if not vm.node_id:
+            return Forget()
+        return Remove() if status in ENDED else Stop(StopMode.FORCED, 0.0)
+    if vm.task.kind is TaskKind.RESTART and not vm.task.halted:
+        return Halfway() if status in ENDED else _stop(vm.task)
+    return _towards(vm.desired, status, vm.task)
+
+
+def _towards(desired: Desired, status: MachineStatus, task: Task) -> Action:
+    if desired is Desired.STOPPED:
+        return Done() if status in ENDED else _stop(task)
+    if status in ENDED:
+        return Start()
+    if desired is Desired.PAUSED:
+        return Pause() if status is MachineStatus.RUNNING else Done()
+    return Done() if status is MachineStatus.RUNNING else Resume()
+
+
+def _stop(task: Task) -> Stop:
+    return Stop(StopMode.FORCED if task.force else StopMode.GRACEFUL, task.deadline_s)
+
+
+def speaks_for(vm: Vm, node_id: str, report: MachineReport) -> bool:
+    """Whether a report is about the VM as owned now: by this node, under this generation, held by no migration."""
+    return vm.node_id == node_id and vm.generation == report.generation and not vm.migration_id
+
+
+def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
+    """The record after its owner reported. An end nobody asked for is judged here, once.
+
+    A guest that powered itself off is wanted off from then on; a crash is a problem that a person sees.
+    """
+    if vm.observed == report:
+        return vm
+    before = status_of(vm)
+    vm = msgspec.structs.replace(vm, observed=report, pins=_pinned(vm.pins, report), updated_at=now)
+    if report.status is before or vm.task is not None:
+        return vm
+    if report.status is MachineStatus.STOPPED and vm.desired is not Desired.DELETED:
+        return msgspec.structs.replace(vm, desired=Desired.STOPPED, problem=None)
+    if report.status is MachineStatus.CRASHED:
+        return with_problem(vm, "machine.crashed", report.reason, f"novacron vm start {vm.name}", now)
+    if report.status is MachineStatus.STALLED:
+        return with_problem(vm, "machine.stalled", report.reason, f"make room, then: novacron vm resume {vm.name}", now)
+    if report.status is MachineStatus.RUNNING and vm.problem is not None:
+        return msgspec.structs.replace(vm, problem=None)
+    return vm
+
+
+def _pinned(pins: Pins, report: MachineReport) -> Pins:
+    return Pins(
+        machine_type=pins.machine_type or report.machine_type,
+        cpu_model=pins.cpu_model or report.cpu_model,
+    )
+
+
+def with_problem(vm: Vm, code: str, message: str, remedy: str, now: datetime.datetime) -> Vm:
+    """The record that says what is wrong with it."""
+    return msgspec.structs.replace(vm, problem=Problem(code=code, message=message, remedy=remedy, at=now))
+
+
+def task_failed(vm: Vm, task_id: str, error: NovaCronError, now: datetime.datetime) -> Vm:
+    """The record after its task met a refusal: the task is over, the problem says why."""
+    if vm.task is None or vm.task.id != task_id:
+        return vm
+    reasons = "".join(f"; {reason.message}" for reason in error.reasons if isinstance(reason, Reason))
+    remedy = next((reason.remedy for reason in error.reasons if reason.remedy), f"novacron vm show {vm.name}")
+    vm = msgspec.structs.replace(vm, task=None, updated_at=now)
+    return with_problem(vm, error.code, f"{error.message}{reasons}", remedy, now)
+
+
+def task_done(vm: Vm, task_id: str, now: datetime.datetime) -> Vm:
+    """The record after its task reached what was desired."""
+    if vm.task is None or vm.task.id != task_id:
+        return vm
+    return msgspec.structs.replace(vm, task=None, problem=None, updated_at=now)
+
+
+def machine_spec(vm: Vm, image: Image) -> MachineSpec:
+    """Everything a node must be told to run it."""
+    digests: Mapping[FileRole, str] = {file.role: file.digest for file in image.files}
+    kernel = digests.get(FileRole.KERNEL, "")
+    cmdline = " ".join(part for part in (image.cmdline, vm.spec.kernel_cmdline) if part) if kernel else ""
+    return MachineSpec(
+        vm_id=vm.id,
+        generation=vm.generation,
+        vcpus=vm.spec.vcpus,
+        memory_mib=vm.spec.memory_mib,
+        machine=vm.spec.machine,
+        machine_type=vm.pins.machine_type,
+        cpu_model=vm.pins.cpu_model,
+        firmware=vm.spec.firmware,
+        boot=BootFiles(
+            kernel=kernel,
+            initrd=digests.get(FileRole.INITRD, ""),
+            firmware=digests.get(FileRole.FIRMWARE, ""),
+            cmdline=cmdline,
+        ),
+        disks=vm.spec.disks,
+        nics=vm.spec.nics,
+        cloud_init=vm.spec.cloud_init,
+        guest_agent=vm.spec.guest_agent,
+        isolation_slot=vm.isolation_slot,
+    )
+
+
+def root_digest(image: Image) -> str:
+    """Digest of the image's disk file; empty when it has none."""
+    file = file_of(image, FileRole.DISK)
+    return file.digest if file else ""

@@ -1,0 +1,169 @@
+"""Brings VMs to what is desired: reads the record, asks `decide.next_action`, has the node do it, records the end.
+
+One driver a VM, so verbs of one machine never meet. A newer task interrupts the work on an older one: a forced stop
+does not wait for a graceful one. Everything is in the record, so a restarted server continues where this one died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from novacron.clock import Clock
+from novacron.control.link import Agents
+from novacron.control.store.records import IMAGES, VMS, Records, Seen, remove
+from novacron.control.vms import decide
+from novacron.control.vms.decide import Action
+from novacron.errors import CompareFailed, DeadlineExceeded, NotFound, NovaCronError, Unavailable
+from novacron.model.machine import MachineReport, StopMode
+from novacron.model.vm import Vm
+from novacron.wire import agent as wire
+
+START_DEADLINE_S = 120.0
+VERB_DEADLINE_S = 30.0
+GRACE_S = 15.0
+FIRST_RETRY_S = 0.25
+LAST_RETRY_S = 5.0
+
+_Change = Callable[[Vm], Vm]
+
+
+class Reconciler:
+    """`run` until cancelled; the work of each VM is a task of its own."""
+
+    def __init__(self, records: Records, agents: Agents, clock: Clock) -> None:
+        self._records = records
+        self._agents = agents
+        self._clock = clock
+        self._stopping = False
+        self._working: dict[str, tuple[str, asyncio.Task[None]]] = {}  # vm id -> (task id, its work)
+        self._log = structlog.get_logger("reconciler")
+
+    async def run(self) -> None:
+        stop = self._records.subscribe(self._notice)
+        try:
+            for stored in self._records.all(VMS):
+                self._consider(stored.record)
+            await asyncio.Event().wait()
+        finally:
+            stop()
+            self._stopping = True
+            work = [task for _, task in self._working.values()]
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+
+    def _notice(self, seen: Sequence[Seen]) -> None:
+        for change in seen:
+            if change.kind is VMS and change.now is not None:
+                self._consider(change.now)
+
+    def _consider(self, vm: Vm) -> None:
+        task_id = vm.task.id if vm.task else ""
+        working = self._working.get(vm.id)
+        if working is not None:
+            if working[0] != task_id and task_id:
+                working[1].cancel()  # its end calls us again
+            return
+        if self._stopping or decide.next_action(vm) is None:
+            return
+        work = asyncio.create_task(self._work(vm.id, task_id), name=f"reconcile-{vm.id}")
+        self._working[vm.id] = (task_id, work)
+        work.add_done_callback(lambda ended: self._ended(vm.id, ended))
+
+    def _ended(self, vm_id: str, work: asyncio.Task[None]) -> None:
+        self._working.pop(vm_id, None)
+        if not work.cancelled() and (failure := work.exception()) is not None:
+            self._log.error("work on a VM broke", vm_id=vm_id, exc_info=failure)
+            return
+        stored = self._records.get(VMS, vm_id)
+        if stored is not None:
+            self._consider(stored.record)
+
+    async def _work(self, vm_id: str, task_id: str) -> None:
+        """Act until the task is over or another has replaced it."""
+        retry_s = FIRST_RETRY_S
+        while (stored := self._records.get(VMS, vm_id)) is not None:
+            vm = stored.record
+            action = decide.next_action(vm)
+            if action is None or vm.task is None or vm.task.id != task_id:
+                return
+            try:
+                await self._act(vm, task_id, action)
+                retry_s = FIRST_RETRY_S
+            except (Unavailable, DeadlineExceeded, CompareFailed) as passing:
+                self._log.info("will try again", vm=vm.name, action=type(action).__name__, why=passing.message)
+                await self._clock.sleep(retry_s)
+                retry_s = min(retry_s * 2, LAST_RETRY_S)
+            except NovaCronError as error:
+                self._log.warning("task failed", vm=vm.name, action=type(action).__name__, why=error.message)
+                await self._fail(vm_id, task_id, error)
+                return
+
+    async def _act(self, vm: Vm, task_id: str, action: Action) -> None:
+        match action:
+            case decide.Done():
+                await self._change(vm.id, lambda now_vm: decide.task_done(now_vm, task_id, self._now()))
+            case decide.Halfway():
+                await self._change(vm.id, _halved)
+            case decide.Forget():
+                await self._forget(vm.id)
+            case decide.Remove():
+                volumes = tuple(disk.volume_id for disk in vm.spec.disks)
+                verb = wire.Remove(vm_id=vm.id, generation=vm.generation, volumes=volumes)
+                await self._agents.call(vm.node_id, verb, type(None), deadline_s=VERB_DEADLINE_S)
+                await self._forget(vm.id)
+            case _:
+                await self._have_done(vm, action)
+
+    async def _have_done(self, vm: Vm, action: Action) -> None:
+        verb, deadline_s = self._verb(vm, action)
+        report = await self._agents.call(vm.node_id, verb, MachineReport, deadline_s=deadline_s)
+
+        def see(now_vm: Vm) -> Vm:
+            # A report that came in on its own since we asked is newer than this answer.
+            unspoken = now_vm.observed == vm.observed and decide.speaks_for(now_vm, vm.node_id, report)
+            return decide.observed(now_vm, report, self._now()) if unspoken else now_vm
+
+        await self._change(vm.id, see)
+
+    def _verb(self, vm: Vm, action: Action) -> tuple[msgspec.Struct, float]:
+        match action:
+            case decide.Start():
+                image = self._records.get(IMAGES, vm.spec.image_id)
+                if image is None:
+                    raise NotFound(f"the image of {vm.name} ({vm.spec.image_id}) is gone")
+                return wire.Start(spec=decide.machine_spec(vm, image.record)), START_DEADLINE_S
+            case decide.Stop(mode, deadline_s):
+                wait_s = deadline_s if mode is StopMode.GRACEFUL else 0.0
+                stop = wire.Stop(vm_id=vm.id, generation=vm.generation, mode=mode, deadline_s=wait_s)
+                return stop, wait_s + GRACE_S
+            case decide.Pause():
+                return wire.Pause(vm_id=vm.id, generation=vm.generation), VERB_DEADLINE_S
+            case _:
+                return wire.Resume(vm_id=vm.id, generation=vm.generation), VERB_DEADLINE_S
+
+    async def _fail(self, vm_id: str, task_id: str, error: NovaCronError) -> None:
+        await self._change(vm_id, lambda vm: decide.task_failed(vm, task_id, error, self._now()))
+
+    async def _forget(self, vm_id: str) -> None:
+        while (stored := self._records.get(VMS, vm_id)) is not None:
+            try:
+                await self._records.commit(remove(VMS, stored))
+            except CompareFailed:
+                await self._records.caught_up(await self._records.store.revision())
+
+    async def _change(self, vm_id: str, change: _Change) -> None:
+        if self._records.get(VMS, vm_id) is not None:
+            await self._records.change(VMS, vm_id, change)
+
+    def _now(self) -> datetime.datetime:
+        return self._clock.wall()
+
+
+def _halved(vm: Vm) -> Vm:
+    return msgspec.structs.replace(vm, task=msgspec.structs.replace(vm.task, halted=True) if vm.task else None)
