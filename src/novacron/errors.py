@@ -3,6 +3,8 @@
     NovaCronError
     ├── InvalidInput              422  a field is wrong; `fields` names it and says what would be right
     │   └── ImageRefused          422  an image is corrupt or points outside itself
+    ├── Malformed                 400  the body is not JSON at all
+    ├── MethodNotAllowed          405  the path is known, not with this method
     ├── Unauthenticated           401  no token, or one we do not know
     ├── Forbidden                 403  the token lacks the permission named
     ├── NotFound                  404
@@ -85,6 +87,16 @@ class InvalidInput(NovaCronError):
 
 class ImageRefused(InvalidInput):
     code = "image_refused"
+
+
+class Malformed(NovaCronError):
+    code = "malformed"
+    status = 400
+
+
+class MethodNotAllowed(NovaCronError):
+    code = "method_not_allowed"
+    status = 405
 
 
 class Unauthenticated(NovaCronError):

@@ -1,0 +1,1 @@
+"""Who may ask: tokens and principals (service), and the door every request passes (guard)."""
