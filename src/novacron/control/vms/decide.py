@@ -104,6 +104,8 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
         return msgspec.structs.replace(vm, desired=Desired.STOPPED, problem=None)
     if report.status is MachineStatus.CRASHED:
         return with_problem(vm, "machine.crashed", report.reason, f"novacron vm start {vm.name}", now)
+    if report.status is MachineStatus.ABSENT and vm.desired in (Desired.RUNNING, Desired.PAUSED):
+        return with_problem(vm, "machine.lost", "its node no longer has it", f"novacron vm start {vm.name}", now)
     if report.status is MachineStatus.STALLED:
         return with_problem(vm, "machine.stalled", report.reason, f"make room, then: novacron vm resume {vm.name}", now)
     if report.status is MachineStatus.RUNNING and vm.problem is not None:

@@ -29,6 +29,9 @@ GRACE_S = 15.0
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
 
+PASSING = (Unavailable, DeadlineExceeded, CompareFailed)
+"""Troubles that time may cure: the task stays and is tried again."""
+
 _Change = Callable[[Vm], Vm]
 
 
@@ -93,16 +96,22 @@ class Reconciler:
             if action is None or vm.task is None or vm.task.id != task_id:
                 return
             try:
-                await self._act(vm, task_id, action)
+                await self._attempt(vm, task_id, action)
                 retry_s = FIRST_RETRY_S
-            except (Unavailable, DeadlineExceeded, CompareFailed) as passing:
+            except PASSING as passing:
                 self._log.info("will try again", vm=vm.name, action=type(action).__name__, why=passing.message)
                 await self._clock.sleep(retry_s)
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
-            except NovaCronError as error:
-                self._log.warning("task failed", vm=vm.name, action=type(action).__name__, why=error.message)
-                await self._fail(vm_id, task_id, error)
-                return
+
+    async def _attempt(self, vm: Vm, task_id: str, action: Action) -> None:
+        try:
+            await self._act(vm, task_id, action)
+        except PASSING:
+            raise
+        except NovaCronError as error:
+            refusal = error
+            self._log.warning("task failed", vm=vm.name, action=type(action).__name__, why=error.message)
+            await self._change(vm.id, lambda now_vm: decide.task_failed(now_vm, task_id, refusal, self._now()))
 
     async def _act(self, vm: Vm, task_id: str, action: Action) -> None:
         match action:
@@ -146,9 +155,6 @@ class Reconciler:
                 return wire.Pause(vm_id=vm.id, generation=vm.generation), VERB_DEADLINE_S
             case _:
                 return wire.Resume(vm_id=vm.id, generation=vm.generation), VERB_DEADLINE_S
-
-    async def _fail(self, vm_id: str, task_id: str, error: NovaCronError) -> None:
-        await self._change(vm_id, lambda vm: decide.task_failed(vm, task_id, error, self._now()))
 
     async def _forget(self, vm_id: str) -> None:
         while (stored := self._records.get(VMS, vm_id)) is not None:

@@ -1,0 +1,196 @@
+"""Conducts migrations: asks `model.migration.next_action`, has it done, writes it down, asks again.
+
+It only loops; what comes next is decided in the model, how it is done by agents. One write sits inside the guest's
+stop: `_commit`, which moves the ownership and opens the next step in the same transaction. A conductor that died
+anywhere is continued by the next one from the record, because every verb is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Sequence
+from typing import TypeVar
+
+import structlog
+
+from novacron.clock import Clock
+from novacron.control.link import Agents
+from novacron.control.migrations.journal import Journal
+from novacron.control.migrations.performer import Performer
+from novacron.control.store.records import MIGRATIONS, Records, Seen
+from novacron.errors import CompareFailed, DeadlineExceeded, NovaCronError, Unavailable
+from novacron.model.migration import (
+    UNDOING,
+    Do,
+    Finish,
+    Migration,
+    MigrationState,
+    Undo,
+    is_committed,
+    is_final,
+    next_action,
+)
+from novacron.model.vm import Problem
+
+FIRST_RETRY_S = 0.25
+LAST_RETRY_S = 5.0
+PATIENCE_S = 15.0
+"""How long a node may stay silent before the commit until the migration is rolled back."""
+
+Result = TypeVar("Result")
+
+
+class Conductor:
+    """`run` until cancelled; each migration is a task of its own."""
+
+    def __init__(self, records: Records, agents: Agents, clock: Clock) -> None:
+        self._records = records
+        self._clock = clock
+        self._journal = Journal(records, clock)
+        self._performer = Performer(records, agents, clock, self._journal)
+        self._driving: dict[str, asyncio.Task[None]] = {}
+        self._performing: dict[str, asyncio.Task[None]] = {}  # what a cancel request interrupts
+        self._stopping = False
+        self._log = structlog.get_logger("conductor")
+
+    async def run(self) -> None:
+        stop = self._records.subscribe(self._notice)
+        try:
+            for stored in self._records.all(MIGRATIONS):
+                self._consider(stored.record)
+            await asyncio.Event().wait()
+        finally:
+            stop()
+            self._stopping = True
+            driving = list(self._driving.values())
+            for task in driving:
+                task.cancel()
+            await asyncio.gather(*driving, return_exceptions=True)
+
+    def _notice(self, seen: Sequence[Seen]) -> None:
+        for change in seen:
+            if change.kind is MIGRATIONS and change.now is not None:
+                self._consider(change.now)
+
+    def _consider(self, migration: Migration) -> None:
+        performing = self._performing.get(migration.id)
+        if performing is not None and migration.state is MigrationState.CANCELLING:
+            performing.cancel()
+        if is_final(migration) or migration.id in self._driving or self._stopping:
+            return
+        driving = asyncio.create_task(self._drive(migration.id), name=f"migrate-{migration.id}")
+        self._driving[migration.id] = driving
+        driving.add_done_callback(lambda ended: self._ended(migration.id, ended))
+
+    def _ended(self, migration_id: str, driving: asyncio.Task[None]) -> None:
+        self._driving.pop(migration_id, None)
+        if not driving.cancelled() and (failure := driving.exception()) is not None:
+            self._log.error("a migration's conductor broke", migration_id=migration_id, exc_info=failure)
+
+    async def _drive(self, migration_id: str) -> None:
+        """From whatever the record says to a final state."""
+        give_up_s = self._clock.monotonic_s() + self._migration(migration_id).goals.finish_within_s
+        silent_since_s: float | None = None
+        retry_s = FIRST_RETRY_S
+        while not is_final(migration := self._migration(migration_id)):
+            try:
+                await self._one_action(migration, give_up_s)
+                silent_since_s, retry_s = None, FIRST_RETRY_S
+            except CompareFailed:
+                await self._records.caught_up(await self._records.store.revision())
+            except (Unavailable, DeadlineExceeded) as passing:
+                now_s = self._clock.monotonic_s()
+                silent_since_s = now_s if silent_since_s is None else silent_since_s
+                if now_s - silent_since_s > PATIENCE_S and await self._lost_patience(migration_id, passing):
+                    silent_since_s = None
+                    continue
+                await self._clock.sleep(retry_s)
+                retry_s = min(retry_s * 2, LAST_RETRY_S)
+
+    async def _one_action(self, migration: Migration, give_up_s: float) -> None:
+        """Do what comes next. A failure for good is written down; one that may pass is raised.
+
+        :raise CompareFailed: somebody (a cancel request) wrote first: look again.
+        :raise Unavailable, DeadlineExceeded: try again.
+        """
+        match next_action(migration):
+            case Finish(state):
+                await self._journal.finish(migration, state)
+            case Undo(step):
+                try:
+                    await self._performer.undo(migration, step)
+                except (Unavailable, DeadlineExceeded, CompareFailed):
+                    raise
+                except NovaCronError as error:
+                    await self._journal.went_wrong(migration.id, self._problem(migration, error))
+            case Do(step):
+                left_s = give_up_s - self._clock.monotonic_s()
+                if left_s <= 0 and not is_committed(migration):
+                    await self._journal.went_wrong(migration.id, self._too_long(migration))
+                    return
+                work = asyncio.create_task(self._performer.do(migration, step))
+                await self._interruptible(migration, work, left_s)
+            case None:
+                return
+
+    async def _interruptible(self, migration: Migration, work: asyncio.Task[None], left_s: float) -> None:
+        """Await the work on a step; a cancel request or the migration's own time limit ends it early."""
+        self._performing[migration.id] = work
+        limit_s = None if is_committed(migration) else left_s
+        try:
+            done, _ = await asyncio.wait({work}, timeout=limit_s)
+            if not done:
+                work.cancel()
+                await asyncio.wait({work})
+            work.result()
+        except asyncio.CancelledError:
+            if not work.done():  # we are being stopped
+                work.cancel()
+                await asyncio.wait({work})
+                raise
+            if limit_s is not None and not self._is_cancelling(migration.id):
+                await self._journal.went_wrong(migration.id, self._too_long(migration))
+        except (Unavailable, DeadlineExceeded, CompareFailed):
+            raise
+        except NovaCronError as error:
+            await self._journal.went_wrong(migration.id, self._problem(migration, error))
+        finally:
+            self._performing.pop(migration.id, None)
+
+    async def _lost_patience(self, migration_id: str, error: NovaCronError) -> bool:
+        """Roll back what still can be; whether that changed anything. After the commit nobody gives up."""
+        migration = self._migration(migration_id)
+        if is_committed(migration):
+            return await self._performer.do_without_source(migration)
+        if migration.state in UNDOING:
+            return await self._performer.undo_without_target(migration)
+        await self._journal.went_wrong(migration_id, self._problem(migration, error))
+        return True
+
+    def _is_cancelling(self, migration_id: str) -> bool:
+        return self._migration(migration_id).state is MigrationState.CANCELLING
+
+    def _migration(self, migration_id: str) -> Migration:
+        return self._records.find(MIGRATIONS, migration_id).record
+
+    def _problem(self, migration: Migration, error: NovaCronError) -> Problem:
+        details = "".join(f"; {reason.message}" for reason in error.reasons)
+        return Problem(
+            code=error.code,
+            message=f"{error.message}{details}",
+            at=self._now(),
+            remedy=f"novacron vm migrate {migration.vm_name} --to {migration.target_node}",
+        )
+
+    def _too_long(self, migration: Migration) -> Problem:
+        limit_s = migration.goals.finish_within_s
+        return Problem(
+            code="migration.too_long",
+            message=f"not finished within {limit_s:g} s",
+            at=self._now(),
+            remedy="allow more time or downtime, or lower the guest's write rate",
+        )
+
+    def _now(self) -> datetime.datetime:
+        return self._clock.wall()

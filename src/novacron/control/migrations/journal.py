@@ -1,0 +1,177 @@
+"""Writes a migration's story: each step begun and done, the hand-over, the way back, the end. The one writer.
+
+A write that comes after a cancel request changes nothing: the request wins, and the conductor looks again.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+
+import msgspec
+
+from novacron.clock import Clock
+from novacron.control.store.records import MIGRATIONS, VMS, Records, Stored, update
+from novacron.control.vms import decide
+from novacron.errors import CompareFailed
+from novacron.model import migration as machine
+from novacron.model.machine import MachineReport
+from novacron.model.migration import (
+    COMMIT,
+    UNDOING,
+    Do,
+    Figures,
+    Migration,
+    MigrationState,
+    Progress,
+    Step,
+    is_final,
+    next_action,
+)
+from novacron.model.vm import Problem, Vm
+
+
+class Journal:
+    """Every method returns when the record is durable and the cache holds it."""
+
+    def __init__(self, records: Records, clock: Clock) -> None:
+        self._records = records
+        self._clock = clock
+
+    async def begin(self, migration: Migration, step: Step) -> None:
+        """Before the first try of a step."""
+        if step.name not in migration.began:
+            await self._forward(migration.id, lambda now: machine.began(now, step, self._now()))
+
+    async def did(self, migration_id: str, step: Step, *, figures: Figures | None = None, note: str = "") -> None:
+        """A step is done; the next one is opened by the same write."""
+
+        def write(now: Migration) -> Migration:
+            now = machine.did(now, step, self._now())
+            if figures is not None:
+                now = msgspec.structs.replace(now, figures=figures)
+            if note:
+                now = msgspec.structs.replace(now, explanation=(*now.explanation, note))
+            return self._opened(now)
+
+        await self._forward(migration_id, write)
+
+    async def progress(self, migration_id: str, progress: Progress) -> None:
+        """What the source counts; nothing else of the record is touched."""
+        await self._forward(migration_id, lambda now: msgspec.structs.replace(now, progress=progress))
+
+    async def hand_over(self, migration_id: str, sent: Step) -> None:
+        """The commit: in one transaction the send is done, the target owns the VM, its taking over has begun.
+
+        When this returns without the commit in the record, a cancel request came first.
+        """
+        commit = next(step for step in machine.STEPS[self._migration(migration_id).record.kind] if step.name == COMMIT)
+        while True:
+            migration, vm = self._pair(migration_id)
+            if migration.record.state in UNDOING or COMMIT in migration.record.did:
+                return
+            now = self._now()
+            story = machine.did(migration.record, sent, now)
+            story = machine.did(machine.began(story, commit, now), commit, now)
+            if await self._both(migration, self._opened(story), vm, _owned_by(vm.record, story.target_node, now)):
+                return
+
+    async def retake(self, migration_id: str, step: Step) -> None:
+        """Give the ownership back to the source: only after the target has said that it never continued."""
+        while True:
+            migration, vm = self._pair(migration_id)
+            if step.name in migration.record.undone:
+                return
+            now = self._now()
+            story = machine.undid(migration.record, step, now)
+            if await self._both(migration, story, vm, _owned_by(vm.record, story.source_node, now)):
+                return
+
+    async def undid(self, migration_id: str, step: Step, note: str = "") -> None:
+        """A step has been taken back."""
+
+        def write(now: Migration) -> Migration | None:
+            if step.name in now.undone:
+                return None
+            explanation = (*now.explanation, note) if note else now.explanation
+            return msgspec.structs.replace(machine.undid(now, step, self._now()), explanation=explanation)
+
+        await self._records.change(MIGRATIONS, migration_id, write)
+
+    async def saw(self, migration: Migration, node_id: str, report: MachineReport) -> None:
+        """What the owner said of the machine while the migration held it."""
+
+        def write(vm: Vm) -> Vm | None:
+            if vm.node_id != node_id or vm.generation != report.generation:
+                return None
+            return msgspec.structs.replace(vm, observed=report, updated_at=self._now())
+
+        await self._records.change(VMS, migration.vm_id, write)
+
+    async def went_wrong(self, migration_id: str, problem: Problem) -> None:
+        """A step failed for good: roll back, or, where that cannot be, failed, and the VM is let go."""
+        while True:
+            migration, vm = self._pair(migration_id)
+            if is_final(migration.record):
+                return
+            now = self._now()
+            story = machine.went_wrong(migration.record, problem, now)
+            held = vm.record
+            if is_final(story):
+                held = decide.with_problem(
+                    _let_go(held, story, now), problem.code, problem.message, f"novacron vm start {held.name}", now
+                )
+            if await self._both(migration, story, vm, held):
+                return
+
+    async def finish(self, migration: Migration, state: MigrationState) -> None:
+        """The final state, and the VM is free, in one transaction."""
+        while True:
+            stored, vm = self._pair(migration.id)
+            if is_final(stored.record):
+                return
+            now = self._now()
+            story = machine.finished(stored.record, state, now)
+            if await self._both(stored, story, vm, _let_go(vm.record, story, now)):
+                return
+
+    # -- one transaction over both records -----------------------------------------------------------------
+
+    async def _both(self, migration: Stored[Migration], story: Migration, vm: Stored[Vm], held: Vm) -> bool:
+        """Write both as they were read; False: somebody wrote in between, read again."""
+        try:
+            await self._records.commit(update(MIGRATIONS, migration, story), update(VMS, vm, held))
+        except CompareFailed:
+            await self._records.caught_up(await self._records.store.revision())
+            return False
+        return True
+
+    async def _forward(self, migration_id: str, write: Callable[[Migration], Migration]) -> None:
+        def guarded(now: Migration) -> Migration | None:
+            return None if now.state in UNDOING or is_final(now) else write(now)
+
+        await self._records.change(MIGRATIONS, migration_id, guarded)
+
+    def _opened(self, migration: Migration) -> Migration:
+        upcoming = next_action(migration)
+        return machine.began(migration, upcoming.step, self._now()) if isinstance(upcoming, Do) else migration
+
+    def _pair(self, migration_id: str) -> tuple[Stored[Migration], Stored[Vm]]:
+        migration = self._migration(migration_id)
+        return migration, self._records.find(VMS, migration.record.vm_id)
+
+    def _migration(self, migration_id: str) -> Stored[Migration]:
+        return self._records.find(MIGRATIONS, migration_id)
+
+    def _now(self) -> datetime.datetime:
+        return self._clock.wall()
+
+
+def _owned_by(vm: Vm, node_id: str, now: datetime.datetime) -> Vm:
+    return msgspec.structs.replace(vm, node_id=node_id, generation=vm.generation + 1, updated_at=now)
+
+
+def _let_go(vm: Vm, migration: Migration, now: datetime.datetime) -> Vm:
+    if vm.migration_id != migration.id:
+        return vm
+    return msgspec.structs.replace(vm, migration_id="", updated_at=now)

@@ -1,0 +1,211 @@
+"""Performs one step of a migration, or takes one back, by calling the agent it concerns.
+
+A step that was begun before is simply asked for again. What must not be stored (the key of the stream) is asked of
+the target again after a restart: `accept` gives the same answer for the same migration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import structlog
+
+from novacron.clock import Clock
+from novacron.control.link import Agents
+from novacron.control.migrations.journal import Journal
+from novacron.control.store.records import IMAGES, VMS, Records
+from novacron.control.vms.decide import machine_spec
+from novacron.errors import NotFound
+from novacron.model.machine import MachineReport
+from novacron.model.migration import Do, Figures, Migration, Progress, Step, Undo, next_action
+from novacron.model.vm import Vm
+from novacron.wire import agent as wire
+
+VERB_DEADLINE_S = 30.0
+SEND_SLACK_S = 30.0
+PROGRESS_INTERVAL_S = 0.5
+
+
+class _Departure(msgspec.Struct, frozen=True):
+    """When the source stood still, by this process's clock."""
+
+    stopped_at_s: float
+
+
+class Performer:
+    """Holds only what may be lost: where targets listen, and when sources stopped."""
+
+    def __init__(self, records: Records, agents: Agents, clock: Clock, journal: Journal) -> None:
+        self._records = records
+        self._agents = agents
+        self._clock = clock
+        self._journal = journal
+        self._receptions: dict[str, wire.ReceptionAt] = {}
+        self._departures: dict[str, _Departure] = {}
+        self._log = structlog.get_logger("conductor")
+
+    async def do(self, migration: Migration, step: Step) -> None:
+        """Perform the step and write it down.
+
+        :raise NodeUnreachable, DeadlineExceeded: not known to be done; ask again.
+        :raise NovaCronError: the agent's refusal: the step failed.
+        """
+        await self._journal.begin(migration, step)
+        match step.name:
+            case "accept":
+                await self._reception(migration)
+                await self._journal.did(migration.id, step)
+            case "send":
+                await self._send(migration)
+                await self._journal.hand_over(migration.id, step)
+            case "take_over":
+                await self._take_over(migration, step)
+            case "verify":
+                await self._verify(migration, step)
+            case "release":
+                await self._release(migration, step)
+            case _:
+                raise NotFound(f"migration step {step.name!r} has no performer")
+
+    async def undo(self, migration: Migration, step: Step) -> None:
+        """Take the step back and write it down. Raises as `do`."""
+        match step.undo:
+            case "discard":
+                verb = wire.Discard(
+                    vm_id=migration.vm_id, generation=self._vm(migration).generation, migration_id=migration.id
+                )
+                await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
+                await self._journal.undid(migration.id, step)
+            case "reclaim":
+                await self._reclaim(migration, step)
+            case "retake":
+                await self._journal.retake(migration.id, step)
+            case _:
+                raise NotFound(f"undo {step.undo!r} of migration step {step.name!r} has no performer")
+
+    async def do_without_source(self, migration: Migration) -> bool:
+        """The machine runs on the target and only the source is silent: let it be told when it returns."""
+        upcoming = next_action(migration)
+        if not isinstance(upcoming, Do) or upcoming.step.name != "release":
+            return False
+        note = "the source did not answer; what is left there is removed when it returns"
+        await self._journal.did(migration.id, upcoming.step, note=note)
+        return True
+
+    async def undo_without_target(self, migration: Migration) -> bool:
+        """The machine runs on the source and only the target is silent: let it be told when it returns."""
+        upcoming = next_action(migration)
+        if not isinstance(upcoming, Undo) or upcoming.step.name != "accept":
+            return False
+        note = "the target did not answer; what is left there is removed when it returns"
+        await self._journal.undid(migration.id, upcoming.step, note)
+        return True
+
+    # -- the steps ------------------------------------------------------------------------------------------
+
+    async def _reception(self, migration: Migration) -> wire.ReceptionAt:
+        """Where the target listens; starts it there when it does not yet."""
+        known = self._receptions.get(migration.id)
+        if known is not None:
+            return known
+        vm = self._vm(migration)
+        image = self._records.find(IMAGES, vm.spec.image_id).record
+        verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image))
+        answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
+        self._receptions[migration.id] = answer
+        return answer
+
+    async def _send(self, migration: Migration) -> None:
+        verb = wire.Send(
+            vm_id=migration.vm_id,
+            generation=migration.generation,
+            migration_id=migration.id,
+            to=await self._reception(migration),
+            goals=migration.goals,
+        )
+        deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
+        async with self._progress_of(migration):
+            departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
+        stopped_at_s = self._clock.monotonic_s() - departed.stopped_ago_ms / 1e3
+        self._departures[migration.id] = _Departure(stopped_at_s)
+
+    async def _take_over(self, migration: Migration, step: Step) -> None:
+        vm = self._vm(migration)
+        verb = wire.TakeOver(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        arrived = await self._agents.call(migration.target_node, verb, wire.Arrived, deadline_s=VERB_DEADLINE_S)
+        resumed_at_s = self._clock.monotonic_s() - arrived.resumed_ago_ms / 1e3
+        departure = self._departures.pop(migration.id, None)
+        figures = migration.figures
+        if departure is not None:
+            stopped_ms = (resumed_at_s - departure.stopped_at_s) * 1e3
+            figures = msgspec.structs.replace(figures, downtime_stopped_ms=stopped_ms)
+        self._receptions.pop(migration.id, None)
+        await self._journal.did(migration.id, step, figures=figures)
+
+    async def _verify(self, migration: Migration, step: Step) -> None:
+        vm = self._vm(migration)
+        verb = wire.Verify(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        report = await self._agents.call(migration.target_node, verb, MachineReport, deadline_s=VERB_DEADLINE_S)
+        await self._journal.saw(migration, migration.target_node, report)
+        await self._journal.did(migration.id, step)
+
+    async def _release(self, migration: Migration, step: Step) -> None:
+        vm = self._vm(migration)
+        verb = wire.Release(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        measured = await self._agents.call(migration.source_node, verb, Figures, deadline_s=VERB_DEADLINE_S)
+        stopped_ms = migration.figures.downtime_stopped_ms
+        figures = msgspec.structs.replace(measured, downtime_stopped_ms=stopped_ms)
+        await self._journal.did(migration.id, step, figures=figures)
+
+    async def _discard(self, migration: Migration, step: Step) -> None:
+        generation = self._vm(migration).generation
+        verb = wire.Discard(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
+        await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
+        self._receptions.pop(migration.id, None)
+        await self._journal.undid(migration.id, step)
+
+    async def _reclaim(self, migration: Migration, step: Step) -> None:
+        vm = self._vm(migration)
+        verb = wire.Reclaim(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        report = await self._agents.call(migration.source_node, verb, MachineReport, deadline_s=VERB_DEADLINE_S)
+        await self._journal.saw(migration, migration.source_node, report)
+        self._departures.pop(migration.id, None)
+        await self._journal.undid(migration.id, step)
+
+    # -- progress -------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _progress_of(self, migration: Migration) -> AsyncIterator[None]:
+        """Write the newest progress report at most every PROGRESS_INTERVAL_S, for as long as the block runs."""
+        newest: list[Progress] = []
+        news = asyncio.Event()
+
+        def heard(progress: Progress) -> None:
+            newest[:] = [progress]
+            news.set()
+
+        async def write() -> None:
+            while True:
+                await news.wait()
+                news.clear()
+                await self._journal.progress(migration.id, newest[0])
+                await self._clock.sleep(PROGRESS_INTERVAL_S)
+
+        self._agents.on_progress(migration.id, heard)
+        writer = asyncio.create_task(write(), name=f"progress-{migration.id}")
+        try:
+            yield
+        finally:
+            self._agents.on_progress(migration.id, None)
+            writer.cancel()  # not awaited: the hand-over comes next, and the guest stands still
+            writer.add_done_callback(self._writer_ended)
+
+    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+        if not writer.cancelled() and (failure := writer.exception()) is not None:
+            self._log.warning("progress was not written", why=str(failure))
+
+    def _vm(self, migration: Migration) -> Vm:
+        return self._records.find(VMS, migration.vm_id).record

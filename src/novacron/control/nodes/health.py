@@ -1,0 +1,96 @@
+"""Watches over nodes: a silent one becomes suspect, then down; its VMs' state is then unknown, never guessed."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from novacron.clock import Clock
+from novacron.control.store.records import NODES, VMS, Records
+from novacron.errors import NovaCronError
+from novacron.model.node import Node, NodeState
+from novacron.model.vm import Vm
+
+LOOK_INTERVAL_S = 1.0
+SUSPECT_AFTER_S = 10.0
+DOWN_AFTER_S = 30.0
+
+
+class Lines(Protocol):
+    """What health knows of the line to each agent."""
+
+    def heard_ago_s(self, node_id: str) -> float | None:
+        """Seconds since the node's last frame; None: it has no line."""
+        ...
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The state a node should be in, and why."""
+
+    state: NodeState
+    reason: str
+
+
+def judge(state: NodeState, silent_s: float) -> Verdict | None:
+    """What a node's silence means; None: its state stands.
+
+    Nothing is restarted elsewhere on this verdict: a silent node may well run its machines (DESIGN §6).
+    """
+    if state in (NodeState.UP, NodeState.JOINING) and silent_s >= SUSPECT_AFTER_S:
+        return Verdict(NodeState.SUSPECT, f"not heard of for {SUSPECT_AFTER_S:.0f} s")
+    if state is NodeState.SUSPECT and silent_s >= DOWN_AFTER_S:
+        return Verdict(NodeState.DOWN, f"not heard of for {DOWN_AFTER_S:.0f} s; its VMs may still run")
+    if state in (NodeState.SUSPECT, NodeState.DOWN) and silent_s < SUSPECT_AFTER_S:
+        return Verdict(NodeState.UP, "it is heard again")
+    return None
+
+
+class Health:
+    """`run` until cancelled. Silence is counted by this process's own clock, from its own start at the earliest."""
+
+    def __init__(self, records: Records, lines: Lines, clock: Clock) -> None:
+        self._records = records
+        self._lines = lines
+        self._clock = clock
+        self._last_heard_s: dict[str, float] = {}
+        self._log = structlog.get_logger("health")
+
+    async def run(self) -> None:
+        started_s = self._clock.monotonic_s()
+        while True:
+            now_s = self._clock.monotonic_s()
+            for stored in self._records.all(NODES):
+                await self._look(stored.record, now_s, started_s)
+            await self._clock.sleep(LOOK_INTERVAL_S)
+
+    async def _look(self, node: Node, now_s: float, started_s: float) -> None:
+        heard_ago_s = self._lines.heard_ago_s(node.id)
+        if heard_ago_s is not None:
+            self._last_heard_s[node.id] = now_s - heard_ago_s
+        verdict = judge(node.state, now_s - self._last_heard_s.get(node.id, started_s))
+        try:
+            if verdict is not None:
+                self._log.warning("node", node=node.name, state=verdict.state.value, why=verdict.reason)
+                await self._records.change(NODES, node.id, lambda old: self._turned(old, verdict))
+            await self._mark_vms(node.id, lost=(verdict.state if verdict else node.state) is not NodeState.UP)
+        except NovaCronError as error:
+            self._log.warning("a node's state was not written", node=node.name, why=error.message)
+
+    def _turned(self, node: Node, verdict: Verdict) -> Node:
+        now = self._clock.wall()
+        return msgspec.structs.replace(
+            node, state=verdict.state, state_reason=verdict.reason, state_since=now, updated_at=now
+        )
+
+    async def _mark_vms(self, node_id: str, *, lost: bool) -> None:
+        for stored in self._records.all(VMS):
+            vm = stored.record
+            if vm.node_id == node_id and vm.node_lost != lost:
+                await self._records.change(VMS, vm.id, lambda old: self._marked(old, node_id, lost=lost))
+
+    def _marked(self, vm: Vm, node_id: str, *, lost: bool) -> Vm | None:
+        if vm.node_id != node_id:
+            return None
+        return msgspec.structs.replace(vm, node_lost=lost, updated_at=self._clock.wall())

@@ -1,0 +1,107 @@
+"""Takes in what nodes say: a hello makes or renews the node's record, a report the records of the VMs it owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import structlog
+
+from novacron.clock import Clock
+from novacron.control.link import Agents
+from novacron.control.migrations.strays import Sweeper
+from novacron.control.store.records import NODES, VMS, Records
+from novacron.control.vms import decide
+from novacron.errors import NameTaken, NotFound
+from novacron.model.machine import MachineReport, MachineStatus
+from novacron.model.node import Node, NodeState
+from novacron.model.vm import Vm
+from novacron.wire.agent import Hello, Report
+
+
+class Observer:
+    """Handlers for the link; it awaits them one after the other for each node, so reports keep their order."""
+
+    def __init__(self, records: Records, agents: Agents, clock: Clock) -> None:
+        self._records = records
+        self._clock = clock
+        self._sweeper = Sweeper(records, agents)
+        self._log = structlog.get_logger("observer")
+
+    async def hello(self, hello: Hello) -> None:
+        """A node has come (back).
+
+        :raise NameTaken: another node has its name: the line is refused.
+        """
+        now = self._clock.wall()
+        if self._records.get(NODES, hello.node_id) is None:
+            node = Node(
+                id=hello.node_id,
+                name=hello.node_name,
+                state=NodeState.UP,
+                state_reason="its agent joined",
+                created_at=now,
+                updated_at=now,
+                state_since=now,
+                facts=hello.facts,
+            )
+            try:
+                await self._records.create(NODES, node)
+            except NameTaken:
+                self._log.error("a node was refused: its name is taken", node=hello.node_name, node_id=hello.node_id)
+                raise
+            self._log.info("node joined", node=hello.node_name)
+        else:
+            await self._records.change(NODES, hello.node_id, lambda old: self._returned(old, hello))
+        await self._take(hello.node_id, hello.machines, complete=True)
+
+    async def report(self, node_id: str, report: Report) -> None:
+        """A heartbeat, or news of some machines."""
+        await self._take(node_id, report.machines, complete=report.complete)
+
+    def _returned(self, node: Node, hello: Hello) -> Node:
+        now = self._clock.wall()
+        renewed = msgspec.structs.replace(node, name=hello.node_name, facts=hello.facts)
+        if node.state is not NodeState.UP:
+            renewed = msgspec.structs.replace(
+                renewed, state=NodeState.UP, state_since=now, state_reason="its agent is back"
+            )
+        return node if renewed == node else msgspec.structs.replace(renewed, updated_at=now)
+
+    async def _take(self, node_id: str, reports: Iterable[MachineReport], *, complete: bool) -> None:
+        reports = tuple(reports)
+        for report in reports:
+            stored = self._records.get(VMS, report.vm_id)
+            if stored is not None and self._is_news(stored.record, node_id, report):
+                await self._write(node_id, report)
+        if complete:
+            await self._miss(node_id, {report.vm_id for report in reports})
+            self._sweeper.look(node_id, reports)
+
+    def _is_news(self, vm: Vm, node_id: str, report: MachineReport) -> bool:
+        return decide.speaks_for(vm, node_id, report) and (vm.observed != report or vm.node_lost)
+
+    async def _write(self, node_id: str, report: MachineReport) -> None:
+        def see(vm: Vm) -> Vm | None:
+            if not decide.speaks_for(vm, node_id, report):
+                return None
+            found = msgspec.structs.replace(vm, node_lost=False)
+            return decide.observed(found, report, self._clock.wall())
+
+        try:
+            await self._records.change(VMS, report.vm_id, see)
+        except NotFound:
+            self._log.info("a VM was deleted while its node reported it", vm_id=report.vm_id)
+
+    async def _miss(self, node_id: str, reported: set[str]) -> None:
+        """VMs the node owns and does not know: nothing of them runs there."""
+        for stored in self._records.all(VMS):
+            vm = stored.record
+            if vm.node_id != node_id or vm.id in reported or vm.migration_id:
+                continue
+            if vm.node_lost or (vm.observed is not None and vm.observed.status is not MachineStatus.ABSENT):
+                now = self._clock.wall()
+                status = MachineStatus.ABSENT
+                await self._write(
+                    node_id, MachineReport(vm_id=vm.id, generation=vm.generation, status=status, since=now)
+                )
