@@ -1,0 +1,145 @@
+"""The migration machine: every plan is replayed interrupted after each write, and always ends where it should."""
+
+from __future__ import annotations
+
+import datetime
+
+import msgspec
+import pytest
+
+from novacron.errors import StateConflict
+from novacron.model import migration as machine
+from novacron.model.migration import (
+    COMMIT,
+    STEPS,
+    Do,
+    Finish,
+    Migration,
+    MigrationKind,
+    MigrationState,
+    Strategy,
+    Undo,
+    next_action,
+)
+from novacron.model.vm import Problem
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+PROBLEM = Problem(code="x", message="it broke", at=NOW)
+LIVE = STEPS[MigrationKind.LIVE]
+
+
+def fresh() -> Migration:
+    return Migration(
+        id="m",
+        vm_id="v",
+        vm_name="web",
+        kind=MigrationKind.LIVE,
+        strategy=Strategy.PRECOPY,
+        source_node="a",
+        target_node="b",
+        generation=1,
+        state=MigrationState.PENDING,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+def run_to_end(migration: Migration) -> tuple[Migration, list[str]]:
+    """Follow the machine's own advice; what it did, in order."""
+    story: list[str] = []
+    for _ in range(50):
+        match next_action(migration):
+            case None:
+                return migration, story
+            case Do(step):
+                migration = machine.did(machine.began(migration, step, NOW), step, NOW)
+                story.append(step.name)
+            case Undo(step):
+                migration = machine.undid(migration, step, NOW)
+                story.append(step.undo)
+            case Finish(state):
+                migration = machine.finished(migration, state, NOW)
+    raise AssertionError(f"no end: {story}")
+
+
+def after(steps_done: int, *, begun_next: bool) -> Migration:
+    migration = fresh()
+    for step in LIVE[:steps_done]:
+        migration = machine.did(machine.began(migration, step, NOW), step, NOW)
+    if begun_next:
+        migration = machine.began(migration, LIVE[steps_done], NOW)
+    return migration
+
+
+def test_the_whole_way() -> None:
+    end, story = run_to_end(fresh())
+    assert story == ["accept", "send", "commit", "take_over", "verify", "release"]
+    assert end.state is MigrationState.COMPLETED
+    assert end.figures.total_ms == 0.0
+
+
+@pytest.mark.parametrize("begun_next", [False, True])
+@pytest.mark.parametrize("steps_done", range(len(LIVE)))
+def test_interrupted_anywhere_it_goes_on_from_the_record(steps_done: int, begun_next: bool) -> None:
+    stored = msgspec.json.decode(msgspec.json.encode(after(steps_done, begun_next=begun_next)), type=Migration)
+    end, story = run_to_end(stored)
+    assert end.state is MigrationState.COMPLETED
+    assert story == [step.name for step in LIVE[steps_done:]]
+
+
+@pytest.mark.parametrize(
+    ("steps_done", "begun_next", "undone"),
+    [
+        (0, False, []),
+        (0, True, ["discard"]),
+        (1, False, ["discard"]),
+        (1, True, ["reclaim", "discard"]),
+        (2, False, ["reclaim", "discard"]),
+    ],
+)
+def test_cancelled_before_the_commit_everything_begun_is_undone_in_reverse(
+    steps_done: int, begun_next: bool, undone: list[str]
+) -> None:
+    end, story = run_to_end(machine.cancelled(after(steps_done, begun_next=begun_next), NOW))
+    assert story == undone
+    assert end.state is MigrationState.CANCELLED
+
+
+def test_after_the_commit_no_cancel() -> None:
+    with pytest.raises(StateConflict):
+        machine.cancelled(after(3, begun_next=True), NOW)
+    with pytest.raises(StateConflict):
+        machine.cancelled(run_to_end(fresh())[0], NOW)
+
+
+def test_a_failed_send_rolls_back() -> None:
+    end, story = run_to_end(machine.went_wrong(after(1, begun_next=True), PROBLEM, NOW))
+    assert story == ["reclaim", "discard"]
+    assert end.state is MigrationState.ROLLED_BACK
+    assert end.problem == PROBLEM
+
+
+def test_a_target_that_never_continued_gives_the_ownership_back() -> None:
+    wrong = machine.went_wrong(after(3, begun_next=True), PROBLEM, NOW)
+    assert machine.is_committed(wrong)
+    end, story = run_to_end(wrong)
+    assert story == ["discard", "retake", "reclaim", "discard"]
+    assert end.state is MigrationState.ROLLED_BACK
+    assert not machine.is_committed(end)
+
+
+def test_once_taken_over_a_person_must_look() -> None:
+    end = machine.went_wrong(after(4, begun_next=True), PROBLEM, NOW)
+    assert end.state is MigrationState.FAILED
+    assert next_action(end) is None
+
+
+def test_a_failed_undo_is_for_a_person() -> None:
+    rolling = machine.went_wrong(after(1, begun_next=True), PROBLEM, NOW)
+    assert machine.went_wrong(rolling, PROBLEM, NOW).state is MigrationState.FAILED
+
+
+def test_states_shown_meanwhile() -> None:
+    states = [machine.began(after(n, begun_next=False), LIVE[n], NOW).state.value for n in range(len(LIVE))]
+    assert states == ["preparing", "transferring", "switching", "switching", "verifying", "verifying"]
+    assert [step.name for step in LIVE if step.side is machine.Side.CONTROL] == [COMMIT]
