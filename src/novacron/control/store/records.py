@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import random
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -151,8 +152,8 @@ class _Shelf(Generic[R]):
         before = self.by_id.get(record_id)
         if before is None:
             bisect.insort(self.order, record_id)
-        elif kind.named:
-            self.by_name.pop(_name_of(before.record), None)
+        elif kind.named and self.by_name.get(_name_of(before.record)) == record_id:
+            del self.by_name[_name_of(before.record)]
         self.by_id[record_id] = stored
         if kind.named:
             self.by_name[_name_of(stored.record)] = record_id
@@ -180,12 +181,17 @@ class Records:
         self._listeners: list[Listener] = []
         self._revision = 0
         self._moved = asyncio.Condition()
+        self._following = False
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._follower: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Read everything once, then follow the watch. :raise StoreCorrupt: a record cannot be read."""
-        self._revision = await self._load()
+        self._revision = await self.store.revision()
+        await self._load()
+        self._following = True
         self._follower = asyncio.create_task(self._follow(), name="records-follow")
+        await self.caught_up(await self.store.revision())
 
     async def stop(self) -> None:
         if self._follower is not None:
@@ -197,6 +203,11 @@ class Records:
     def revision(self) -> int:
         """The store revision the cache stands at."""
         return self._revision
+
+    @property
+    def following(self) -> bool:
+        """Whether the cache still follows the store; when not, it is old for ever and every write is refused."""
+        return self._following
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` in the event loop with each revision's changes; returns how to stop it."""
@@ -229,8 +240,8 @@ class Records:
         """Up to `limit` matching records with ids after `after`, and whether more follow."""
         shelf: _Shelf[R] = self._shelves[kind.prefix]
         found: list[Stored[R]] = []
-        for record_id in shelf.order[bisect.bisect_right(shelf.order, after) :]:
-            stored = shelf.by_id[record_id]
+        for place in range(bisect.bisect_right(shelf.order, after), len(shelf.order)):
+            stored = shelf.by_id[shelf.order[place]]
             if match is None or match(stored.record):
                 if len(found) == limit:
                     return found, True
@@ -259,8 +270,7 @@ class Records:
         try:
             revision = await self.commit(create(kind, record))
         except CompareFailed as lost:
-            if kind.named and await self.store.get(kind.name_key(_name_of(record))) is not None:
-                raise NameTaken(f"the name {_name_of(record)!r} is taken by another {kind.object_type.value}") from lost
+            await self._refuse_taken_name(kind, None, record, lost)
             raise
         return Stored(record, revision)
 
@@ -271,54 +281,52 @@ class Records:
 
         :raise NotFound: it is gone. :raise NameTaken: the change renamed it to a name in use.
         """
-        for _ in range(WRITE_TRIES):
-            stored = self.get(kind, record_id)
-            if stored is None:
-                raise NotFound(f"no {kind.object_type.value} {record_id!r}")
-            new = change(stored.record)
-            if new is None or new == stored.record:
-                return None
-            try:
-                revision = await self.commit(update(kind, stored, new))
-            except CompareFailed as lost:
-                if kind.named and _name_of(new) != _name_of(stored.record):
-                    holder = await self.store.get(kind.name_key(_name_of(new)))
-                    if holder is not None:
-                        raise NameTaken(f"the name {_name_of(new)!r} is taken") from lost
-                await self.caught_up(await self.store.revision())
-                continue
-            return Stored(new, revision)
-        raise CompareFailed(f"{kind.object_type.value} {record_id} was changed by others {WRITE_TRIES} times in a row")
+        key = kind.key(record_id)
+        async with self._turns.setdefault(key, asyncio.Lock()):  # here one after the other; others may still win
+            for _ in range(WRITE_TRIES):
+                stored = self.get(kind, record_id)
+                if stored is None:
+                    raise NotFound(f"no {kind.object_type.value} {record_id!r}")
+                new = change(stored.record)
+                if new is None or new == stored.record:
+                    return None
+                try:
+                    return Stored(new, await self.commit(update(kind, stored, new)))
+                except CompareFailed as lost:
+                    await self._refuse_taken_name(kind, stored.record, new, lost)
+                    await self.caught_up(await self.store.revision())
+        raise CompareFailed(f"{key} was changed by others {WRITE_TRIES} times in a row")
+
+    async def _refuse_taken_name(self, kind: Kind[R], old: R | None, new: R, lost: CompareFailed) -> None:
+        """:raise NameTaken: a write of `new` lost because another holds the name it would take."""
+        if not kind.named or (old is not None and _name_of(old) == _name_of(new)):
+            return
+        holder = await self.store.get(kind.name_key(_name_of(new)))
+        if holder is not None and holder.value != new.id.encode():
+            raise NameTaken(f"the name {_name_of(new)!r} is taken by another {kind.object_type.value}") from lost
 
     async def caught_up(self, revision: int) -> None:
         """Wait until the cache holds `revision`. :raise StoreUnavailable: the cache no longer follows."""
         if self._revision >= revision:
             return
         async with self._moved:
-            await self._moved.wait_for(lambda: self._revision >= revision or self._broken())
+            await self._moved.wait_for(lambda: self._revision >= revision or not self._following)
         if self._revision < revision:
             raise StoreUnavailable("the record cache has lost the store")
 
     # -- the cache ------------------------------------------------------------------------------------------
 
-    def _broken(self) -> bool:
-        return self._follower is None or self._follower.done()
-
-    async def _load(self) -> int:
-        while True:
-            revisions = set()
-            for kind in KINDS:
-                self._shelves[kind.prefix] = _Shelf()
-                after, more = "", True
-                while more:
-                    page = await self.store.list(kind.prefix, after=after, limit=PAGE)
-                    revisions.add(page.revision)
-                    for entry in page.entries:
-                        self._take(kind, entry)
-                        after = entry.key
-                    more = page.more
-            if len(revisions) == 1:  # nobody wrote meanwhile: one consistent picture
-                return revisions.pop()
+    async def _load(self) -> None:
+        """Fill the shelves. What is written meanwhile may be in them already: `_apply` passes over it."""
+        for kind in KINDS:
+            self._shelves[kind.prefix] = _Shelf()
+            after, more = "", True
+            while more:
+                page = await self.store.list(kind.prefix, after=after, limit=PAGE)
+                for entry in page.entries:
+                    self._take(kind, entry)
+                    after = entry.key
+                more = page.more
 
     def _take(self, kind: Kind[Any], entry: Entry) -> None:
         record = kind.decode(entry.key, entry.value)
@@ -335,6 +343,7 @@ class Records:
                     for listener in tuple(self._listeners):
                         listener(seen)
         finally:
+            self._following = False
             async with self._moved:
                 self._moved.notify_all()
 
@@ -344,9 +353,13 @@ class Records:
         if kind is None:
             return None
         shelf = self._shelves[prefix]
+        record_id = change.key[len(prefix) :]
+        held = shelf.by_id.get(record_id)
+        if held is not None and held.modified >= change.revision:
+            return None
         if change.value is None:
-            before = shelf.drop(kind, change.key[len(prefix) :])
-            return Seen(change.revision, change.index, kind, None, before)
+            before = shelf.drop(kind, record_id)
+            return Seen(change.revision, change.index, kind, None, before) if before is not None else None
         record = kind.decode(change.key, change.value)
         before = shelf.put(kind, Stored(record, change.revision))
         return Seen(change.revision, change.index, kind, record, before)

@@ -8,11 +8,14 @@ slow one costs no memory; when the log no longer reaches back to it, it is told 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from novacron.control.store import sqlite_file
 from novacron.control.store.base import (
@@ -38,16 +41,26 @@ PAGES_A_CHANGE = 4  # written to the log at least, for a guess when to checkpoin
 Transactions = list[tuple[Change, ...]]
 
 
+class _Opened(msgspec.Struct, frozen=True):
+    """What an open store holds."""
+
+    path: Path
+    lock: int
+    reader: sqlite3.Connection
+    writer: sqlite3.Connection
+    revision: int
+
+
 class SqliteStore:
     """Implements `Store`. `open` makes one; `close` lets go of file and thread."""
 
-    def __init__(self, path: Path, lock: int, reader: sqlite3.Connection, writer: sqlite3.Connection) -> None:
-        self._path = path
-        self._lock = lock
-        self._reader = reader
+    def __init__(self, opened: _Opened) -> None:
+        self._path = opened.path
+        self._lock = opened.lock
+        self._reader = opened.reader
         self._pulse = asyncio.Event()
         self._closed = False
-        self._writer = Writer(path, writer, self._wake)
+        self._writer = Writer(opened.path, opened.writer, opened.revision, self._wake)
 
     @classmethod
     async def open(cls, path: Path, *, durable: bool = True) -> SqliteStore:
@@ -55,7 +68,7 @@ class SqliteStore:
 
         :raise StoreCorrupt: damaged, not ours, or of a newer schema. :raise StoreUnavailable: in use, or no access.
         """
-        return cls(path, *await asyncio.to_thread(_open, path, durable))
+        return cls(await asyncio.to_thread(_open, path, durable))
 
     async def get(self, key: str) -> Entry | None:
         try:
@@ -169,18 +182,19 @@ class _Snapshot:
             raise sqlite_file.meaning(error, self._path) from error
 
 
-def _open(path: Path, durable: bool) -> tuple[int, sqlite3.Connection, sqlite3.Connection]:
-    lock = sqlite_file.lock(path)
-    try:
+def _open(path: Path, durable: bool) -> _Opened:
+    with contextlib.ExitStack() as undo:
+        lock = sqlite_file.lock(path)
+        undo.callback(os.close, lock)
         sqlite_file.prepare(path)
         try:
-            reader = sqlite_file.connect(path, durable=durable)
-            return lock, reader, sqlite_file.connect(path, durable=durable)
+            reader = undo.enter_context(contextlib.closing(sqlite_file.connect(path, durable=durable)))
+            writer = undo.enter_context(contextlib.closing(sqlite_file.connect(path, durable=durable)))
+            revision = sqlite_file.revision(writer)
         except sqlite3.Error as wrong:
             raise sqlite_file.meaning(wrong, path) from wrong
-    except BaseException:
-        os.close(lock)
-        raise
+        undo.pop_all()
+        return _Opened(path, lock, reader, writer, revision)
 
 
 def _bytes_of(key: str) -> bytes:

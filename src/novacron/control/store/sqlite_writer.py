@@ -55,12 +55,12 @@ class _Job(msgspec.Struct):
 class Writer:
     """The thread, its connection and its queue. `committed` is called in the event loop after each group."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, committed: Callable[[], None]) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, revision: int, committed: Callable[[], None]) -> None:
         self._path = path
         self._db = db
         self._committed = committed
         self._loop = asyncio.get_running_loop()
-        self._revision = sqlite_file.revision(db)
+        self._revision = revision
         self._unsynced_bytes = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
