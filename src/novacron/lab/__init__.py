@@ -1,0 +1,1 @@
+"""Several nodes on one machine: for the demo, for system tests and for trying things out."""
