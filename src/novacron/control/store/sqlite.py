@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -63,7 +64,7 @@ class SqliteStore:
         self._writer = Writer(opened.path, opened.writer, opened.revision, self._wake)
 
     @classmethod
-    async def open(cls, path: Path, *, durable: bool = True) -> SqliteStore:
+    async def open(cls, path: Path, *, durable: bool = True) -> Self:
         """The store in `path` (made when missing; its directory must exist). durable=False: no fsync, for tests.
 
         :raise StoreCorrupt: damaged, not ours, or of a newer schema. :raise StoreUnavailable: in use, or no access.
