@@ -1,0 +1,259 @@
+"""The asyncio client: does what flows ask for, over httpx2 and the asyncio side of websockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import httpx2
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
+
+from novacron.client import flow, goals, migrations, vms
+from novacron.client.call import Call, Page, Response, answer_of
+from novacron.client.endpoint import DEFAULT_SERVER
+from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send
+from novacron.client.goals import Goal
+from novacron.client.images import Image, put_file
+from novacron.client.line import (
+    ANSWER_WITHIN_S,
+    Body,
+    Line,
+    frame_of,
+    http_failures,
+    http_options,
+    open_line,
+    subscription,
+    transport_options,
+    websocket_failures,
+    websocket_options,
+)
+from novacron.client.listening import Listener, listen
+from novacron.client.migrations import Migration
+from novacron.client.upload import OnProgress, Upload
+from novacron.client.vms import Vm
+from novacron.client.waiting import Wait
+from novacron.clock import Clock, SystemClock
+from novacron.errors import NovaCronError
+from novacron.model.event import Event, ObjectType
+from novacron.model.image import FileRole
+from novacron.wire.stream import Resync, Subscribe, ToClient
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A NovaCron server, for asyncio programs: `sync.Client` with `await`. Tasks may share it.
+
+    async with AsyncClient("https://nova.example:8470", token) as nova:
+        vm = await nova.do(vms.start("web-1"))
+        async for event in nova.events(ids=[vm.id]): ...
+    """
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        token: str = "",
+        *,
+        ca_file: Path | None = None,
+        answer_within_s: float = ANSWER_WITHIN_S,
+        on_notice: Callable[[str], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """server: `https://host:port`, `http://` on this machine, or `unix:/path`. :raise InvalidInput"""
+        self._line = open_line(server, token, ca_file, answer_within_s, on_notice)
+        self._clock = clock or SystemClock()
+        transport = httpx2.AsyncHTTPTransport(**transport_options(self._line))
+        self._http = httpx2.AsyncClient(transport=transport, **http_options(self._line))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, wrong: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._http.aclose()
+
+    # -- calls ---------------------------------------------------------------------------------------------
+
+    async def do(self, call: Call[T], *, key: str = "") -> T:
+        """Make one call. key: its Idempotency-Key, when the caller keeps one across restarts of its own."""
+        return await self._run(flow.perform(call, self._line.means, key))
+
+    def each(self, call: Call[Page[T]]) -> AsyncIterator[T]:
+        """Every item of a list, fetched page by page as they are used."""
+        return self._given(flow.each(call, self._line.means))
+
+    async def upload(
+        self, image: str, role: FileRole, path: Path, on_progress: OnProgress = lambda _sent, _of: None
+    ) -> Image:
+        """Send a file of an image; the answer is the image, holding it. The file is read in a thread.
+
+        :raise InvalidInput: the file cannot be read, is not regular, or changed meanwhile.
+        :raise ImageRefused: the server will not have it, or did not get what was sent.
+        """
+        call = put_file(image, role)
+        with Upload(path, role, on_progress) as upload:
+            with http_failures(self._line):
+                response = await exchange(self._http, call.method, call.path, upload.headers, _pieces(upload))
+            return upload.checked(answer_of(call, response))
+
+    # -- changes -------------------------------------------------------------------------------------------
+
+    def events(
+        self,
+        *,
+        object_types: Sequence[ObjectType] = (),
+        ids: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        after: int | None = None,
+    ) -> AsyncIterator[Event | Resync]:
+        """Events that fit all conditions, for ever; through broken lines it goes on where it stopped.
+
+        after: the `seq` of the last one known; None: only what is new. A Resync means that some are no longer kept.
+        """
+        wanted = Subscribe(object_types=tuple(object_types), ids=tuple(ids), labels=dict(labels or {}), after=after)
+        return self._given(listen(Listener(wanted, self._line.means, self._clock)))
+
+    async def wait_vm(
+        self,
+        ref: str,
+        goal: str | Goal[Vm],
+        *,
+        deadline_s: float = 300.0,
+        on_update: Callable[[Vm], None] = lambda _: None,
+    ) -> Vm:
+        """The VM once it is in that state, or meets the goal. Built on events; nothing is polled.
+
+        :raise DeadlineExceeded: it is not, after `deadline_s`; what was asked for goes on.
+        :raise NotFound: there is no such VM (any more).
+        :raise NovaCronError: it ended in error; the VM's own problem.
+        """
+        wanted = goals.vm_is(goal) if isinstance(goal, str) else goal
+        return await self._run(self._wait(deadline_s).until(ObjectType.VM, vms.get, ref, wanted, on_update))
+
+    async def wait_vm_gone(
+        self, ref: str, *, deadline_s: float = 300.0, on_update: Callable[[Vm], None] = lambda _: None
+    ) -> None:
+        """Return once the VM is deleted. :raise DeadlineExceeded, NovaCronError: as wait_vm."""
+        await self._run(self._wait(deadline_s).until_gone(ObjectType.VM, vms.get, ref, goals.vm_is_gone(), on_update))
+
+    async def wait_migration(
+        self,
+        migration_id: str,
+        *,
+        deadline_s: float = 3600.0,
+        on_update: Callable[[Migration], None] = lambda _: None,
+    ) -> Migration:
+        """The migration once it has ended, well or not. :raise DeadlineExceeded, NotFound: as wait_vm."""
+        wait, goal = self._wait(deadline_s), goals.migration_is_final()
+        return await self._run(wait.until(ObjectType.MIGRATION, migrations.get, migration_id, goal, on_update))
+
+    # -- conversations -------------------------------------------------------------------------------------
+
+    def _wait(self, deadline_s: float) -> Wait:
+        return Wait(self._line.means, self._clock, deadline_s)
+
+    async def _run(self, conversation: Flow[T]) -> T:
+        stage = _Stage(self._line, self._http)
+        async for _ in stage.steps(conversation):
+            raise RuntimeError("a flow that gives items was run for its result")
+        return cast("T", stage.result)
+
+    def _given(self, conversation: Flow[None]) -> AsyncGenerator[Any, None]:
+        return _Stage(self._line, self._http).steps(conversation)
+
+
+class _Stage:
+    """Where the effects of one conversation are done; holds its event stream, and its result in the end."""
+
+    def __init__(self, line: Line, http: httpx2.AsyncClient) -> None:
+        self._line = line
+        self._http = http
+        self._stream: ClientConnection | None = None
+        self.result: Any = None
+
+    async def steps(self, conversation: Flow[Any]) -> AsyncGenerator[Any, None]:
+        """Do the flow's effects; yields what it gives, leaves what it returns in `result`."""
+        outcome: Outcome = None
+        wrong: NovaCronError | None = None
+        try:
+            while True:
+                try:
+                    effect = conversation.send(outcome) if wrong is None else conversation.throw(wrong)
+                except StopIteration as end:
+                    self.result = end.value
+                    return
+                outcome, wrong = None, None
+                if isinstance(effect, Give):
+                    yield effect.item
+                    continue
+                try:
+                    outcome = await self._do(effect)
+                except NovaCronError as failure:
+                    wrong = failure
+        finally:
+            await self._hang_up()
+
+    async def _do(self, effect: Effect) -> Outcome:
+        match effect:
+            case Send(request=one):
+                with http_failures(self._line):
+                    return await exchange(self._http, one.method, one.target, one.headers, one.body or None)
+            case Rest(seconds=seconds):
+                await asyncio.sleep(seconds)
+            case Listen():
+                await self._hang_up()
+                with websocket_failures(self._line):
+                    await self._dial(effect)
+            case Hear(within_s=within_s):
+                return await self._hear(within_s)
+        return None
+
+    async def _dial(self, listen: Listen) -> None:
+        options = websocket_options(self._line, listen.within_s)
+        socket = self._line.endpoint.socket
+        self._stream = await (unix_connect(socket, **options) if socket else connect(**options))
+        await self._stream.send(subscription(listen.subscribe))
+
+    async def _hear(self, within_s: float | None) -> ToClient | None:
+        if self._stream is None:
+            raise RuntimeError("a flow hears before it listens")
+        with websocket_failures(self._line):
+            try:
+                async with asyncio.timeout(within_s):
+                    data = await self._stream.recv()
+            except TimeoutError:
+                return None
+        return frame_of(data)
+
+    async def _hang_up(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
+
+
+async def exchange(
+    http: httpx2.AsyncClient,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | AsyncIterator[bytes] | None,
+) -> Response:
+    """One request and its whole answer, bounded."""
+    async with http.stream(method, target, headers=headers, content=body) as response:
+        whole = Body()
+        async for part in response.aiter_raw():
+            whole.take(part)
+        return Response(status=response.status_code, headers=response.headers, body=whole.whole())
+
+
+async def _pieces(upload: Upload) -> AsyncIterator[bytes]:
+    while piece := upload.count(await asyncio.to_thread(upload.read)):
+        yield piece

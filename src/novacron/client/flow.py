@@ -1,0 +1,113 @@
+"""Conversations with the server, written once: generators that say what is to be done and never do it.
+
+A flow yields one effect at a time and is sent its outcome; `sync` and `asynchronous` do the effects.
+
+    Send → Response    one request and its answer
+    Rest → None        wait before trying again
+    Listen → None      open the event stream (a new one; an old one is closed)
+    Hear → ToClient    the next frame of the stream; None when none came in time
+    Give → None        hand an item to whoever iterates
+
+What fails is raised inside the flow as Unavailable (no connection, or it broke) or DeadlineExceeded.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from novacron.client.call import Call, Page, Request, Response, answer_of, request_of
+from novacron.client.problem import problem_of
+from novacron.errors import Unavailable
+from novacron.wire.stream import Subscribe, ToClient
+
+TRIES = 4
+FIRST_REST_S = 0.1
+MAX_REST_S = 5.0
+
+T = TypeVar("T")
+
+
+class Send(msgspec.Struct, frozen=True):
+    request: Request
+
+
+class Rest(msgspec.Struct, frozen=True):
+    seconds: float
+
+
+class Listen(msgspec.Struct, frozen=True):
+    subscribe: Subscribe
+    within_s: float | None
+
+
+class Hear(msgspec.Struct, frozen=True):
+    """within_s None: as long as it takes."""
+
+    within_s: float | None
+
+
+class Give(msgspec.Struct, frozen=True):
+    item: Any
+
+
+Effect = Send | Rest | Listen | Hear | Give
+Outcome = Response | ToClient | None
+Flow = Generator[Effect, Any, T]
+
+
+class Means(msgspec.Struct, frozen=True):
+    """What flows are handed: chance, and `notice`, told in a sentence of trouble that is being dealt with."""
+
+    rng: random.Random
+    notice: Callable[[str], None]
+
+    def rest_s(self, failures: int) -> float:
+        """How long to rest after that many failures: doubling, spread so that clients do not march in step."""
+        most = min(MAX_REST_S, FIRST_REST_S * 2.0**failures)
+        return self.rng.uniform(most / 2, most)
+
+
+def perform(call: Call[T], means: Means, key: str = "") -> Flow[T]:
+    """Make the call. It is tried again, with the same Idempotency-Key, where that is harmless.
+
+    :raise NovaCronError: what the server refused, or why it could not be asked.
+    """
+    request = request_of(call, key or secrets.token_urlsafe(18))
+    tries = TRIES if call.is_repeatable else 1
+    for attempt in range(1, tries + 1):
+        try:
+            response: Response = yield Send(request)
+        except Unavailable as wrong:
+            if attempt == tries:
+                raise
+            why = wrong.message
+            rest_s = means.rest_s(attempt)
+        else:
+            if response.status != 503 or attempt == tries:
+                return answer_of(call, response)
+            why = problem_of(response.status, response.body).message
+            rest_s = max(means.rest_s(attempt), _retry_after_s(response.headers))
+        means.notice(f"{why}; trying again in {rest_s:.1f} s")
+        yield Rest(rest_s)
+    raise AssertionError("the last try returns or raises")
+
+
+def each(call: Call[Page[T]], means: Means) -> Flow[None]:
+    """Give every item of a list, page after page."""
+    while True:
+        page = yield from perform(call, means)
+        for item in page.items:
+            yield Give(item)
+        if page.next_cursor is None:
+            return
+        call = msgspec.structs.replace(call, query={**call.query, "cursor": page.next_cursor})
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    text = headers.get("retry-after", "")
+    return min(float(text), MAX_REST_S) if text.isdecimal() else 0.0

@@ -1,0 +1,86 @@
+"""What is waited for: pure verdicts over one record as it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+
+from novacron.client.migrations import Migration
+from novacron.client.vms import Problem, Vm
+from novacron.errors import NovaCronError, Reason, StateConflict, from_data
+
+T = TypeVar("T")
+
+_STEADY = frozenset({"running", "paused", "stopped"})
+
+
+class Goal(msgspec.Struct, Generic[T], frozen=True):
+    """text: a word or two, as in "web-1 is not running after 60 s".
+
+    `is_met` raises NovaCronError when the goal cannot be reached any more without somebody's help.
+    """
+
+    text: str
+    is_met: Callable[[T], bool]
+
+
+def vm_is(state: str) -> Goal[Vm]:
+    """The VM is in that state, whoever brought it there. Refused at once by state `error`, unless that is wanted."""
+
+    def is_met(vm: Vm) -> bool:
+        if vm.state != state and vm.state == "error":
+            raise trouble_of(vm.name, vm.problem)
+        return vm.state == state
+
+    return Goal(state, is_met)
+
+
+def vm_settles(state: str) -> Goal[Vm]:
+    """A verb that was just asked for has brought the VM to that state and nothing more is being done.
+
+    Refused when the VM ends in error, or when somebody asks for another state meanwhile.
+    """
+    reached = vm_is(state)
+
+    def is_met(vm: Vm) -> bool:
+        if vm.task is not None:
+            return False
+        if vm.desired != state and vm.desired in _STEADY:
+            raise StateConflict(
+                f"{vm.name} will not be {state}: it is wanted {vm.desired} now",
+                [Reason("state.wish_changed", "somebody asked for another state meanwhile", subject=vm.name)],
+            )
+        return reached.is_met(vm)
+
+    return Goal(state, is_met)
+
+
+def vm_is_gone() -> Goal[Vm]:
+    """The VM has been deleted, which a record never shows; refused when the deletion fails."""
+
+    def is_met(vm: Vm) -> bool:
+        if vm.problem is not None and vm.task is None:
+            raise trouble_of(vm.name, vm.problem)
+        return False
+
+    return Goal("gone", is_met)
+
+
+def vm_fits(predicate: Callable[[Vm], bool], text: str) -> Goal[Vm]:
+    """Any condition on a VM; `text` says it in a word or two."""
+    return Goal(text, predicate)
+
+
+def migration_is_final() -> Goal[Migration]:
+    """The migration has ended, well or not: its `state` and `problem` say how."""
+    return Goal("at its end", lambda migration: migration.is_final)
+
+
+def trouble_of(name: str, problem: Problem | None) -> NovaCronError:
+    """A record's problem as the error it stands for."""
+    if problem is None:
+        return NovaCronError(f"{name} is in error")
+    reason = {"code": problem.code, "message": problem.message, "subject": name, "remedy": problem.remedy}
+    return from_data({"code": problem.code, "message": f"{name}: {problem.message}", "reasons": [reason]})

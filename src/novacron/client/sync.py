@@ -1,0 +1,267 @@
+"""The blocking client: does what flows ask for, over httpx2 and the blocking side of websockets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+import httpx2
+
+from novacron.client import flow, goals, migrations, vms
+from novacron.client.call import Call, Page, Response, answer_of
+from novacron.client.endpoint import DEFAULT_SERVER
+from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send
+from novacron.client.goals import Goal
+from novacron.client.images import Image, put_file
+from novacron.client.line import (
+    ANSWER_WITHIN_S,
+    Body,
+    Line,
+    frame_of,
+    http_failures,
+    http_options,
+    open_line,
+    subscription,
+    transport_options,
+    websocket_failures,
+    websocket_options,
+)
+from novacron.client.migrations import Migration
+from novacron.client.upload import OnProgress, Upload
+from novacron.client.vms import Vm
+from novacron.errors import NovaCronError
+from novacron.model.event import Event, ObjectType
+from novacron.model.image import FileRole
+from novacron.wire.stream import Resync, Subscribe, ToClient
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+    from novacron.client.waiting import Wait
+    from novacron.clock import Clock
+
+T = TypeVar("T")
+
+
+class Client:
+    """A NovaCron server, for programs that block. A context manager; calls are made in `vms`, `nodes`, … and done here.
+
+        with Client("http://127.0.0.1:8470", token) as nova:
+            vm = nova.do(vms.create(vms.VmCreate(name="web-1", image="debian-12")))
+            nova.wait_vm(vm.id, goals.vm_settles("running"))
+
+    Errors are those of novacron.errors: the server's own with their codes, Unavailable when it cannot be reached,
+    DeadlineExceeded when an answer does not come in time. Not to be shared between threads while events are read.
+    """
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        token: str = "",
+        *,
+        ca_file: Path | None = None,
+        answer_within_s: float = ANSWER_WITHIN_S,
+        on_notice: Callable[[str], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """server: `https://host:port`, `http://` on this machine, or `unix:/path`. :raise InvalidInput"""
+        self._line = open_line(server, token, ca_file, answer_within_s, on_notice)
+        self._clock = clock
+        transport = httpx2.HTTPTransport(**transport_options(self._line))
+        self._http = httpx2.Client(transport=transport, **http_options(self._line))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, wrong: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    # -- calls ---------------------------------------------------------------------------------------------
+
+    def do(self, call: Call[T], *, key: str = "") -> T:
+        """Make one call. key: its Idempotency-Key, when the caller keeps one across restarts of its own."""
+        return self._run(flow.perform(call, self._line.means, key))
+
+    def each(self, call: Call[Page[T]]) -> Iterator[T]:
+        """Every item of a list, fetched page by page as they are used."""
+        return self._steps(flow.each(call, self._line.means))
+
+    def upload(
+        self, image: str, role: FileRole, path: Path, on_progress: OnProgress = lambda _sent, _of: None
+    ) -> Image:
+        """Send a file of an image; the answer is the image, holding it.
+
+        :raise InvalidInput: the file cannot be read, is not regular, or changed meanwhile.
+        :raise ImageRefused: the server will not have it, or did not get what was sent.
+        """
+        call = put_file(image, role)
+        with Upload(path, role, on_progress) as upload:
+            with http_failures(self._line):
+                response = exchange(self._http, call.method, call.path, upload.headers, upload.pieces())
+            return upload.checked(answer_of(call, response))
+
+    # -- changes -------------------------------------------------------------------------------------------
+
+    def events(
+        self,
+        *,
+        object_types: Sequence[ObjectType] = (),
+        ids: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        after: int | None = None,
+    ) -> Iterator[Event | Resync]:
+        """Events that fit all conditions, for ever; through broken lines it goes on where it stopped.
+
+        after: the `seq` of the last one known; None: only what is new. A Resync means that some are no longer kept.
+        """
+        from novacron.client.listening import Listener, listen  # here: calls do not need it
+
+        wanted = Subscribe(object_types=tuple(object_types), ids=tuple(ids), labels=dict(labels or {}), after=after)
+        return self._steps(listen(Listener(wanted, self._line.means, self._now())))
+
+    def wait_vm(
+        self,
+        ref: str,
+        goal: str | Goal[Vm],
+        *,
+        deadline_s: float = 300.0,
+        on_update: Callable[[Vm], None] = lambda _: None,
+    ) -> Vm:
+        """The VM once it is in that state, or meets the goal. Built on events; nothing is polled.
+
+        :raise DeadlineExceeded: it is not, after `deadline_s`; what was asked for goes on.
+        :raise NotFound: there is no such VM (any more).
+        :raise NovaCronError: it ended in error; the VM's own problem.
+        """
+        wanted = goals.vm_is(goal) if isinstance(goal, str) else goal
+        return self._run(self._wait(deadline_s).until(ObjectType.VM, vms.get, ref, wanted, on_update))
+
+    def wait_vm_gone(
+        self, ref: str, *, deadline_s: float = 300.0, on_update: Callable[[Vm], None] = lambda _: None
+    ) -> None:
+        """Return once the VM is deleted. :raise DeadlineExceeded, NovaCronError: as wait_vm."""
+        self._run(self._wait(deadline_s).until_gone(ObjectType.VM, vms.get, ref, goals.vm_is_gone(), on_update))
+
+    def wait_migration(
+        self,
+        migration_id: str,
+        *,
+        deadline_s: float = 3600.0,
+        on_update: Callable[[Migration], None] = lambda _: None,
+    ) -> Migration:
+        """The migration once it has ended, well or not. :raise DeadlineExceeded, NotFound: as wait_vm."""
+        wait, goal = self._wait(deadline_s), goals.migration_is_final()
+        return self._run(wait.until(ObjectType.MIGRATION, migrations.get, migration_id, goal, on_update))
+
+    # -- conversations -------------------------------------------------------------------------------------
+
+    def _now(self) -> Clock:
+        if self._clock is None:
+            from novacron.clock import SystemClock  # here: it brings asyncio, which a command line waits for
+
+            self._clock = SystemClock()
+        return self._clock
+
+    def _wait(self, deadline_s: float) -> Wait:
+        from novacron.client.waiting import Wait  # here: most calls wait for nothing
+
+        return Wait(self._line.means, self._now(), deadline_s)
+
+    def _run(self, conversation: Flow[T]) -> T:
+        steps = self._steps(conversation)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return cast("T", end.value)
+
+    def _steps(self, conversation: Flow[T]) -> Generator[Any, None, T]:
+        """Do the flow's effects; yields what it gives, returns what it returns."""
+        outcome: Outcome = None
+        wrong: NovaCronError | None = None
+        with _Stage(self._line, self._http) as stage:
+            while True:
+                try:
+                    effect = conversation.send(outcome) if wrong is None else conversation.throw(wrong)
+                except StopIteration as end:
+                    return cast("T", end.value)
+                outcome, wrong = None, None
+                if isinstance(effect, Give):
+                    yield effect.item
+                    continue
+                try:
+                    outcome = stage.do(effect)
+                except NovaCronError as failure:
+                    wrong = failure
+
+
+class _Stage:
+    """Where the effects of one conversation are done; holds its event stream."""
+
+    def __init__(self, line: Line, http: httpx2.Client) -> None:
+        self._line = line
+        self._http = http
+        self._stream: ClientConnection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, wrong: BaseException | None, at: TracebackType | None) -> None:
+        self._hang_up()
+
+    def do(self, effect: Effect) -> Outcome:
+        match effect:
+            case Send(request=one):
+                with http_failures(self._line):
+                    return exchange(self._http, one.method, one.target, one.headers, one.body or None)
+            case Rest(seconds=seconds):
+                time.sleep(seconds)
+            case Listen():
+                self._hang_up()
+                with websocket_failures(self._line):
+                    self._dial(effect)
+            case Hear(within_s=within_s):
+                return self._hear(within_s)
+        return None
+
+    def _dial(self, listen: Listen) -> None:
+        from websockets.sync.client import connect, unix_connect  # here: only events need it
+
+        options = websocket_options(self._line, listen.within_s)
+        socket = self._line.endpoint.socket
+        stream = unix_connect(socket, **options) if socket else connect(**options)
+        self._stream = stream.__enter__()
+        self._stream.send(subscription(listen.subscribe))
+
+    def _hear(self, within_s: float | None) -> ToClient | None:
+        if self._stream is None:
+            raise RuntimeError("a flow hears before it listens")
+        with websocket_failures(self._line):
+            try:
+                data = self._stream.recv(timeout=within_s)
+            except TimeoutError:
+                return None
+        return frame_of(data)
+
+    def _hang_up(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+
+def exchange(
+    http: httpx2.Client, method: str, target: str, headers: Mapping[str, str], body: bytes | Iterator[bytes] | None
+) -> Response:
+    """One request and its whole answer, bounded."""
+    with http.stream(method, target, headers=headers, content=body) as response:
+        whole = Body()
+        for part in response.iter_raw():
+            whole.take(part)
+        return Response(status=response.status_code, headers=response.headers, body=whole.whole())

@@ -1,0 +1,239 @@
+"""VMs: what is sent, what is answered, and every call about them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
+
+# -- sent --------------------------------------------------------------------------------------------------
+
+
+class ForwardIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A TCP port of the guest made reachable on its node. host_port 0: the node chooses."""
+
+    guest_port: int
+    host_port: int = 0
+
+
+class NicIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A network card. network: user or bridge."""
+
+    network: str = "user"
+    bridge: str = ""
+    mac: str | None = None
+    forwards: Sequence[ForwardIn] = ()
+
+
+class DiskIn(msgspec.Struct, frozen=True, kw_only=True):
+    """An additional empty disk."""
+
+    size_bytes: int
+
+
+class CloudInitIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """NoCloud documents."""
+
+    user_data: str = ""
+    network_config: str = ""
+    meta_data: str = ""
+
+
+class VmCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A VM to be made from an image. What is left at its default is left to the server."""
+
+    name: str
+    image: str
+    description: str = ""
+    labels: Mapping[str, str] = {}
+    type: str | UnsetType = UNSET
+    vcpus: int | UnsetType = UNSET
+    memory_mib: int | UnsetType = UNSET
+    machine: str | UnsetType = UNSET
+    firmware: str | UnsetType = UNSET
+    kernel_cmdline: str = ""
+    root_disk_bytes: int | None = None
+    disks: Sequence[DiskIn] = ()
+    nics: Sequence[NicIn] | UnsetType = UNSET
+    cloud_init: CloudInitIn | None = None
+    guest_agent: bool = False
+    node: str | None = None
+    desired: str | UnsetType = UNSET
+
+
+class VmUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be changed; a field left UNSET stays as it is. labels: all of them."""
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    labels: Mapping[str, str] | UnsetType = UNSET
+    vcpus: int | UnsetType = UNSET
+    memory_mib: int | UnsetType = UNSET
+
+
+class StopRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """force: at once; else the guest is asked, and forced when it has not ended at the deadline."""
+
+    force: bool = False
+    deadline_s: float | UnsetType = UNSET
+
+
+# -- answered ----------------------------------------------------------------------------------------------
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an object is not as wished, and what to do."""
+
+    code: str
+    message: str
+    at: datetime.datetime
+    remedy: str = ""
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    volume_id: str
+    size_bytes: int
+    backing_digest: str = ""
+
+
+class Forward(msgspec.Struct, frozen=True, kw_only=True):
+    guest_port: int
+    host_port: int = 0
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    mac: str
+    network: str
+    bridge: str = ""
+    forwards: list[Forward] = []
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a forwarded guest port is reachable now."""
+
+    nic_id: str
+    guest_port: int
+    host: str
+    host_port: int
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """The work under way on a VM."""
+
+    id: str
+    kind: str
+    requested_at: datetime.datetime
+    requested_by: str = ""
+    force: bool = False
+
+
+class Vm(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM: `desired` is what was asked, `state` what is, `task` what is being done, `problem` what is wrong.
+
+    Words that may grow (state, task.kind …) are plain text, so that an old client can read a newer server.
+    """
+
+    id: str
+    name: str
+    description: str
+    labels: dict[str, str]
+    type: str
+    state: str
+    desired: str
+    task: Task | None
+    problem: Problem | None
+    node: str | None
+    node_id: str | None
+    generation: int
+    migration_id: str | None
+    image_id: str
+    vcpus: int
+    memory_mib: int
+    machine: str
+    firmware: str
+    kernel_cmdline: str
+    machine_type: str | None
+    cpu_model: str | None
+    accelerator: str | None
+    pid: int | None
+    disks: list[Disk]
+    nics: list[Nic]
+    endpoints: list[Endpoint]
+    guest_agent: bool
+    cloud_init: bool
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    state_since: datetime.datetime | None
+    revision: int
+
+
+class ConsoleLog(msgspec.Struct, frozen=True, kw_only=True):
+    """The last bytes of the serial console."""
+
+    vm_id: str
+    text: str
+    truncated: bool
+
+
+# -- calls -------------------------------------------------------------------------------------------------
+
+
+def create(vm: VmCreate) -> Call[Vm]:
+    """Make a VM; the answer is its record, the work goes on behind it."""
+    return Call(method="POST", path=path_of("vms"), answer=Vm, body=vm)
+
+
+def get(ref: str) -> Call[Vm]:
+    return Call(method="GET", path=path_of("vms", ref_of("vm", ref)), answer=Vm)
+
+
+def search(
+    *, labels: Sequence[str] = (), state: str = "", node: str = "", cursor: str = "", limit: int = MAX_PAGE
+) -> Call[Page[Vm]]:
+    """One page of the VMs that meet all `labels`, that `state`, on that `node` (id or name); empty: any."""
+    query: Query = {"label": labels, "state": state, "node": node, "cursor": cursor, "limit": limit}
+    return Call(method="GET", path=path_of("vms"), answer=Page[Vm], query=query)
+
+
+def update(ref: str, change: VmUpdate, *, revision: int | None = None) -> Call[Vm]:
+    """Change a VM; with `revision`, only when it is still that one."""
+    return Call(method="PATCH", path=path_of("vms", ref_of("vm", ref)), answer=Vm, body=change, revision=revision)
+
+
+def delete(ref: str, *, revision: int | None = None) -> Call[Vm]:
+    """Delete a VM with its disks; the answer is its record while that is being done."""
+    return Call(method="DELETE", path=path_of("vms", ref_of("vm", ref)), answer=Vm, revision=revision)
+
+
+def start(ref: str) -> Call[Vm]:
+    return _act(ref, "start")
+
+
+def stop(ref: str, how: StopRequest | None = None) -> Call[Vm]:
+    return _act(ref, "stop", how or StopRequest())
+
+
+def restart(ref: str, how: StopRequest | None = None) -> Call[Vm]:
+    return _act(ref, "restart", how or StopRequest())
+
+
+def pause(ref: str) -> Call[Vm]:
+    return _act(ref, "pause")
+
+
+def resume(ref: str) -> Call[Vm]:
+    return _act(ref, "resume")
+
+
+def console_log(ref: str) -> Call[ConsoleLog]:
+    """The end of what the guest wrote to its serial console."""
+    return Call(method="GET", path=path_of("vms", ref_of("vm", ref), "console-log"), answer=ConsoleLog)
+
+
+def _act(ref: str, verb: str, body: msgspec.Struct | None = None) -> Call[Vm]:
+    return Call(method="POST", path=path_of("vms", ref_of("vm", ref), verb), answer=Vm, body=body)
