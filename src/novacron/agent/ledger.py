@@ -1,0 +1,169 @@
+"""What this node remembers of each machine across its own restarts: its spec, its role, and the generation floor.
+
+    state_dir/machines/<vm_id>/machine.json     one Holding each, replaced whole by fsync and rename
+
+The floor is the highest generation this node ever acted under for a machine (rule R9): whoever speaks of an older one
+is refused, also long after the machine has gone. That is why a machine that left keeps its small file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from novacron.errors import InvalidInput, NovaCronError, StaleGeneration, StoreCorrupt
+from novacron.model.identity import is_id
+from novacron.model.machine import MachineReport, MachineSpec
+from novacron.model.migration import Figures
+
+FILE = "machine.json"
+
+
+class Role(StrEnum):
+    """What the machine is to this node."""
+
+    OWNED = "owned"  # ours to run
+    LEAVING = "leaving"  # ours, but its state may have left: only `reclaim` makes it run again
+    INCOMING = "incoming"  # of another node; may run here only after `take_over`
+    GONE = "gone"  # nothing here; the floor is kept
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One machine as this node holds it.
+
+    generation: the floor. boot_id: of the host when it was started. ended: how its process ended, None while it
+    runs. figures: what `release` measured, kept so that a repeated release answers the same.
+    """
+
+    vm_id: str
+    generation: int
+    role: Role
+    spec: MachineSpec | None = None
+    migration_id: str = ""
+    boot_id: str = ""
+    ended: MachineReport | None = None
+    figures: Figures | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Holding)
+
+
+class Ledger:
+    """The holdings: in memory, and each on disk before `put` returns. One turn at a time a machine."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._holdings: dict[str, Holding] = {}
+        self._written: dict[str, Holding] = {}
+        self._unreadable: dict[str, str] = {}
+        self._writing: dict[str, threading.Lock] = {}
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._log = structlog.get_logger("ledger")
+
+    def load(self) -> None:
+        """Read what is on disk. A file that cannot be read bars its machine alone; it is logged and left as it is."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in sorted(self._directory.glob(f"*/{FILE}")):
+            vm_id = file.parent.name
+            try:
+                holding = _decoder.decode(file.read_bytes())
+                if holding.vm_id != vm_id:
+                    raise msgspec.ValidationError(f"it speaks of {holding.vm_id!r}")
+            except (OSError, msgspec.DecodeError) as wrong:
+                self._unreadable[vm_id] = str(wrong)
+                self._log.error(
+                    "a machine's file cannot be read; the machine is barred", file=str(file), why=str(wrong)
+                )
+            else:
+                self._holdings[vm_id] = self._written[vm_id] = holding
+
+    def get(self, vm_id: str) -> Holding | None:
+        return self._holdings.get(vm_id)
+
+    def all(self) -> list[Holding]:
+        return list(self._holdings.values())
+
+    def turn(self, vm_id: str) -> asyncio.Lock:
+        """Held by whoever makes or ends the machine, so that two verbs never build and clear away at once."""
+        turn = self._turns.get(vm_id)
+        if turn is None:
+            turn = self._turns[vm_id] = asyncio.Lock()
+        return turn
+
+    async def admit(self, vm_id: str, generation: int) -> Holding:
+        """The holding, with the floor raised to `generation`; a machine never heard of is held as GONE.
+
+        :raise StaleGeneration: the caller speaks of an ownership that has passed.
+        :raise StoreCorrupt: the machine's file could not be read, so its floor is not known.
+        """
+        holding = self.check(vm_id, generation)
+        if holding is not None and holding.generation == generation:
+            return holding
+        if holding is None:
+            raised = Holding(vm_id=vm_id, generation=generation, role=Role.GONE)
+        else:
+            raised = msgspec.structs.replace(holding, generation=generation)
+        await self.put(raised)
+        return raised
+
+    def check(self, vm_id: str, generation: int) -> Holding | None:
+        """Like `admit`, but changes nothing."""
+        if not is_id(vm_id):
+            raise InvalidInput.field("vm_id", "is not an id", "give the VM's UUID")
+        if vm_id in self._unreadable:
+            raise StoreCorrupt(
+                f"{self._directory / vm_id / FILE} cannot be read ({self._unreadable[vm_id]}): mend or remove it, "
+                "then restart the agent"
+            )
+        holding = self._holdings.get(vm_id)
+        if holding is not None and generation < holding.generation:
+            raise StaleGeneration(
+                f"generation {generation} of machine {vm_id} has passed: this node has seen {holding.generation}"
+            )
+        return holding
+
+    async def put(self, holding: Holding) -> None:
+        """Replace the holding: seen by readers at once, on disk when this returns.
+
+        :raise NovaCronError: it could not be written; memory keeps it, and the next `put` writes it.
+        """
+        self._holdings[holding.vm_id] = holding
+        try:
+            await asyncio.to_thread(self._flush, holding.vm_id)
+        except OSError as wrong:
+            raise NovaCronError(f"cannot write the file of machine {holding.vm_id}: {wrong}") from wrong
+
+    def _flush(self, vm_id: str) -> None:
+        """Write the newest holding. In a thread: a slow disk must not hold up another machine's hand-off."""
+        with self._writing.setdefault(vm_id, threading.Lock()):
+            newest = self._holdings[vm_id]
+            if self._written.get(vm_id) == newest:
+                return
+            directory = self._directory / vm_id
+            directory.mkdir(mode=0o700, exist_ok=True)
+            write_durably(directory / FILE, _encode(newest))
+            self._written[vm_id] = newest
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file so that after any crash it holds the old or the new content whole. Mode 0600."""
+    temporary = path.with_name(f".{path.name}.new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,258 @@
+"""The machines of this node: started, stopped and remembered; survivors of an agent restart are adopted.
+
+A verb is refused when it speaks of an ownership older than the ledger's floor (R9). That the server may speak for an
+ownership at all is its own duty (R2: it calls `start` only under the committed record). Nothing here deletes a volume
+but `remove`, and only those it is told by name (R6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+import structlog
+
+from novacron.agent import console
+from novacron.agent.drivers.base import Driver
+from novacron.agent.ledger import Holding, Ledger, Role
+from novacron.agent.provisioner import Provisioner
+from novacron.clock import Clock
+from novacron.errors import Busy, NotFound, StateConflict
+from novacron.model.machine import MachineReport, MachineSpec, MachineStatus, StopMode
+from novacron.wire import agent as wire
+
+ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
+ELSEWHERE = frozenset({MachineStatus.HANDED_OFF, MachineStatus.INCOMING})
+"""Its one copy may run on another node: it must not be continued or booted here by an ordinary verb."""
+
+Listener = Callable[[MachineReport], None]
+
+
+class Machines:
+    """Verbs take their wire struct and answer its result. All are idempotent."""
+
+    def __init__(
+        self, ledger: Ledger, provisioner: Provisioner, driver: Driver, clock: Clock, boot_id: str = ""
+    ) -> None:
+        self._ledger = ledger
+        self._provisioner = provisioner
+        self._driver = driver
+        self._clock = clock
+        self.boot_id = boot_id
+        self._listeners: list[Listener] = []
+        self._writing: set[asyncio.Task[None]] = set()
+        self._untrimmable: set[str] = set()
+        self._log = structlog.get_logger("machines")
+
+    # -- what is here --------------------------------------------------------------------------------------
+
+    async def adopt(self) -> tuple[MachineReport, ...]:
+        """Once, at the agent's start: read the ledger, find the processes that live, settle what ended meanwhile."""
+        self._ledger.load()
+        self._driver.subscribe(self._noticed)
+        adopted = {report.vm_id: report for report in await self._driver.adopt(self._provisioner.run_dirs())}
+        for holding in self._ledger.all():
+            await self._settle(holding, adopted.get(holding.vm_id))
+        for vm_id in adopted:
+            held = self._ledger.get(vm_id)
+            if held is None or held.role is Role.GONE:
+                self._log.error("a machine runs that this node does not hold; it is left alone", vm_id=vm_id)
+        return self.reports()
+
+    async def _settle(self, holding: Holding, seen: MachineReport | None) -> None:
+        """Bring a holding in step with what was found of it."""
+        if holding.role is Role.GONE or holding.ended is not None:
+            return
+        if seen is None or seen.status in ENDED:
+            ended = seen or self._report_of(holding, MachineStatus.CRASHED, self._how_it_ended(holding))
+            await self._ledger.put(msgspec.structs.replace(holding, ended=ended))
+        elif holding.role is Role.INCOMING and seen.status is MachineStatus.RUNNING:
+            # Only `take_over` makes it run: the agent died before its ledger was written. The commit added one.
+            generation = max(holding.generation + 1, seen.generation)
+            await self._ledger.put(msgspec.structs.replace(holding, role=Role.OWNED, generation=generation))
+
+    def _how_it_ended(self, holding: Holding) -> str:
+        if holding.boot_id and holding.boot_id != self.boot_id:
+            return "its node was restarted"
+        return "its process ended while the agent was not running"
+
+    def subscribe(self, listener: Listener) -> None:
+        """`listener` is called in the event loop at every change of a machine's status."""
+        self._listeners.append(listener)
+
+    def report(self, vm_id: str) -> MachineReport | None:
+        """The machine as it is now; None: nothing of it is here."""
+        holding = self._ledger.get(vm_id)
+        seen = self._driver.report(vm_id)
+        if holding is None or holding.role is Role.GONE:
+            return seen
+        if seen is None:
+            seen = holding.ended or self._report_of(holding, MachineStatus.ABSENT)
+        return msgspec.structs.replace(seen, generation=holding.generation)
+
+    def reports(self) -> tuple[MachineReport, ...]:
+        """All machines of this node, those it does not hold but whose process lives included."""
+        vm_ids = {holding.vm_id: None for holding in self._ledger.all()}
+        vm_ids |= {report.vm_id: None for report in self._driver.reports()}
+        return tuple(report for report in map(self.report, vm_ids) if report is not None)
+
+    # -- verbs ---------------------------------------------------------------------------------------------
+
+    async def start(self, args: wire.Start) -> MachineReport:
+        """Boot it, or find it booted (paused counts).
+
+        :raise StateConflict: a copy is here that a migration brought or took away.
+        After a failure nothing of it runs; its volumes stay.
+        """
+        spec = args.spec
+        async with self._ledger.turn(spec.vm_id):
+            holding = await self._ledger.admit(spec.vm_id, spec.generation)
+            seen = self._driver.report(spec.vm_id)
+            if seen is not None and seen.status not in ENDED:
+                self._refuse_elsewhere(holding, seen.status, "start")
+                return self._must_report(spec.vm_id)
+            await self._begin(spec)
+            try:
+                await self._provisioner.boot(spec, self._driver.start)
+            except BaseException as error:
+                await self._end(spec.vm_id, MachineStatus.ABSENT, str(error) or "its start was cancelled")
+                raise
+        return self._must_report(spec.vm_id)
+
+    async def _begin(self, spec: MachineSpec) -> None:
+        if self._driver.report(spec.vm_id) is not None:
+            await self._driver.forget(spec.vm_id)
+        self._untrimmable.discard(spec.vm_id)
+        await self._ledger.put(
+            Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.OWNED, spec=spec, boot_id=self.boot_id)
+        )
+
+    async def stop(self, args: wire.Stop) -> MachineReport:
+        """End it. Holds no turn while the guest takes its time, so that a forced stop can overtake a graceful one.
+
+        :raise StateConflict: graceful, and a migration has it.
+        """
+        async with self._ledger.turn(args.vm_id):
+            holding = await self._ledger.admit(args.vm_id, args.generation)
+            seen = self._driver.report(args.vm_id)
+            if seen is not None and args.mode is StopMode.GRACEFUL:
+                self._refuse_elsewhere(holding, seen.status, "stop")
+        if seen is not None:
+            await self._driver.stop(args.vm_id, args.mode, args.deadline_s)
+        async with self._ledger.turn(args.vm_id):
+            seen = self._driver.report(args.vm_id)
+            if seen is None or seen.status in ENDED:
+                await self._provisioner.unplug(holding.spec)
+                await self._keep_end(args.vm_id)
+        return self.report(args.vm_id) or self._absent(args.vm_id, args.generation)
+
+    async def pause(self, args: wire.Pause) -> MachineReport:
+        """:raise NotFound: nothing of it is here. :raise StateConflict: a migration has it."""
+        await self._own(args, "pause")
+        await self._driver.pause(args.vm_id)
+        return self._must_report(args.vm_id)
+
+    async def resume(self, args: wire.Resume) -> MachineReport:
+        """:raise NotFound: nothing of it is here. :raise StateConflict: a migration has it."""
+        await self._own(args, "resume")
+        await self._driver.resume(args.vm_id)
+        return self._must_report(args.vm_id)
+
+    async def remove(self, args: wire.Remove) -> None:
+        """Forget it and delete the volumes named. Its floor is kept.
+
+        :raise StateConflict: it has not ended.
+        """
+        async with self._ledger.turn(args.vm_id):
+            holding = await self._ledger.admit(args.vm_id, args.generation)
+            seen = self._driver.report(args.vm_id)
+            if seen is not None and seen.status not in ENDED:
+                raise StateConflict.of(f"machine {args.vm_id}", seen.status, sorted(ENDED), "remove")
+            if seen is not None:
+                await self._driver.forget(args.vm_id)
+            await self._provisioner.clear_away(args.vm_id, holding.spec)
+            await self._provisioner.remove_volumes(args.volumes)
+            await self._ledger.put(Holding(vm_id=args.vm_id, generation=holding.generation, role=Role.GONE))
+
+    async def console(self, args: wire.Console) -> wire.ConsoleText:
+        """The last bytes of its serial log. :raise NotFound: nothing of it is here."""
+        if self._ledger.check(args.vm_id, args.generation) is None:
+            raise NotFound(f"no machine {args.vm_id} on this node")
+        return await asyncio.to_thread(console.tail, self._provisioner.run_dir(args.vm_id), args.max_bytes)
+
+    def trim_consoles(self) -> None:
+        """Keep serial logs small. Cheap: one stat a machine."""
+        for report in self._driver.reports():
+            if report.vm_id in self._untrimmable:
+                continue
+            try:
+                console.trim(self._provisioner.run_dir(report.vm_id))
+            except OSError as wrong:
+                self._untrimmable.add(report.vm_id)
+                self._log.warning("cannot keep a serial log small", vm_id=report.vm_id, why=str(wrong))
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    async def _own(self, args: wire.MachineVerb, verb: str) -> None:
+        seen = self._driver.report(args.vm_id)
+        if seen is None:
+            self._ledger.check(args.vm_id, args.generation)
+            raise NotFound(f"no machine {args.vm_id} runs on this node")
+        holding = await self._ledger.admit(args.vm_id, args.generation)
+        self._refuse_elsewhere(holding, seen.status, verb)
+        if seen.status in ENDED:
+            raise StateConflict.of(f"machine {args.vm_id}", seen.status, ("running", "paused"), verb)
+
+    def _refuse_elsewhere(self, holding: Holding, status: MachineStatus, verb: str) -> None:
+        if status in ELSEWHERE:
+            raise StateConflict.of(f"machine {holding.vm_id}", status, ("running", "paused"), verb)
+        if holding.role in (Role.LEAVING, Role.INCOMING):
+            raise Busy(f"cannot {verb} machine {holding.vm_id}: migration {holding.migration_id} has it")
+
+    def _noticed(self, report: MachineReport) -> None:
+        """The driver saw a change. An end is written down, so that it is known after a restart too."""
+        if report.status in ENDED:
+            task = asyncio.create_task(self._keep_end(report.vm_id))
+            self._writing.add(task)
+            task.add_done_callback(self._written)
+        seen = self.report(report.vm_id)
+        for listener in self._listeners if seen is not None else ():
+            listener(seen or report)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._log.error("could not write down how a machine ended", exc_info=failure)
+
+    async def _keep_end(self, vm_id: str) -> None:
+        holding, seen = self._ledger.get(vm_id), self._driver.report(vm_id)
+        if holding is None or holding.role is Role.GONE or seen is None or seen.status not in ENDED:
+            return
+        if holding.ended != seen:
+            await self._ledger.put(msgspec.structs.replace(holding, ended=seen))
+
+    async def _end(self, vm_id: str, status: MachineStatus, reason: str) -> None:
+        holding = self._ledger.get(vm_id)
+        if holding is not None:
+            ended = self._report_of(holding, status, reason)
+            await self._ledger.put(msgspec.structs.replace(holding, ended=ended))
+
+    def _report_of(self, holding: Holding, status: MachineStatus, reason: str = "") -> MachineReport:
+        return MachineReport(
+            vm_id=holding.vm_id, generation=holding.generation, status=status, since=self._clock.wall(), reason=reason
+        )
+
+    def _absent(self, vm_id: str, generation: int) -> MachineReport:
+        return MachineReport(vm_id=vm_id, generation=generation, status=MachineStatus.ABSENT, since=self._clock.wall())
+
+    def _must_report(self, vm_id: str) -> MachineReport:
+        report = self.report(vm_id)
+        if report is None:
+            raise NotFound(f"machine {vm_id} went away meanwhile")
+        return report
+
+
+def running(reports: Iterable[MachineReport]) -> int:
+    """How many of them run."""
+    return sum(report.status is MachineStatus.RUNNING for report in reports)

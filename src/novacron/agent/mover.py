@@ -1,0 +1,228 @@
+"""The migration verbs of this node: one step at a time, no states; each finds its work done when asked again.
+
+    target   accept → (stream) → take_over → verify        discard undoes accept
+    source   send → (stands still) → release               reclaim undoes send
+
+Before the commit the source holds the machine under its generation, after it the target does under the next. The
+roles in the ledger (LEAVING, INCOMING) keep ordinary verbs from running a copy whose other half may run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from novacron.agent.drivers.base import Driver, Launch, Reception
+from novacron.agent.ledger import Holding, Ledger, Role
+from novacron.agent.machines import ENDED, Machines
+from novacron.agent.provisioner import Provisioner
+from novacron.agent.undo import Undo
+from novacron.errors import NotFound, StaleGeneration, StateConflict
+from novacron.model.machine import MachineReport, MachineStatus
+from novacron.model.migration import Figures, Progress
+from novacron.wire import agent as wire
+
+Announce = Callable[[wire.MigrationProgress], None]
+
+
+class Mover:
+    """Verbs take their wire struct and answer its result. `host`: the address on which streams are received."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        provisioner: Provisioner,
+        driver: Driver,
+        machines: Machines,
+        *,
+        host: str,
+        announce: Announce,
+    ) -> None:
+        self._ledger = ledger
+        self._provisioner = provisioner
+        self._driver = driver
+        self._machines = machines
+        self._host = host
+        self._announce = announce
+
+    # -- target --------------------------------------------------------------------------------------------
+
+    async def accept(self, args: wire.Accept) -> wire.ReceptionAt:
+        """Start it paused, waiting for its stream. Leftovers of an older migration of the machine are cleared first.
+
+        :raise StateConflict: the machine lives here as this node's own.
+        After a failure nothing of it is left but volumes, which are shared.
+        """
+        spec, migration_id = args.spec, args.migration_id
+        async with self._ledger.turn(spec.vm_id):
+            before = await self._ledger.admit(spec.vm_id, spec.generation)
+            again = await self._clear_for(before, migration_id)
+            incoming = Holding(
+                vm_id=spec.vm_id,
+                generation=spec.generation,
+                role=Role.INCOMING,
+                spec=spec,
+                migration_id=migration_id,
+                boot_id=self._machines.boot_id,
+            )
+
+            async def listen(launch: Launch) -> Reception:
+                return await self._driver.accept(launch, migration_id, self._host)
+
+            if again:
+                reception = await listen(await self._provisioner.prepare(spec, Undo()))
+            else:
+                async with Undo() as undo:
+                    gone = Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.GONE)
+                    undo.add("forget it", lambda: self._ledger.put(gone))
+                    await self._ledger.put(incoming)
+                    reception = await self._provisioner.boot(spec, listen)
+                    undo.success()
+        return wire.ReceptionAt(host=reception.host, port=reception.port, key_hex=reception.key_hex)
+
+    async def _clear_for(self, before: Holding, migration_id: str) -> bool:
+        """Make room for an incoming machine; whether this very one is here already."""
+        seen = self._driver.report(before.vm_id)
+        alive = seen is not None and seen.status not in ENDED
+        if before.role is Role.INCOMING:
+            if before.migration_id == migration_id and alive:
+                return True
+            await self._driver.discard(before.vm_id, before.migration_id)
+        elif alive:
+            status = seen.status if seen else MachineStatus.UNKNOWN
+            raise StateConflict.of(f"machine {before.vm_id}", status, sorted(ENDED), "accept")
+        if self._driver.report(before.vm_id) is not None:
+            await self._driver.forget(before.vm_id)
+        return False
+
+    async def take_over(self, args: wire.TakeOver) -> wire.Arrived:
+        """Continue it as this node's own, under the generation that the commit wrote.
+
+        The ledger is written while the guest resumes, not before: this is the guest's downtime. An agent that dies
+        in between finds an incoming machine that runs, and knows what that means (`Machines.adopt`).
+
+        :raise StaleGeneration: `generation` is not newer than the one it was accepted under.
+        :raise NotFound: the migration's machine is not here.
+        """
+        async with self._ledger.turn(args.vm_id):
+            holding = self._ledger.check(args.vm_id, args.generation)
+            if holding is None or holding.migration_id != args.migration_id or holding.spec is None:
+                raise NotFound(f"migration {args.migration_id} brought no machine {args.vm_id} here")
+            if holding.role is Role.INCOMING and args.generation <= holding.spec.generation:
+                raise StaleGeneration(
+                    f"machine {args.vm_id} was accepted under generation {holding.spec.generation}; "
+                    f"taking over needs a newer one, not {args.generation}"
+                )
+            owned = msgspec.structs.replace(
+                holding,
+                role=Role.OWNED,
+                generation=args.generation,
+                spec=msgspec.structs.replace(holding.spec, generation=args.generation),
+            )
+            writing = asyncio.create_task(self._ledger.put(owned))
+            try:
+                arrival = await self._driver.take_over(args.vm_id, args.migration_id, args.generation)
+            finally:
+                await writing
+        report = msgspec.structs.replace(arrival.report, generation=args.generation)
+        return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
+
+    async def verify(self, args: wire.Verify) -> MachineReport:
+        """Ask the hypervisor whether it really runs. :raise NotFound: nothing of it is here."""
+        holding = self._ledger.check(args.vm_id, args.generation)
+        if holding is None or holding.role is not Role.OWNED:
+            raise NotFound(f"machine {args.vm_id} is not this node's own")
+        report = await self._driver.verify(args.vm_id)
+        return msgspec.structs.replace(report, generation=holding.generation)
+
+    async def discard(self, args: wire.Discard) -> None:
+        """End what `accept` started. A machine that took over, or came with another migration, is not touched."""
+        async with self._ledger.turn(args.vm_id):
+            holding = await self._ledger.admit(args.vm_id, args.generation)
+            if holding.role is not Role.INCOMING or holding.migration_id != args.migration_id:
+                return
+            await self._driver.discard(args.vm_id, args.migration_id)
+            await self._depart(holding)
+
+    # -- source --------------------------------------------------------------------------------------------
+
+    async def send(self, args: wire.Send) -> wire.Departed:
+        """Move its state; answers when both sides stand still. Joins a transfer that is under way.
+
+        Cancelling this stops the waiting, not the transfer: taking it back is `reclaim`'s work alone.
+
+        :raise NotFound: nothing of it is here. :raise MigrationFailed: it runs as before.
+        """
+        async with self._ledger.turn(args.vm_id):
+            holding = self._ledger.check(args.vm_id, args.generation)
+            if holding is None or self._driver.report(args.vm_id) is None:
+                raise NotFound(f"no machine {args.vm_id} runs on this node")
+            if holding.role not in (Role.OWNED, Role.LEAVING):
+                raise StateConflict.of(f"machine {args.vm_id}", holding.role, ("owned",), "send")
+            leaving = msgspec.structs.replace(
+                holding, role=Role.LEAVING, generation=args.generation, migration_id=args.migration_id
+            )
+            await self._ledger.put(leaving)
+        to = Reception(host=args.to.host, port=args.to.port, key_hex=args.to.key_hex)
+
+        def tell(progress: Progress) -> None:
+            self._announce(wire.MigrationProgress(migration_id=args.migration_id, progress=progress))
+
+        departure = await self._driver.send(args.vm_id, args.migration_id, to, args.goals, tell)
+        return wire.Departed(stopped_ago_ms=departure.stopped_ago_ms)
+
+    async def release(self, args: wire.Release) -> Figures:
+        """End this node's claim; its volumes are the target's now and stay. Asked again: the same figures.
+
+        :raise StateConflict: the machine is this node's own under that very generation.
+        """
+        async with self._ledger.turn(args.vm_id):
+            before = self._ledger.check(args.vm_id, args.generation)
+            if before is not None and before.role is Role.GONE and before.migration_id == args.migration_id:
+                return before.figures or Figures()
+            own = before is not None and before.role in (Role.OWNED, Role.INCOMING)
+            if before is not None and own and before.generation == args.generation:
+                raise StateConflict.of(f"machine {args.vm_id}", before.role, ("leaving",), "release")
+            leaving = Holding(vm_id=args.vm_id, generation=args.generation, role=Role.LEAVING)
+            if before is not None:  # the floor first: from here on nothing makes it run again
+                leaving = msgspec.structs.replace(before, role=Role.LEAVING, generation=args.generation)
+            await self._ledger.put(leaving)
+            figures = await self._driver.release(args.vm_id, args.migration_id)
+            await self._depart(leaving, args.migration_id, figures)
+        return figures
+
+    async def reclaim(self, args: wire.Reclaim) -> MachineReport:
+        """Make it run as before, at whatever moment of the transfer. Absent: its last report.
+
+        :raise StaleGeneration: the ownership has moved. :raise NotFound: it was never here.
+        """
+        async with self._ledger.turn(args.vm_id):
+            holding = self._ledger.check(args.vm_id, args.generation)
+            if holding is None or holding.role not in (Role.OWNED, Role.LEAVING):
+                raise NotFound(f"machine {args.vm_id} is not this node's own")
+            seen = self._driver.report(args.vm_id)
+            if seen is not None and seen.status not in ENDED:
+                await self._driver.reclaim(args.vm_id, args.migration_id)
+            await self._ledger.put(msgspec.structs.replace(holding, role=Role.OWNED, migration_id=""))
+        report = self._machines.report(args.vm_id)
+        if report is None:
+            raise NotFound(f"machine {args.vm_id} went away meanwhile")
+        return report
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    async def _depart(self, holding: Holding, migration_id: str = "", figures: Figures | None = None) -> None:
+        """Nothing of it runs here any more: clear away all but its volumes and the floor."""
+        if self._driver.report(holding.vm_id) is not None:
+            await self._driver.forget(holding.vm_id)
+        await self._provisioner.clear_away(holding.vm_id, holding.spec)
+        gone = Holding(
+            vm_id=holding.vm_id,
+            generation=holding.generation,
+            role=Role.GONE,
+            migration_id=migration_id,
+            figures=figures,
+        )
+        await self._ledger.put(gone)

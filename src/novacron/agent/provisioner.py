@@ -1,0 +1,141 @@
+"""Makes what a machine needs on this node (volumes, plugs, seed, its own directory) and takes it away again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from novacron.agent import seed
+from novacron.agent.drivers.base import DiskFile, Launch
+from novacron.agent.network import Network, Networks
+from novacron.agent.network.user import port_was_taken
+from novacron.agent.undo import Undo
+from novacron.errors import MachineDied, Unsupported
+from novacron.model.machine import Disk, MachineSpec, Nic
+
+PORT_TRIES = 3
+
+Result = TypeVar("Result")
+
+
+class Pool(Protocol):
+    """What is needed of a storage pool."""
+
+    def image_path(self, digest: str) -> Path:
+        """:raise NotFound: the pool does not hold it."""
+        ...
+
+    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None) -> DiskFile:
+        """The volume, made when missing, owned by the user who will run the machine."""
+        ...
+
+    async def remove_volume(self, volume_id: str) -> None:
+        """Absent: fine."""
+        ...
+
+
+class Provisioner:
+    """Resolves specs to this node's paths.
+
+    As root with a `uid_base` every machine gets a user of its own: base + isolation slot, the same on every node,
+    so that volumes on shared storage keep their owner through a migration.
+    """
+
+    def __init__(self, pool: Pool, networks: Networks, run_dir: Path, uid_base: int) -> None:
+        self._pool = pool
+        self._networks = networks
+        self._run_dir = run_dir
+        self._uid_base = uid_base if os.geteuid() == 0 else 0
+
+    def run_dir(self, vm_id: str) -> Path:
+        """The machine's own directory; it need not exist."""
+        return self._run_dir / vm_id
+
+    def run_dirs(self) -> list[Path]:
+        """Every machine directory there is, known or not."""
+        return sorted(entry for entry in self._run_dir.iterdir() if entry.is_dir() and not entry.is_symlink())
+
+    async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[Result]]) -> Result:
+        """Prepare and `act`; when either fails everything is taken back except volumes, which may hold data.
+
+        Done again with other ports when another process took one of those chosen for user networks.
+        """
+        for tries_left in reversed(range(PORT_TRIES)):
+            try:
+                async with Undo() as undo:
+                    result = await act(await self.prepare(spec, undo))
+                    undo.success()
+                    return result
+            except MachineDied as died:
+                if tries_left == 0 or not port_was_taken(died):
+                    raise
+        raise AssertionError
+
+    async def prepare(self, spec: MachineSpec, undo: Undo) -> Launch:
+        """Everything made, or found made: idempotent."""
+        uid = self._uid_base + spec.isolation_slot if self._uid_base else None
+        run_dir = self._make_run_dir(spec.vm_id, uid)
+        disks = [await self._pool.ensure_volume(disk, uid=uid, gid=uid) for disk in spec.disks]
+        plugs = []
+        for nic in spec.nics:
+            network = self._network(nic)
+            undo.add(f"unplug {nic.id}", lambda network=network, nic=nic: network.unplug(nic))  # type: ignore[misc]
+            plugs.append(await network.plug(nic, uid))
+        image = self._image
+        return Launch(
+            spec=spec,
+            run_dir=run_dir,
+            kernel=image(spec.boot.kernel),
+            initrd=image(spec.boot.initrd),
+            firmware=image(spec.boot.firmware),
+            seed=await self._seed(spec, run_dir, uid),
+            disks=tuple(disks),
+            nics=tuple(plugs),
+            uid=uid,
+            gid=uid,
+        )
+
+    async def unplug(self, spec: MachineSpec | None) -> None:
+        """Take the machine's plugs away."""
+        for nic in spec.nics if spec else ():
+            await self._network(nic).unplug(nic)
+
+    async def clear_away(self, vm_id: str, spec: MachineSpec | None) -> None:
+        """Take away everything of an ended machine on this node. Volumes stay: they may be another node's now."""
+        await self.unplug(spec)
+        run_dir = self.run_dir(vm_id)
+        if run_dir.exists():
+            await asyncio.to_thread(shutil.rmtree, run_dir)
+
+    async def remove_volumes(self, volume_ids: tuple[str, ...]) -> None:
+        """Delete volumes, by explicit order only."""
+        for volume_id in volume_ids:
+            await self._pool.remove_volume(volume_id)
+
+    def _network(self, nic: Nic) -> Network:
+        network = self._networks.get(nic.network)
+        if network is None:
+            raise Unsupported(f"this node has no {nic.network.value} networks")
+        return network
+
+    def _image(self, digest: str) -> Path | None:
+        return self._pool.image_path(digest) if digest else None
+
+    def _make_run_dir(self, vm_id: str, uid: int | None) -> Path:
+        self._run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        run_dir = self.run_dir(vm_id)
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        if uid is not None:
+            os.chown(run_dir, uid, uid, follow_symlinks=False)
+        return run_dir
+
+    async def _seed(self, spec: MachineSpec, run_dir: Path, uid: int | None) -> Path | None:
+        if spec.cloud_init is None:
+            return None
+        path = run_dir / "seed.iso"
+        await asyncio.to_thread(seed.write, path, spec.vm_id, spec.cloud_init, uid)
+        return path

@@ -1,0 +1,69 @@
+"""The verbs this node answers: name → doer, arguments and results decoded and encoded, errors turned into data."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from novacron.agent.machines import Machines
+from novacron.agent.mover import Mover
+from novacron.errors import InvalidInput, NovaCronError, Unsupported
+from novacron.wire.agent import VERBS, Call, Reply
+
+Doer = Callable[[Any], Awaitable[Any]]
+
+_decoders = {name: msgspec.json.Decoder(struct) for name, struct in VERBS.items()}
+_encode = msgspec.json.Encoder().encode
+
+
+def table(machines: Machines, mover: Mover) -> Mapping[str, Doer]:
+    """Every verb of wire.agent.VERBS and who does it."""
+    return {
+        "machine.start": machines.start,
+        "machine.stop": machines.stop,
+        "machine.pause": machines.pause,
+        "machine.resume": machines.resume,
+        "machine.remove": machines.remove,
+        "machine.console": machines.console,
+        "migration.accept": mover.accept,
+        "migration.send": mover.send,
+        "migration.take_over": mover.take_over,
+        "migration.verify": mover.verify,
+        "migration.release": mover.release,
+        "migration.reclaim": mover.reclaim,
+        "migration.discard": mover.discard,
+    }
+
+
+class Verbs:
+    """Answers calls. Always with a Reply, except when cancelled."""
+
+    def __init__(self, doers: Mapping[str, Doer]) -> None:
+        self._doers = doers
+        self._log = structlog.get_logger("verbs")
+
+    async def perform(self, call: Call) -> Reply:
+        """Do what the call asks. Arguments are never logged: some carry a migration's key."""
+        try:
+            doer = self._doers.get(call.verb)
+            if doer is None:
+                raise Unsupported(f"this agent has no verb {call.verb!r}")  # noqa: TRY301
+            result = await doer(_arguments(call))
+            return Reply(id=call.id, result=msgspec.Raw(_encode(result)))
+        except NovaCronError as error:
+            self._log.info("refused", verb=call.verb, code=error.code, why=error.message)
+            return Reply(id=call.id, error=error.as_data())
+        except Exception as broken:  # noqa: BLE001  (whatever breaks, the caller is owed an answer)
+            self._log.exception("a verb broke", verb=call.verb)
+            internal = NovaCronError(f"{call.verb} broke on the node: {type(broken).__name__}: {broken}")
+            return Reply(id=call.id, error=internal.as_data())
+
+
+def _arguments(call: Call) -> Any:
+    try:
+        return _decoders[call.verb].decode(call.args)
+    except msgspec.DecodeError as wrong:
+        raise InvalidInput(f"the arguments of {call.verb} cannot be read: {wrong}") from wrong

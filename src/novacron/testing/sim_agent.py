@@ -1,0 +1,178 @@
+"""One simulated node: the production parts of an agent on a FakeHost, a shared pool and plugs in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from novacron.agent.drivers.base import DiskFile, NicPlug
+from novacron.agent.heartbeat import Heartbeat
+from novacron.agent.ledger import Holding, Ledger
+from novacron.agent.machines import Machines, running
+from novacron.agent.mover import Announce, Mover
+from novacron.agent.network import Network
+from novacron.agent.provisioner import Provisioner
+from novacron.agent.verbs import Verbs, table
+from novacron.errors import NodeUnreachable, NovaCronError
+from novacron.model.identity import new_id
+from novacron.model.machine import Disk, MachineReport, NetworkKind, Nic
+from novacron.model.node import NodeFacts, NodeUsage
+from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
+from novacron.wire.agent import PROTOCOL, Call, Hello, Reply
+
+POOL_ID = "sim-pool"
+
+
+class SimPool:
+    """A storage pool in a directory that all nodes share: files without content."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def image_path(self, digest: str) -> Path:
+        return self._root / "images" / digest
+
+    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None) -> DiskFile:  # noqa: ARG002
+        path = self._root / "volumes" / f"{disk.volume_id}.qcow2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return DiskFile(volume_id=disk.volume_id, path=path, format="qcow2")
+
+    async def remove_volume(self, volume_id: str) -> None:
+        (self._root / "volumes" / f"{volume_id}.qcow2").unlink(missing_ok=True)
+
+    def volumes(self) -> list[str]:
+        """Ids of the volumes there are."""
+        return sorted(path.stem for path in (self._root / "volumes").glob("*.qcow2"))
+
+
+class SimNetwork:
+    """Plugs in memory; a host's plugs outlive its agent."""
+
+    def __init__(self, plugged: set[str], life: Life) -> None:
+        self._plugged = plugged
+        self._life = life
+
+    async def plug(self, nic: Nic, uid: int | None) -> NicPlug:  # noqa: ARG002
+        self._life.check()
+        self._plugged.add(nic.id)
+        ports = enumerate(nic.forwards)
+        forwards = tuple((one.guest_port, one.host_port or 40000 + number) for number, one in ports)
+        return NicPlug(nic_id=nic.id, mac=nic.mac, forwards=forwards)
+
+    async def unplug(self, nic: Nic) -> None:
+        self._life.check()
+        self._plugged.discard(nic.id)
+
+
+class SimLedger(Ledger):
+    """The production ledger; that of a killed agent writes no more."""
+
+    def __init__(self, directory: Path, life: Life) -> None:
+        super().__init__(directory)
+        self._life = life
+
+    async def put(self, holding: Holding) -> None:
+        self._life.check()
+        await super().put(holding)
+
+
+class SimAgent:
+    """One node: a FakeHost, directories, and, while it lives, the production parts of an agent."""
+
+    def __init__(self, name: str, number: int, root: Path, world: FakeWorld, pool: SimPool, announce: Announce) -> None:
+        self.name = name
+        self.node_id = new_id(0, number)
+        self.host = FakeHost(world, name)
+        self.plugged: set[str] = set()
+        self.pending: set[asyncio.Future[Reply]] = set()
+        self._pool = pool
+        self._announce = announce
+        self.root = root / name
+        self._lost: list[tuple[str, bool, NovaCronError]] = []
+        self._works: set[asyncio.Task[Reply]] = set()
+        self._life = Life()
+        self._life.dead = True
+        self.machines: Machines
+        self.verbs: Verbs
+        self.heartbeat: Heartbeat
+
+    @property
+    def alive(self) -> bool:
+        return not self._life.dead
+
+    async def boot(self) -> None:
+        """A new agent process on the same host and directories."""
+        self._life = life = Life()
+        run_dir = self.root / "run"
+        run_dir.mkdir(parents=True, exist_ok=True)
+        network: Network = SimNetwork(self.plugged, life)
+        networks = {NetworkKind.USER: network, NetworkKind.BRIDGE: network}
+        provisioner = Provisioner(self._pool, networks, run_dir, uid_base=0)
+        self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
+        self.driver = FakeDriver(self.host, life)
+        clock = self.host.world.clock
+        self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id)
+        mover = Mover(ledger, provisioner, self.driver, self.machines, host="127.0.0.1", announce=self._announce)
+        self.verbs = Verbs(table(self.machines, mover))
+        self.heartbeat = Heartbeat(self.machines, self, clock)
+        await self.machines.adopt()
+
+    def kill(self) -> None:
+        """kill -9: nothing more of it reaches its host, its files or the server."""
+        self._life.dead = True
+        for work in tuple(self._works):
+            work.cancel()
+
+    async def settled(self) -> None:
+        """Wait until the works of the killed agent are over."""
+        await asyncio.gather(*self._works, return_exceptions=True)
+
+    def lose(self, verb: str, *, after: bool = False, error: NovaCronError | None = None, times: int = 1) -> None:
+        """The next `times` calls of `verb` are lost on the way there, or (`after`) their replies on the way back."""
+        trouble = error or NodeUnreachable(f"the line to {self.name} broke")
+        self._lost.extend((verb, after, trouble) for _ in range(times))
+
+    def raise_loss(self, verb: str, *, after: bool) -> None:
+        for loss in self._lost:
+            if loss[:2] == (verb, after):
+                self._lost.remove(loss)
+                raise loss[2]
+
+    def work(self, call: Call) -> asyncio.Task[Reply]:
+        work = asyncio.create_task(self.verbs.perform(call), name=f"{self.name} {call.verb}")
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        return work
+
+    async def hello(self) -> Hello:
+        facts = NodeFacts(
+            hostname=self.name,
+            kernel="sim",
+            architecture="x86_64",
+            boot_id=self.host.boot_id,
+            cpu_model="fake64",
+            cpu_flags=(),
+            cpu_count=8,
+            memory_mib=16384,
+            agent_version="sim",
+            pool_ids=(POOL_ID,),
+            bridges=("br0",),
+            drivers=(await self.driver.probe(),),
+            migration_address="127.0.0.1",
+        )
+        return Hello(
+            protocol=PROTOCOL,
+            node_id=self.node_id,
+            node_name=self.name,
+            facts=facts,
+            machines=self.machines.reports(),
+        )
+
+    def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:
+        return NodeUsage(
+            memory_available_mib=16384,
+            pool_free_bytes=1 << 40,
+            pool_size_bytes=1 << 40,
+            machines_running=running(machines),
+        )
