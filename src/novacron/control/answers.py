@@ -36,6 +36,7 @@ __all__ = [
     "noun",
     "page",
     "problems",
+    "reads",
     "record",
     "selector_term",
 ]
@@ -59,12 +60,25 @@ def etag(revision: int) -> str:
     return f'"{revision}"'
 
 
+def reads(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`problems` of a route that reads one record with an ETag."""
+    return problems(*statuses) | {304: {"description": "Not modified since the revision in If-None-Match"}}
+
+
 def record(
-    request: HTTPConnection, body: bytes, revision: int, *, status: int = 200, headers: dict[str, str] | None = None
+    request: HTTPConnection | None,
+    body: bytes,
+    revision: int,
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
 ) -> Response:
-    """One record, already encoded, with its ETag; 304 without a body when the asker holds this revision already."""
+    """One record, already encoded, with its ETag; 304 without a body when the asker holds this revision already.
+
+    request: None for records whose view changes without their revision; those are always sent whole.
+    """
     tag = etag(revision)
-    if status == 200 and request.scope["method"] in ("GET", "HEAD"):
+    if request is not None and status == 200 and request.scope["method"] == "GET":
         held = request.headers.get("if-none-match")
         if held is not None and (held.strip() == "*" or tag in _tags(held)):
             return Response(status_code=304, headers={"etag": tag})

@@ -11,14 +11,15 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic
 
 import msgspec
 from fastapi import Depends, Header
 from starlette.requests import Request
 
+from novacron.control.answers import check_match
 from novacron.control.store.base import Delete, Expect, Put, Store
-from novacron.control.store.records import Kind, R, Stored, Write
+from novacron.control.store.records import WRITE_TRIES, Kind, R, Records, Stored, Write, unchanged, update
 from novacron.errors import CompareFailed, Conflict, IdempotencyMismatch, Reason
 
 KEYS = "idempotency/"
@@ -65,6 +66,10 @@ class Once:
         )
         return (Write((Put(self._key, msgspec.json.encode(kept)),), (Expect(self._key, 0),)),)
 
+    async def is_used(self) -> bool:
+        """Whether a request with this key has been written meanwhile."""
+        return bool(self._key) and await self._store.get(self._key) is not None
+
     async def perform(self, kind: Kind[R], do: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """Do it, unless this key has done it before: then its outcome again, word for word.
 
@@ -97,29 +102,91 @@ class Once:
         return Outcome(Stored(record, kept.revision or entry.modified), kept.status)
 
 
-def once_of(store: Store, now: Callable[[], datetime.datetime]) -> Any:
-    """A dependency that gives an endpoint its `Once`."""
+def _never(_: Any) -> bool:
+    return False
 
-    async def dependency(
-        request: Request,
-        idempotency_key: Annotated[
-            str | None,
-            Header(
-                description="A request repeated with the same key within 24 hours is done once.",
-                min_length=1,
-                max_length=255,
-                pattern=r"^[\x21-\x7e]+$",
-            ),
-        ] = None,
-    ) -> Once:
-        if idempotency_key is None:
-            return Once(store, "", "", now())
-        key = hashlib.sha256(idempotency_key.encode()).hexdigest()
-        asked = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
-        asked.update(await request.body())
-        return Once(store, f"{KEYS}{request.scope['principal'].name}/{key}", asked.hexdigest(), now())
 
-    return Depends(dependency)
+class Change(Generic[R]):
+    """One change of one record, as a request asked for it: under If-Match, once, with what goes beside it.
+
+    beside: what else to write in the same transaction, asked anew before each try.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        kind: Kind[R],
+        ref: str,
+        held: frozenset[str] | None = None,
+        once: Once | None = None,
+        beside: Callable[[], Awaitable[Write]] | None = None,
+    ) -> None:
+        self._records = records
+        self._kind = kind
+        self._ref = ref
+        self._held = held
+        self._once = once
+        self._beside = beside
+
+    async def write(self, change: Callable[[R], R | None], under_way: Callable[[R], bool] = _never) -> Outcome:
+        """Apply the pure change to the newest record until it is written. Status 202 when work is then under way.
+
+        `change` answers None when the record already is so; it may raise a refusal.
+
+        :raise NotFound, PreconditionFailed, NameTaken
+        :raise CompareFailed: others kept writing, or the key was used meanwhile.
+        """
+        for _ in range(WRITE_TRIES):
+            beside = [await self._beside()] if self._beside else []
+            stored = self._records.find(self._kind, self._ref)
+            check_match(self._held, stored)
+            new = change(stored.record)
+            try:
+                if new is None or new == stored.record:
+                    return await self._leave(stored, 202 if under_way(stored.record) else 200)
+                status = 202 if under_way(new) else 200
+                note = self._once.note(new, status) if self._once else ()
+                revision = await self._records.commit(update(self._kind, stored, new), *beside, *note)
+                return Outcome(Stored(new, revision), status)
+            except CompareFailed as lost:
+                if self._once and await self._once.is_used():
+                    raise
+                if new is not None:
+                    await self._records.refuse_taken_name(self._kind, stored.record, new, lost)
+                await self._records.caught_up(await self._records.store.revision())
+        raise CompareFailed(f"{self._kind.object_type.value} {self._ref!r} is being changed by others: try again")
+
+    async def _leave(self, stored: Stored[R], status: int) -> Outcome:
+        note = self._once.note(stored.record, status, stored.modified) if self._once else ()
+        if note:
+            await self._records.commit(unchanged(self._kind, stored), *note)
+        return Outcome(stored, status)
+
+
+async def _once(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="A request repeated with the same key within 24 hours is done once.",
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x21-\x7e]+$",
+        ),
+    ] = None,
+) -> Once:
+    records: Records = request.app.state.records
+    now = request.app.state.clock.wall()
+    if idempotency_key is None:
+        return Once(records.store, "", "", now)
+    key = hashlib.sha256(idempotency_key.encode()).hexdigest()
+    asked = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
+    asked.update(await request.body())
+    return Once(records.store, f"{KEYS}{request.scope['principal'].name}/{key}", asked.hexdigest(), now)
+
+
+Asked = Annotated[Once, Depends(_once)]
+"""The request's Idempotency-Key, as a parameter of an endpoint. The application's state holds `records` and `clock`."""
 
 
 async def sweep(store: Store, now: datetime.datetime) -> int:

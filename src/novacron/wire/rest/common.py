@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -19,7 +20,7 @@ from novacron.model.identity import (
 class Strict(BaseModel):
     """Unknown fields are refused: a typing error must not look like success."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="rust-regex")
+    model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="rust-regex", allow_inf_nan=False)
 
 
 def _legal_name(text: str) -> str:
@@ -98,7 +99,7 @@ class VmProblem(Strict):
 
     code: str
     message: str
-    at: str
+    at: datetime.datetime
     remedy: str = ""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from novacron.model.machine import Firmware, MachineKind, NetworkKind
 from novacron.model.vm import Desired, TaskKind, VmState, VmType
@@ -30,8 +30,18 @@ class NicIn(Strict):
 
     network: NetworkKind = NetworkKind.USER
     bridge: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9-]{0,14})?$")] = ""
-    mac: Mac | None = None
+    mac: Annotated[Mac | None, Field(description="None: chosen by NovaCron")] = None
     forwards: Annotated[list[ForwardIn], Field(max_length=32)] = []
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.network is NetworkKind.BRIDGE and not self.bridge:
+            raise ValueError("network=bridge needs the name of a bridge in `bridge`")
+        if self.network is NetworkKind.USER and self.bridge:
+            raise ValueError("`bridge` goes with network=bridge")
+        if self.network is NetworkKind.BRIDGE and self.forwards:
+            raise ValueError("`forwards` go with network=user: on a bridge the guest has an address of its own")
+        return self
 
 
 class DiskIn(Strict):
@@ -67,7 +77,7 @@ class VmCreate(Strict):
     cloud_init: CloudInitIn | None = None
     guest_agent: bool = False
     node: Ref | None = None
-    desired: Annotated[Desired, Field(description="running or stopped")] = Desired.RUNNING
+    desired: Literal[Desired.RUNNING, Desired.STOPPED] = Desired.RUNNING
 
     model_config = Strict.model_config | example(
         {

@@ -1,0 +1,102 @@
+"""The paths of migrations: what is asked, who may, what is answered. Nothing is decided here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from novacron.control.access.guard import Caller, needs
+from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, problems, reads, record
+from novacron.control.migrations.service import MigrationService
+from novacron.control.migrations.view import MigrationView
+from novacron.control.once import Asked, Outcome
+from novacron.control.store.records import MIGRATIONS, VMS, Records
+from novacron.errors import NotFound
+from novacron.model.identity import is_id
+from novacron.model.migration import Migration, MigrationState
+from novacron.wire.rest import migrations as wire
+from novacron.wire.rest.common import PageOf, Ref
+
+MigrationRef = Annotated[Ref, Path(description="Id of a migration.")]
+
+
+def router(records: Records, service: MigrationService, view: MigrationView) -> APIRouter:
+    """All paths of migrations."""
+    routes = noun("migrations")
+
+    @routes.get(
+        "/migrations",
+        dependencies=[needs("migrations.read")],
+        responses=problems(),
+        response_model=PageOf[wire.Migration],
+    )
+    async def list_migrations(
+        listed: Listed,
+        vm: Annotated[
+            Ref | None, Query(description="Only migrations of this VM (id, also of a deleted one, or name).")
+        ] = None,
+        state: Annotated[MigrationState | None, Query(description="Only migrations in this state.")] = None,
+    ) -> Response:
+        """One page of migrations, oldest first."""
+        vm_id = _vm_id(records, vm) if vm else ""
+
+        def fits(migration: Migration) -> bool:
+            return (
+                (not vm_id or vm_id in (migration.vm_id, migration.vm_name))
+                and (state is None or migration.state is state)
+                and listed.fits(migration.labels)
+            )
+
+        found, more = records.page(MIGRATIONS, after=listed.after, limit=listed.limit, match=fits)
+        return page([view.encoded(stored) for stored in found], found[-1].record.id if more else None)
+
+    @routes.get(
+        "/migrations/{migration}",
+        dependencies=[needs("migrations.read")],
+        responses=reads(404),
+        response_model=wire.Migration,
+    )
+    async def get_migration(request: Request, migration: MigrationRef) -> Response:
+        """One migration, with its progress while it runs and its figures for ever."""
+        stored = records.find(MIGRATIONS, migration)
+        return record(request, view.encoded(stored), stored.modified)
+
+    @routes.post(
+        "/migrations",
+        dependencies=[needs("migrations.create")],
+        responses=problems(409, 507),
+        response_model=wire.Migration,
+        status_code=202,
+    )
+    async def create_migration(request: Request, body: wire.MigrationCreate, who: Caller, once: Asked) -> Response:
+        """Move a running VM to another node. Everything is checked first; a refusal has changed nothing."""
+        return _answer(request, await once.perform(MIGRATIONS, lambda: service.create(body, who.name, once)))
+
+    @routes.post(
+        "/migrations/{migration}/cancel",
+        dependencies=[needs("migrations.cancel")],
+        responses=problems(404, 409, 412) | {202: {"description": "Being taken back", "model": wire.Migration}},
+        response_model=wire.Migration,
+    )
+    async def cancel_migration(request: Request, migration: MigrationRef, held: IfMatch, once: Asked) -> Response:
+        """Take a migration back, as long as the VM belongs to its source: it goes on running there."""
+        return _answer(request, await once.perform(MIGRATIONS, lambda: service.cancel(migration, held, once)))
+
+    def _answer(request: Request, outcome: Outcome) -> Response:
+        stored = outcome.stored
+        where = {"location": f"{PREFIX}/migrations/{stored.record.id}"} if outcome.status == 202 else None
+        return record(request, view.encoded(stored), stored.modified, status=outcome.status, headers=where)
+
+    return routes
+
+
+def _vm_id(records: Records, ref: str) -> str:
+    """The VM's id; when there is no such VM (any more), the text itself: its migrations are still listed."""
+    if is_id(ref):
+        return ref
+    try:
+        return records.find(VMS, ref).record.id
+    except NotFound:
+        return ref

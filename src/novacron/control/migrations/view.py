@@ -1,0 +1,59 @@
+"""A migration as the API shows it: the shape of wire.rest.migrations.Migration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from novacron.control.encoded import Encoded
+from novacron.control.store.records import MIGRATIONS, NODES, Records
+from novacron.model.migration import Migration, may_cancel
+
+_all_of = msgspec.structs.asdict
+
+
+class MigrationView:
+    """`data` builds the object, `encoded` its bytes, once for each revision."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self.encoded = Encoded(records, MIGRATIONS, self.data, self._node_names)
+
+    def data(self, migration: Migration, revision: int) -> dict[str, Any]:
+        goals = migration.goals
+        return {
+            "id": migration.id,
+            "vm_id": migration.vm_id,
+            "vm_name": migration.vm_name,
+            "kind": migration.kind,
+            "strategy": migration.strategy,
+            "state": migration.state,
+            "source_node": self._name(migration.source_node),
+            "source_node_id": migration.source_node,
+            "target_node": self._name(migration.target_node),
+            "target_node_id": migration.target_node,
+            "may_cancel": may_cancel(migration),
+            "max_downtime_ms": goals.max_downtime_ms,
+            "bandwidth_bytes_per_s": goals.bandwidth_bytes_per_s,
+            "finish_within_s": goals.finish_within_s,
+            "labels": migration.labels,
+            "explanation": migration.explanation,
+            "steps_begun": migration.began,
+            "steps_done": migration.did,
+            "steps_undone": migration.undone,
+            "progress": _all_of(migration.progress) if migration.progress else None,
+            "figures": _all_of(migration.figures),
+            "problem": _all_of(migration.problem) if migration.problem else None,
+            "created_at": migration.created_at,
+            "updated_at": migration.updated_at,
+            "finished_at": migration.finished_at,
+            "revision": revision,
+        }
+
+    def _name(self, node_id: str) -> str:
+        stored = self._records.get(NODES, node_id)
+        return stored.record.name if stored else node_id
+
+    def _node_names(self, migration: Migration) -> str:
+        return f"{self._name(migration.source_node)} {self._name(migration.target_node)}"

@@ -1,0 +1,68 @@
+"""Decides what requests about nodes mean and records it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from novacron.clock import Clock
+from novacron.control.answers import check_match
+from novacron.control.once import Change, Outcome
+from novacron.control.room import Room
+from novacron.control.store.records import NODES, WRITE_TRIES, Records, remove
+from novacron.errors import CompareFailed, Conflict, Reason, StateConflict
+from novacron.model.node import Node, NodeState
+from novacron.wire.rest.nodes import NodeUpdate
+
+GONE = (NodeState.DOWN, NodeState.FENCED)
+
+
+class NodeService:
+    """Nodes come by themselves (their agents join); here they are labelled, cordoned and forgotten."""
+
+    def __init__(self, records: Records, room: Room, clock: Clock) -> None:
+        self._records = records
+        self._room = room
+        self._clock = clock
+
+    async def update(self, ref: str, asked: NodeUpdate, held: frozenset[str] | None) -> Outcome:
+        """Change labels or cordon it: no new VM is then placed there; those that run go on.
+
+        :raise NotFound, PreconditionFailed
+        """
+        named = asked.model_dump(exclude_none=True)
+
+        def change(node: Node) -> Node:
+            new = msgspec.structs.replace(node, **named)
+            return node if new == node else msgspec.structs.replace(new, updated_at=self._clock.wall())
+
+        return await Change(self._records, NODES, ref, held).write(change)
+
+    async def delete(self, ref: str, held: frozenset[str] | None) -> None:
+        """Forget a node that is down and owns no VM. Should its agent come back, it joins anew.
+
+        :raise StateConflict: it is not down. :raise Conflict: VMs belong to it; a reason for each kind of tie.
+        :raise NotFound, PreconditionFailed
+        """
+        for _ in range(WRITE_TRIES):
+            async with self._room.turn():
+                ticket = await self._room.ticket()
+                stored = self._records.find(NODES, ref)
+                check_match(held, stored)
+                self._check_forgettable(stored.record)
+                try:
+                    await self._records.commit(remove(NODES, stored), ticket)
+                except CompareFailed:
+                    await self._records.caught_up(await self._records.store.revision())
+                    continue
+                return
+        raise CompareFailed(f"node {ref!r} is being changed by others: try again")
+
+    def _check_forgettable(self, node: Node) -> None:
+        if node.state not in GONE:
+            raise StateConflict.of(f"node {node.name}", node.state.value, [state.value for state in GONE], "delete")
+        mine = self._room.promised().get(node.id)
+        if mine is not None and (mine.vm_count or mine.memory_mib):
+            raise Conflict(
+                f"cannot delete node {node.name}: {mine.vm_count} VMs belong to it",
+                [Reason("node.not_empty", "VMs belong to it", subject=node.name, remedy="move or delete them first")],
+            )

@@ -1,0 +1,137 @@
+"""A new VM's record from what was asked: pure; ids, MAC addresses and time are handed in."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from novacron.control.scheduler.placement import Need
+from novacron.errors import Conflict, InvalidInput, NoRoom, Reason, StateConflict
+from novacron.model.image import FileRole, Image, ImageState, file_of
+from novacron.model.machine import CloudInit, Disk, Forward, NetworkKind, Nic
+from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec
+from novacron.wire.rest.vms import NicIn, VmCreate
+
+MAC_PREFIX = (0x52, 0x4E, 0x43)
+"""Locally administered, unicast: "RNC" with the local bit set."""
+
+MAX_SLOT = 0xFFFF
+
+
+class Means(msgspec.Struct, frozen=True):
+    """What a birth needs from outside: fresh ids, three random bytes for a MAC, who asks and when."""
+
+    new_id: Callable[[], str]
+    mac_bytes: Callable[[], bytes]
+    by: str
+    now: datetime.datetime
+
+
+def spec_of(asked: VmCreate, image: Image, means: Means) -> VmSpec:
+    """What was asked for, complete.
+
+    :raise StateConflict: the image is not ready.
+    :raise InvalidInput: it does not go with the image.
+    """
+    if image.state is not ImageState.READY:
+        raise StateConflict.of(f"image {image.name}", image.state.value, ("ready",), "make a VM from")
+    if asked.kernel_cmdline and file_of(image, FileRole.KERNEL) is None:
+        raise InvalidInput.field("kernel_cmdline", "the image has no kernel to hand it to", "leave it out")
+    extra = (Disk(volume_id=means.new_id(), size_bytes=disk.size_bytes) for disk in asked.disks)
+    return VmSpec(
+        image_id=image.id,
+        vcpus=asked.vcpus,
+        memory_mib=asked.memory_mib,
+        type=asked.type,
+        machine=asked.machine,
+        firmware=asked.firmware,
+        kernel_cmdline=asked.kernel_cmdline,
+        disks=(*_root_disk(asked, image, means), *extra),
+        nics=tuple(_nic(nic, means) for nic in asked.nics),
+        cloud_init=CloudInit(**asked.cloud_init.model_dump()) if asked.cloud_init else None,
+        guest_agent=asked.guest_agent,
+    )
+
+
+def _root_disk(asked: VmCreate, image: Image, means: Means) -> tuple[Disk, ...]:
+    file = file_of(image, FileRole.DISK)
+    if file is None:
+        if asked.root_disk_bytes is not None:
+            raise InvalidInput.field("root_disk_bytes", "the image has no disk", "ask for an empty one in disks")
+        return ()
+    size = file.virtual_size_bytes if asked.root_disk_bytes is None else asked.root_disk_bytes
+    if size < file.virtual_size_bytes:
+        raise InvalidInput.field(
+            "root_disk_bytes",
+            f"is smaller than the image's disk of {file.virtual_size_bytes} bytes",
+            f"give at least {file.virtual_size_bytes}, or leave it out",
+        )
+    return (Disk(volume_id=means.new_id(), size_bytes=size, backing_digest=file.digest),)
+
+
+def _nic(asked: NicIn, means: Means) -> Nic:
+    return Nic(
+        id=means.new_id(),
+        mac=asked.mac or ":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *means.mac_bytes())),
+        network=asked.network,
+        bridge=asked.bridge,
+        forwards=tuple(Forward(guest_port=one.guest_port, host_port=one.host_port) for one in asked.forwards),
+    )
+
+
+def need_of(spec: VmSpec, pool_id: str, node_id: str = "") -> Need:
+    """What its machine asks of a node. node_id: only this one will do."""
+    return Need(
+        memory_mib=spec.memory_mib,
+        vcpus=spec.vcpus,
+        machine=spec.machine,
+        pool_id=pool_id,
+        bridges=tuple(sorted({nic.bridge for nic in spec.nics if nic.network is NetworkKind.BRIDGE})),
+        node_id=node_id,
+    )
+
+
+def free_slot(vms: Iterable[Vm]) -> int:
+    """The smallest isolation slot no VM has. :raise NoRoom: all are taken."""
+    taken = {vm.isolation_slot for vm in vms}
+    slot = next((slot for slot in range(1, MAX_SLOT + 1) if slot not in taken), 0)
+    if not slot:
+        raise NoRoom("there is no isolation slot left", [Reason("slots.short", f"{MAX_SLOT} VMs exist")])
+    return slot
+
+
+def check_macs(spec: VmSpec, vms: Iterable[Vm]) -> None:
+    """:raise InvalidInput: a MAC stands twice in it. :raise Conflict: another VM has it."""
+    mine = [nic.mac for nic in spec.nics]
+    for place, mac in enumerate(mine):
+        if mac in mine[:place]:
+            raise InvalidInput.field(f"nics.{place}.mac", "stands twice", "give each card its own, or none")
+    for vm in vms:
+        for nic in vm.spec.nics:
+            if nic.mac in mine:
+                raise Conflict(
+                    f"MAC address {nic.mac} belongs to VM {vm.name}",
+                    [Reason("mac.taken", "taken", subject=vm.name, remedy="give another, or none")],
+                )
+
+
+def newborn(asked: VmCreate, spec: VmSpec, means: Means, *, node_id: str, slot: int) -> Vm:
+    """The record: owned by its node under the first generation, its creation under way unless it is to stay off."""
+    running = asked.desired is Desired.RUNNING
+    task = Task(id=means.new_id(), kind=TaskKind.CREATE, requested_at=means.now, requested_by=means.by)
+    return Vm(
+        id=means.new_id(),
+        name=asked.name,
+        description=asked.description,
+        labels=asked.labels,
+        spec=spec,
+        desired=asked.desired,
+        task=task if running else None,
+        node_id=node_id,
+        generation=1,
+        isolation_slot=slot,
+        created_at=means.now,
+        updated_at=means.now,
+    )

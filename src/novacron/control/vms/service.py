@@ -1,0 +1,181 @@
+"""Decides what requests about VMs mean and records it; the reconciler then has it done."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from novacron.clock import Clock
+from novacron.control.link import Agents
+from novacron.control.once import Change, Once, Outcome
+from novacron.control.room import Room, holds_room
+from novacron.control.scheduler import placement
+from novacron.control.scheduler.filters import roomy
+from novacron.control.store.records import IMAGES, NODES, VMS, WRITE_TRIES, Records, Stored, create
+from novacron.control.vms import asked as verbs
+from novacron.control.vms import birth
+from novacron.control.vms.asked import Ask
+from novacron.control.vms.birth import Means
+from novacron.errors import CompareFailed, InvalidInput, NoRoom, NotFound
+from novacron.model.vm import Vm
+from novacron.wire.agent import Console, ConsoleText
+from novacron.wire.rest.vms import StopRequest, VmCreate, VmUpdate
+
+CONSOLE_DEADLINE_S = 10.0
+MAX_CONSOLE_BYTES = 1 << 20
+
+Verb = Callable[[Vm, Ask], Vm | None]
+
+
+class VmService:
+    """Requests about VMs. Everything but the console log is answered from the records alone."""
+
+    def __init__(
+        self,
+        records: Records,
+        agents: Agents,
+        room: Room,
+        clock: Clock,
+        pool_id: str,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._records = records
+        self._agents = agents
+        self._room = room
+        self._clock = clock
+        self._pool_id = pool_id
+        self._random_bytes = random_bytes
+
+    async def create(self, asked: VmCreate, by: str, once: Once) -> Outcome:
+        """Place it and record it; a running one is then being created (202), another one is made at its start (201).
+
+        :raise InvalidInput, StateConflict: it does not go with its image.
+        :raise NotFound: no such image or node, named as a field.
+        :raise NameTaken, Conflict: its name or a MAC address belongs to another.
+        :raise NoRoom: no node can take it, with a reason for each.
+        """
+        image = self._named("image", IMAGES, asked.image).record
+        only_node = self._named("node", NODES, asked.node).record.id if asked.node else ""
+        means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
+        spec = birth.spec_of(asked, image, means)
+        for _ in range(WRITE_TRIES):
+            async with self._room.turn():
+                ticket = await self._room.ticket()
+                others = [stored.record for stored in self._records.all(VMS)]
+                birth.check_macs(spec, others)
+                node_id = self._place(asked.name, birth.need_of(spec, self._pool_id, only_node))
+                vm = birth.newborn(asked, spec, means, node_id=node_id, slot=birth.free_slot(others))
+                status = 202 if vm.task else 201
+                try:
+                    revision = await self._records.commit(create(VMS, vm), ticket, *once.note(vm, status))
+                except CompareFailed as lost:
+                    if await once.is_used():
+                        raise
+                    await self._records.refuse_taken_name(VMS, None, vm, lost)
+                    await self._records.caught_up(await self._records.store.revision())
+                    continue
+                return Outcome(Stored(vm, revision), status)
+        raise CompareFailed("others kept changing the room that is left: try again")
+
+    async def update(self, ref: str, asked: VmUpdate, held: frozenset[str] | None) -> Outcome:
+        """Change what was named. Sizes may change at any time and count from the next start.
+
+        :raise NotFound, NameTaken, PreconditionFailed
+        :raise StateConflict: it is being deleted.
+        """
+        named = asked.model_dump(exclude_none=True)
+        sizes = {field: named.pop(field) for field in ("vcpus", "memory_mib") if field in named}
+
+        def change(vm: Vm) -> Vm:
+            if vm.migration_id and sizes:
+                verbs.check_free(vm, "resize")
+            new = msgspec.structs.replace(vm, **named, spec=msgspec.structs.replace(vm.spec, **sizes))
+            return vm if new == vm else msgspec.structs.replace(new, updated_at=self._clock.wall())
+
+        return await Change(self._records, VMS, ref, held).write(change)
+
+    async def delete(self, ref: str, by: str, held: frozenset[str] | None, *, force: bool) -> Outcome:
+        """Have it removed from its node with its disks, then its record. Stopped ones only, unless forced.
+
+        :raise NotFound, StateConflict, Busy, PreconditionFailed
+        """
+        return await self._act(ref, verbs.delete, self._ask(by, force=force), held, None)
+
+    async def start(self, ref: str, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
+        """:raise NoRoom: its node has too little memory or CPU left. :raise NotFound, StateConflict, Busy"""
+        ask = self._ask(by)
+
+        def begin(vm: Vm) -> Vm | None:
+            new = verbs.start(vm, ask)
+            if new is not None and not holds_room(vm):
+                self._check_room(vm)
+            return new
+
+        async with self._room.turn():
+            change = Change(self._records, VMS, ref, held, once, self._room.ticket)
+            return await change.write(begin, under_way=_under_way)
+
+    async def stop(self, ref: str, how: StopRequest, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
+        """:raise NotFound, StateConflict, Busy, PreconditionFailed"""
+        return await self._act(ref, verbs.stop, self._ask(by, force=how.force, deadline_s=how.deadline_s), held, once)
+
+    async def restart(self, ref: str, how: StopRequest, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
+        """:raise NotFound, StateConflict, Busy, PreconditionFailed"""
+        ask = self._ask(by, force=how.force, deadline_s=how.deadline_s)
+        return await self._act(ref, verbs.restart, ask, held, once)
+
+    async def pause(self, ref: str, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
+        """:raise NotFound, StateConflict, Busy, PreconditionFailed"""
+        return await self._act(ref, verbs.pause, self._ask(by), held, once)
+
+    async def resume(self, ref: str, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
+        """:raise NotFound, StateConflict, Busy, PreconditionFailed"""
+        return await self._act(ref, verbs.resume, self._ask(by), held, once)
+
+    async def console(self, ref: str, max_bytes: int) -> tuple[Vm, ConsoleText]:
+        """The last bytes of its serial console, from its node.
+
+        :raise NotFound, NodeUnreachable, DeadlineExceeded
+        """
+        vm = self._records.find(VMS, ref).record
+        verb = Console(vm_id=vm.id, generation=vm.generation, max_bytes=max_bytes)
+        text = await self._agents.call(vm.node_id, verb, ConsoleText, deadline_s=CONSOLE_DEADLINE_S)
+        return vm, text
+
+    # -- parts ---------------------------------------------------------------------------------------------
+
+    async def _act(self, ref: str, verb: Verb, ask: Ask, held: frozenset[str] | None, once: Once | None) -> Outcome:
+        change = Change(self._records, VMS, ref, held, once)
+        return await change.write(lambda vm: verb(vm, ask), under_way=_under_way)
+
+    def _ask(self, by: str, *, force: bool = False, deadline_s: float = 60.0) -> Ask:
+        return Ask(task_id=self._records.new_id(), by=by, now=self._clock.wall(), force=force, deadline_s=deadline_s)
+
+    def _named(self, field: str, kind: Any, ref: str) -> Stored[Any]:
+        """A record that a field of the body names: when there is none the field is wrong, not the path."""
+        try:
+            found: Stored[Any] = self._records.find(kind, ref)
+        except NotFound as missing:
+            raise InvalidInput.field(field, missing.message, f"novacron {field} list shows what there is") from missing
+        return found
+
+    def _place(self, name: str, need: placement.Need) -> str:
+        choice = placement.choose(need, self._room.candidates(), self._room.limits)
+        if choice.node_id is None:
+            told = "; ".join(reason.message for reason in choice.refusals[:5]) or "there is no node"
+            raise NoRoom(f"no node can take {name}: {told}", choice.refusals)
+        return choice.node_id
+
+    def _check_room(self, vm: Vm) -> None:
+        mine = [one for one in self._room.candidates() if one.node.id == vm.node_id]
+        need = birth.need_of(vm.spec, "")
+        reason = roomy(need, mine[0], self._room.limits) if mine else None
+        if reason is not None:
+            raise NoRoom(f"cannot start {vm.name}: {reason.message}", [reason])
+
+
+def _under_way(vm: Vm) -> bool:
+    return vm.task is not None

@@ -1,0 +1,86 @@
+"""A VM as the API shows it: the shape of wire.rest.vms.Vm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from novacron.control.encoded import Encoded
+from novacron.control.store.records import NODES, VMS, Records
+from novacron.model.machine import MachineReport, Nic
+from novacron.model.vm import Task, Vm, state_of
+
+_all_of = msgspec.structs.asdict
+
+
+class VmView:
+    """`data` builds the object, `encoded` its bytes, once for each revision."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self.encoded = Encoded(records, VMS, self.data, self._node_name)
+
+    def data(self, vm: Vm, revision: int) -> dict[str, Any]:
+        spec, seen = vm.spec, vm.observed
+        return {
+            "id": vm.id,
+            "name": vm.name,
+            "description": vm.description,
+            "labels": vm.labels,
+            "type": spec.type,
+            "state": state_of(vm),
+            "desired": vm.desired,
+            "task": _task(vm.task) if vm.task else None,
+            "problem": _all_of(vm.problem) if vm.problem else None,
+            "node": self._node_name(vm) or None,
+            "node_id": vm.node_id or None,
+            "generation": vm.generation,
+            "migration_id": vm.migration_id or None,
+            "image_id": spec.image_id,
+            "vcpus": spec.vcpus,
+            "memory_mib": spec.memory_mib,
+            "machine": spec.machine,
+            "firmware": spec.firmware,
+            "kernel_cmdline": spec.kernel_cmdline,
+            "machine_type": vm.pins.machine_type or None,
+            "cpu_model": vm.pins.cpu_model or None,
+            "disks": [_all_of(disk) for disk in spec.disks],
+            "nics": [_nic(nic) for nic in spec.nics],
+            "guest_agent": spec.guest_agent,
+            "cloud_init": spec.cloud_init is not None,
+            "created_at": vm.created_at,
+            "updated_at": vm.updated_at,
+            **_seen(seen),
+            "revision": revision,
+        }
+
+    def _node_name(self, vm: Vm) -> str:
+        stored = self._records.get(NODES, vm.node_id) if vm.node_id else None
+        return stored.record.name if stored else vm.node_id
+
+
+def _seen(report: MachineReport | None) -> dict[str, Any]:
+    """What only a node can tell."""
+    if report is None:
+        return {"accelerator": None, "pid": None, "endpoints": [], "state_since": None}
+    return {
+        "accelerator": report.accelerator or None,
+        "pid": report.pid or None,
+        "endpoints": [_all_of(endpoint) for endpoint in report.endpoints],
+        "state_since": report.since,
+    }
+
+
+def _task(task: Task) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "kind": task.kind,
+        "requested_at": task.requested_at,
+        "requested_by": task.requested_by,
+        "force": task.force,
+    }
+
+
+def _nic(nic: Nic) -> dict[str, Any]:
+    return {**_all_of(nic), "forwards": [_all_of(forward) for forward in nic.forwards]}
