@@ -1,0 +1,80 @@
+"""Nameless network namespaces: each lives as long as somebody holds it or runs in it, so none can be left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from novacron.lab.failure import LabFailed
+
+Result = TypeVar("Result")
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Namespace:
+    """A network namespace held open by this process. `fd` may be handed to whoever shall enter it."""
+
+    def __init__(self) -> None:
+        """:raise LabFailed: no privilege to make one."""
+        self.fd = _in_thread(_make)
+
+    @property
+    def inode(self) -> int:
+        """What the kernel knows it by: the number in /proc/<pid>/ns/net of every process inside."""
+        return os.fstat(self.fd).st_ino
+
+    def run(self, call: Callable[[], Result]) -> Result:
+        """Do `call` inside, in a thread of its own; sockets it opens and processes it starts stay inside."""
+
+        def entered() -> Result:
+            enter(self.fd)
+            return call()
+
+        return _in_thread(entered)
+
+    def close(self) -> None:
+        """Let go. It ends with the last process inside."""
+        os.close(self.fd)
+
+
+def enter(descriptor: int) -> None:
+    """Move the calling thread into a network namespace, for good. :raise LabFailed: it may not."""
+    _checked(_libc.setns(descriptor, _CLONE_NEWNET), "enter a network namespace")
+
+
+def _make() -> int:
+    _checked(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _checked(result: int, doing: str) -> None:
+    if result != 0:
+        raise LabFailed.because(f"cannot {doing}: {os.strerror(ctypes.get_errno())}", "run the lab as root")
+
+
+class _Outcome(Generic[Result]):
+    value: Result
+    error: BaseException | None = None
+
+
+def _in_thread(call: Callable[[], Result]) -> Result:
+    """A namespace belongs to a thread; one that has entered another is never used again."""
+    outcome: _Outcome[Result] = _Outcome()
+
+    def run() -> None:
+        try:
+            outcome.value = call()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            outcome.error = error
+
+    thread = threading.Thread(target=run, name="namespace")
+    thread.start()
+    thread.join()
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
