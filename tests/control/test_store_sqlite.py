@@ -268,6 +268,27 @@ async def test_what_queues_up_while_it_syncs_shares_one_transaction(
     assert len(groups) < 50
 
 
+async def test_a_work_that_fails_half_way_is_undone_and_its_neighbours_are_not(file: Path) -> None:
+    store = await SqliteStore.open(file)
+
+    def half(transaction: sqlite_writer.Transaction) -> None:
+        transaction.db.execute(
+            "INSERT INTO records VALUES (?, ?, ?, ?)", (b"half", b"", *[transaction.next_revision()] * 2)
+        )
+        raise ZeroDivisionError
+
+    first, failed, second = await asyncio.gather(
+        store.commit([Put("a", b"")]),
+        store._writer.submit(half),
+        store.commit([Put("b", b"")]),
+        return_exceptions=True,
+    )
+    assert (first, second) == (1, 2)
+    assert isinstance(failed, ZeroDivisionError)
+    assert [entry.key for entry in (await store.list("")).entries] == ["a", "b"]
+    await store.close()
+
+
 async def test_the_log_beside_the_file_does_not_grow_without_end(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,7 +191,7 @@ class Records:
         await self._load()
         self._following = True
         self._follower = asyncio.create_task(self._follow(), name="records-follow")
-        await self.caught_up(await self.store.revision())
+        await self.caught_up(await self.store.revision())  # what was loaded half old, half new is one moment now
 
     async def stop(self) -> None:
         if self._follower is not None:
@@ -270,7 +270,7 @@ class Records:
         try:
             revision = await self.commit(create(kind, record))
         except CompareFailed as lost:
-            await self._refuse_taken_name(kind, None, record, lost)
+            await self.refuse_taken_name(kind, None, record, lost)
             raise
         return Stored(record, revision)
 
@@ -293,11 +293,11 @@ class Records:
                 try:
                     return Stored(new, await self.commit(update(kind, stored, new)))
                 except CompareFailed as lost:
-                    await self._refuse_taken_name(kind, stored.record, new, lost)
+                    await self.refuse_taken_name(kind, stored.record, new, lost)
                     await self.caught_up(await self.store.revision())
         raise CompareFailed(f"{key} was changed by others {WRITE_TRIES} times in a row")
 
-    async def _refuse_taken_name(self, kind: Kind[R], old: R | None, new: R, lost: CompareFailed) -> None:
+    async def refuse_taken_name(self, kind: Kind[R], old: R | None, new: R, lost: CompareFailed) -> None:
         """:raise NameTaken: a write of `new` lost because another holds the name it would take."""
         if not kind.named or (old is not None and _name_of(old) == _name_of(new)):
             return
@@ -317,7 +317,7 @@ class Records:
     # -- the cache ------------------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        """Fill the shelves. What is written meanwhile may be in them already: `_apply` passes over it."""
+        """Fill the shelves. What is written meanwhile may be in them already; following tells it again."""
         for kind in KINDS:
             self._shelves[kind.prefix] = _Shelf()
             after, more = "", True
@@ -354,9 +354,6 @@ class Records:
             return None
         shelf = self._shelves[prefix]
         record_id = change.key[len(prefix) :]
-        held = shelf.by_id.get(record_id)
-        if held is not None and held.modified >= change.revision:
-            return None
         if change.value is None:
             before = shelf.drop(kind, record_id)
             return Seen(change.revision, change.index, kind, None, before) if before is not None else None
