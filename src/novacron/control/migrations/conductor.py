@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Sequence
-from typing import TypeVar
 
 import structlog
 
@@ -26,6 +25,7 @@ from novacron.model.migration import (
     Finish,
     Migration,
     MigrationState,
+    Step,
     Undo,
     is_committed,
     is_final,
@@ -37,8 +37,6 @@ FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
 PATIENCE_S = 15.0
 """How long a node may stay silent before the commit until the migration is rolled back."""
-
-Result = TypeVar("Result")
 
 
 class Conductor:
@@ -125,38 +123,36 @@ class Conductor:
                 except NovaCronError as error:
                     await self._journal.went_wrong(migration.id, self._problem(migration, error))
             case Do(step):
-                left_s = give_up_s - self._clock.monotonic_s()
-                if left_s <= 0 and not is_committed(migration):
-                    await self._journal.went_wrong(migration.id, self._too_long(migration))
-                    return
-                work = asyncio.create_task(self._performer.do(migration, step))
-                await self._interruptible(migration, work, left_s)
+                await self._perform(migration, step, give_up_s)
             case None:
                 return
 
-    async def _interruptible(self, migration: Migration, work: asyncio.Task[None], left_s: float) -> None:
-        """Await the work on a step; a cancel request or the migration's own time limit ends it early."""
+    async def _perform(self, migration: Migration, step: Step, give_up_s: float) -> None:
+        """Do the step. Before the commit a cancel request or the migration's own time limit ends it early."""
+        work = asyncio.create_task(self._performer.do(migration, step))
+        limit = asyncio.create_task(self._clock.sleep(give_up_s - self._clock.monotonic_s()))
+        race = {work} if is_committed(migration) else {work, limit}
         self._performing[migration.id] = work
-        limit_s = None if is_committed(migration) else left_s
         try:
-            done, _ = await asyncio.wait({work}, timeout=limit_s)
-            if not done:
-                work.cancel()
-                await asyncio.wait({work})
+            await asyncio.wait(race, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._performing.pop(migration.id, None)
+            in_time = work.done()
+            limit.cancel()
+            work.cancel()
+            await asyncio.wait({work, limit})
+        if not in_time:
+            await self._journal.went_wrong(migration.id, self._too_long(migration))
+        elif not work.cancelled():
+            await self._outcome(migration, work)
+
+    async def _outcome(self, migration: Migration, work: asyncio.Task[None]) -> None:
+        try:
             work.result()
-        except asyncio.CancelledError:
-            if not work.done():  # we are being stopped
-                work.cancel()
-                await asyncio.wait({work})
-                raise
-            if limit_s is not None and not self._is_cancelling(migration.id):
-                await self._journal.went_wrong(migration.id, self._too_long(migration))
         except (Unavailable, DeadlineExceeded, CompareFailed):
             raise
         except NovaCronError as error:
             await self._journal.went_wrong(migration.id, self._problem(migration, error))
-        finally:
-            self._performing.pop(migration.id, None)
 
     async def _lost_patience(self, migration_id: str, error: NovaCronError) -> bool:
         """Roll back what still can be; whether that changed anything. After the commit nobody gives up."""
@@ -167,9 +163,6 @@ class Conductor:
             return await self._performer.undo_without_target(migration)
         await self._journal.went_wrong(migration_id, self._problem(migration, error))
         return True
-
-    def _is_cancelling(self, migration_id: str) -> bool:
-        return self._migration(migration_id).state is MigrationState.CANCELLING
 
     def _migration(self, migration_id: str) -> Migration:
         return self._records.find(MIGRATIONS, migration_id).record

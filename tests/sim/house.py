@@ -1,0 +1,184 @@
+"""A whole house in one process: production control workers over a real store, production agents on fake hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from novacron.control.migrations.conductor import Conductor
+from novacron.control.nodes.health import Health
+from novacron.control.nodes.observer import Observer
+from novacron.control.store.records import IMAGES, MIGRATIONS, VMS, Records, create, update
+from novacron.control.store.sqlite import SqliteStore
+from novacron.control.vms.reconciler import Reconciler
+from novacron.model.image import FileRole, Image, ImageFile, ImageState
+from novacron.model.machine import Disk
+from novacron.model.migration import Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
+from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of
+from novacron.testing.hand_clock import HandClock
+from novacron.testing.sim_cluster import SimCluster
+
+PATIENCE_S = 20.0  # real seconds until a story that does not move is a failure
+TICK_S = 0.05  # virtual seconds for each look
+
+
+class House:
+    """`until` lets time pass until something is so; workers can be killed and replaced at any moment."""
+
+    def __init__(self, records: Records, cluster: SimCluster, clock: HandClock) -> None:
+        self.records = records
+        self.cluster = cluster
+        self.clock = clock
+        self._workers: dict[str, asyncio.Task[None]] = {}
+
+    def start_worker(self, name: str) -> None:
+        kinds = {
+            "reconciler": lambda: Reconciler(self.records, self.cluster, self.clock),
+            "conductor": lambda: Conductor(self.records, self.cluster, self.clock),
+            "health": lambda: Health(self.records, self.cluster, self.clock),
+        }
+        self._workers[name] = asyncio.create_task(kinds[name]().run(), name=name)
+
+    async def kill_worker(self, name: str) -> None:
+        self._workers[name].cancel()
+        await asyncio.gather(self._workers.pop(name), return_exceptions=True)
+
+    async def replace_worker(self, name: str) -> None:
+        """As when a server dies and another takes its place: all that was in memory is gone."""
+        await self.kill_worker(name)
+        self.start_worker(name)
+
+    async def close(self) -> None:
+        for name in tuple(self._workers):
+            await self.kill_worker(name)
+
+    async def until(self, so: Callable[[], bool], what: str = "") -> None:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + PATIENCE_S
+        while not so():
+            for name, worker in self._workers.items():
+                assert not worker.done(), f"{name} ended: {worker}"
+            if loop.time() > give_up:
+                raise AssertionError(f"did not come about: {what}; {self.story()}")
+            await self.clock.advance(TICK_S)
+            await asyncio.sleep(0.0005)  # threads (store, ledger) work in real time
+
+    def story(self) -> str:
+        migrations = [(m.record.state.value, m.record.began, m.record.problem) for m in self.records.all(MIGRATIONS)]
+        vms = [(v.record.node_id[-2:], state_of(v.record).value, v.record.problem) for v in self.records.all(VMS)]
+        return f"migrations={migrations} vms={vms} violations={self.cluster.world.violations}"
+
+    # -- nouns ---------------------------------------------------------------------------------------------
+
+    async def running_vm(self, node: str = "a") -> str:
+        """A VM that runs on the node, made the way the service makes one."""
+        now = self.clock.wall()
+        image = Image(
+            id=self.records.new_id(),
+            name=f"image-{self.records.revision}",
+            state=ImageState.READY,
+            created_at=now,
+            updated_at=now,
+            files=(ImageFile(role=FileRole.FIRMWARE, digest="0" * 64, size_bytes=65536),),
+        )
+        vm = Vm(
+            id=self.records.new_id(),
+            name=f"vm-{self.records.revision}",
+            spec=VmSpec(
+                image_id=image.id,
+                memory_mib=64,
+                disks=(Disk(volume_id=self.records.new_id(), size_bytes=1 << 20),),
+            ),
+            desired=Desired.RUNNING,
+            task=Task(id=self.records.new_id(), kind=TaskKind.CREATE, requested_at=now),
+            node_id=self.cluster[node].node_id,
+            generation=1,
+            created_at=now,
+            updated_at=now,
+        )
+        await self.records.commit(create(IMAGES, image), create(VMS, vm))
+        await self.until(lambda: self.state(vm.id) is VmState.RUNNING and self.vm(vm.id).task is None, "VM runs")
+        return vm.id
+
+    async def migrate(self, vm_id: str, to: str, **goals: float) -> str:
+        """A recorded wish to move it, the way the service records one."""
+        stored = self.records.find(VMS, vm_id)
+        vm, now = stored.record, self.clock.wall()
+        migration = Migration(
+            id=self.records.new_id(),
+            vm_id=vm.id,
+            vm_name=vm.name,
+            kind=MigrationKind.LIVE,
+            strategy=Strategy.PRECOPY,
+            source_node=vm.node_id,
+            target_node=self.cluster[to].node_id,
+            generation=vm.generation,
+            state=MigrationState.PENDING,
+            goals=Goals(**goals),  # type: ignore[arg-type]
+            created_at=now,
+            updated_at=now,
+        )
+        held = _with(vm, migration_id=migration.id)
+        await self.records.commit(create(MIGRATIONS, migration), update(VMS, stored, held))
+        return migration.id
+
+    async def ended(self, migration_id: str) -> MigrationState:
+        await self.until(lambda: is_final(self.migration(migration_id)), "migration ends")
+        return self.migration(migration_id).state
+
+    def vm(self, vm_id: str) -> Vm:
+        return self.records.find(VMS, vm_id).record
+
+    def state(self, vm_id: str) -> VmState:
+        return state_of(self.vm(vm_id))
+
+    def migration(self, migration_id: str) -> Migration:
+        return self.records.find(MIGRATIONS, migration_id).record
+
+    async def check_peace(self, vm_id: str) -> str:
+        """One copy runs, where the record says; nothing is left elsewhere; nobody ever ran twice. → its node's name"""
+        owner = next(agent for agent in self.cluster.agents.values() if agent.node_id == self.vm(vm_id).node_id)
+        others = [agent for agent in self.cluster.agents.values() if agent is not owner]
+        await self.until(
+            lambda: (
+                self.cluster.world.running(vm_id) == [owner.name]
+                and not any(vm_id in other.host.machines for other in others)
+                and self.state(vm_id) is VmState.RUNNING
+            ),
+            "peace",
+        )
+        assert self.cluster.world.violations == []
+        assert self.vm(vm_id).migration_id == ""
+        return owner.name
+
+
+def _with(vm: Vm, **change: object) -> Vm:
+    return msgspec.structs.replace(vm, **change)
+
+
+@asynccontextmanager
+async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0) -> AsyncIterator[House]:
+    clock = HandClock()
+    store = await SqliteStore.open(root / "store.db", durable=False)
+    records = Records(store, clock, random.Random(seed))
+    await records.start()
+    cluster = SimCluster(root, clock, ["a", "b"], transfer_s=transfer_s)
+    observer = Observer(records, cluster, clock)
+    cluster.on_hello(observer.hello)
+    cluster.on_report(observer.report)
+    made = House(records, cluster, clock)
+    try:
+        await cluster.start()
+        for worker in ("reconciler", "conductor", "health"):
+            made.start_worker(worker)
+        yield made
+    finally:
+        await made.close()
+        await cluster.stop()
+        await records.stop()
+        await store.close()
