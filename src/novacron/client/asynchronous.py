@@ -161,21 +161,22 @@ class AsyncClient:
         return Wait(self._line.means, self._clock, deadline_s)
 
     async def _run(self, conversation: Flow[T]) -> T:
-        stage = _Stage(self._line, self._http)
+        stage = _Stage(self._line, self._http, self._clock)
         async for _ in stage.steps(conversation):
             raise RuntimeError("a flow that gives items was run for its result")
         return cast("T", stage.result)
 
     def _given(self, conversation: Flow[None]) -> AsyncGenerator[Any, None]:
-        return _Stage(self._line, self._http).steps(conversation)
+        return _Stage(self._line, self._http, self._clock).steps(conversation)
 
 
 class _Stage:
     """Where the effects of one conversation are done; holds its event stream, and its result in the end."""
 
-    def __init__(self, line: Line, http: httpx2.AsyncClient) -> None:
+    def __init__(self, line: Line, http: httpx2.AsyncClient, clock: Clock) -> None:
         self._line = line
         self._http = http
+        self._clock = clock
         self._stream: ClientConnection | None = None
         self.result: Any = None
 
@@ -207,7 +208,7 @@ class _Stage:
                 with http_failures(self._line):
                     return await exchange(self._http, one.method, one.target, one.headers, one.body or None)
             case Rest(seconds=seconds):
-                await asyncio.sleep(seconds)
+                await self._clock.sleep(seconds)
             case Listen():
                 await self._hang_up()
                 with websocket_failures(self._line):

@@ -31,14 +31,16 @@ class Upload:
         self._hash = hashlib.sha256()
         self._sent = 0
         try:
-            self._file = path.open("rb", buffering=0)
+            # O_NONBLOCK: opening a pipe must not wait for somebody to write to it.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as wrong:
             raise InvalidInput.field(role.value, f"cannot read {path}: {wrong.strerror}") from wrong
-        status = os.fstat(self._file.fileno())
+        status = os.fstat(handle)
         self.size_bytes = status.st_size
         if not stat.S_ISREG(status.st_mode):
-            self._file.close()
+            os.close(handle)
             raise InvalidInput.field(role.value, f"{path} is not a regular file")
+        self._file = os.fdopen(handle, "rb", buffering=0)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,1 @@
+"""The client library, both transports, against real sockets."""

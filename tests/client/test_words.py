@@ -1,0 +1,96 @@
+"""The client's structs and the wire's models are the same words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from pydantic import BaseModel
+
+from novacron.client import images, migrations, nodes, vms
+from novacron.wire.rest import images as wire_images
+from novacron.wire.rest import migrations as wire_migrations
+from novacron.wire.rest import nodes as wire_nodes
+from novacron.wire.rest import vms as wire_vms
+from novacron.wire.rest.common import VmProblem
+from tests.client.control_room import COMPLETED, image, migration, node, vm
+
+SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
+    (vms.VmCreate, wire_vms.VmCreate),
+    (vms.VmUpdate, wire_vms.VmUpdate),
+    (vms.NicIn, wire_vms.NicIn),
+    (vms.ForwardIn, wire_vms.ForwardIn),
+    (vms.DiskIn, wire_vms.DiskIn),
+    (vms.CloudInitIn, wire_vms.CloudInitIn),
+    (vms.StopRequest, wire_vms.StopRequest),
+    (nodes.NodeUpdate, wire_nodes.NodeUpdate),
+    (images.ImageCreate, wire_images.ImageCreate),
+    (images.ImageUpdate, wire_images.ImageUpdate),
+    (migrations.MigrationCreate, wire_migrations.MigrationCreate),
+]
+ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
+    (vms.Vm, wire_vms.Vm),
+    (vms.Task, wire_vms.TaskOut),
+    (vms.Disk, wire_vms.DiskOut),
+    (vms.Nic, wire_vms.NicOut),
+    (vms.Forward, wire_vms.ForwardOut),
+    (vms.Endpoint, wire_vms.EndpointOut),
+    (vms.ConsoleLog, wire_vms.ConsoleLog),
+    (vms.Problem, VmProblem),
+    (nodes.Node, wire_nodes.Node),
+    (nodes.Facts, wire_nodes.FactsOut),
+    (nodes.Usage, wire_nodes.UsageOut),
+    (nodes.Driver, wire_nodes.DriverOut),
+    (nodes.Accelerator, wire_nodes.AcceleratorOut),
+    (images.Image, wire_images.Image),
+    (images.ImageFile, wire_images.ImageFileOut),
+    (migrations.Migration, wire_migrations.Migration),
+    (migrations.Progress, wire_migrations.ProgressOut),
+    (migrations.Figures, wire_migrations.FiguresOut),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), SENT + ANSWERED, ids=lambda kind: kind.__name__)
+def test_the_fields_are_the_same(ours: type[msgspec.Struct], theirs: type[BaseModel]) -> None:
+    assert set(ours.__struct_fields__) == set(theirs.model_fields)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), SENT, ids=lambda kind: kind.__name__)
+def test_what_need_not_be_given_is_the_same(ours: type[msgspec.Struct], theirs: type[BaseModel]) -> None:
+    needed = {field.name for field in msgspec.structs.fields(ours) if field.required}
+    assert needed == {name for name, field in theirs.model_fields.items() if field.is_required()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (vms.Vm, vm()),
+        (nodes.Node, node()),
+        (images.Image, image()),
+        (migrations.Migration, migration()),
+        (migrations.Migration, migration(**COMPLETED, progress=None)),
+    ],
+)
+def test_what_is_answered_is_read_whole(kind: type[Any], data: dict[str, Any]) -> None:
+    assert msgspec.to_builtins(msgspec.convert(data, kind)) == data
+
+
+@pytest.mark.parametrize(
+    ("ask", "theirs"),
+    [
+        (vms.VmCreate(name="a", image="b"), wire_vms.VmCreate),
+        (vms.VmCreate(name="a", image="b", nics=[], desired="stopped", disks=[vms.DiskIn(size_bytes=1 << 20)],
+                      cloud_init=vms.CloudInitIn(user_data="#cloud-config\n"), machine="microvm", firmware="uefi",
+                      node="n", labels={"a": "b"}, root_disk_bytes=1 << 30, guest_agent=True), wire_vms.VmCreate),
+        (vms.VmUpdate(labels={}), wire_vms.VmUpdate),
+        (vms.StopRequest(force=True, deadline_s=3.5), wire_vms.StopRequest),
+        (nodes.NodeUpdate(cordoned=True), wire_nodes.NodeUpdate),
+        (images.ImageCreate(name="a", cmdline="console=ttyS0"), wire_images.ImageCreate),
+        (migrations.MigrationCreate(vm="a", target_node="b", max_downtime_ms=5), wire_migrations.MigrationCreate),
+    ],
+)  # fmt: skip
+def test_what_is_sent_is_taken(ask: msgspec.Struct, theirs: type[BaseModel]) -> None:
+    given = msgspec.to_builtins(ask)
+    taken = theirs.model_validate_json(msgspec.json.encode(ask))
+    assert taken.model_dump(mode="json", exclude_unset=True) == given
