@@ -534,6 +534,15 @@ static void configure_network(void)
     close(fd);
 }
 
+/* Tell the network when an address comes up: the last guest that had it may have had another card. */
+static void announce_addresses(void)
+{
+    int fd = open("/proc/sys/net/ipv4/conf/all/arp_notify", O_WRONLY | O_CLOEXEC);
+    if (write(fd, "1", 1) != 1)
+        say("cannot switch announcements on: %m\n");
+    close(fd);
+}
+
 static int open_buttons(int *buttons)
 {
     int count = 0;
@@ -554,6 +563,7 @@ int main(void)
     mount_systems();
     load_modules();
     choose_name();
+    announce_addresses();
     configure_network();
     mlockall(MCL_CURRENT | MCL_FUTURE);
     pthread_create(&thread, NULL, tick, NULL);

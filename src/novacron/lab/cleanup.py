@@ -1,0 +1,95 @@
+"""End what a lab left: its processes first, then its files. Namespaces and what is in them go with the last process.
+
+A process is the lab's when it works inside the lab's directory and either runs a command the lab wrote down or is a
+machine an agent started there (`-uuid`). Nothing is ended by its name, and every signal goes to a pidfd whose process
+was looked at after the descriptor was opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from novacron.lab import record
+from novacron.lab.failure import LabFailed
+
+GRACE_S = 5.0
+KILL_S = 10.0
+_GONE = " (deleted)"
+
+
+def clean(path: Path) -> int:
+    """End what is left of the lab in `path` and empty it; the number of processes ended. The lab must be held.
+
+    :raise LabFailed: a process does not end.
+    """
+    commands = record.read(path).commands
+    # Agents before machines: an agent that lives would see its machine die and might start something.
+    ended = _end_all(lambda argv: argv in commands, path)
+    ended += _end_all(lambda argv: "-uuid" in argv, path)
+    for left in path.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    return ended
+
+
+def _end_all(ours: Callable[[list[str]], bool], path: Path) -> int:
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(opened) for opened in _processes(ours, path)]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for descriptor in found:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
+            if _ended(found, GRACE_S if number == signal.SIGTERM else KILL_S):
+                return len(found)
+    raise LabFailed.because(f"a process of the lab in {path} does not end", "look at it with ps")
+
+
+def _processes(ours: Callable[[list[str]], bool], path: Path) -> Iterator[contextlib.AbstractContextManager[int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid() and _matches(entry, ours, path):
+            try:
+                descriptor = os.pidfd_open(int(entry.name))
+            except ProcessLookupError:
+                continue
+            if _matches(entry, ours, path):
+                yield _closing(descriptor)
+            else:
+                os.close(descriptor)
+
+
+def _matches(entry: Path, ours: Callable[[list[str]], bool], path: Path) -> bool:
+    try:
+        inside = Path(str((entry / "cwd").readlink()).removesuffix(_GONE)).is_relative_to(path)
+        return inside and ours((entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0"))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False  # it ended meanwhile, or belongs to somebody else
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _ended(descriptors: list[int], within_s: float) -> bool:
+    """Whether all have ended in time. A pidfd becomes readable when its process ends, reaped or not."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    left, end = set(descriptors), time.monotonic() + within_s
+    while left and (rest := end - time.monotonic()) > 0:
+        for descriptor, _ in waiting.poll(rest * 1e3):
+            waiting.unregister(descriptor)
+            left.discard(descriptor)
+    return not left

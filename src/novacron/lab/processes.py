@@ -1,0 +1,154 @@
+"""The lab's control plane and agents as real processes: started, waited for until they are ready, ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx2
+
+from novacron.client import nodes
+from novacron.client.asynchronous import AsyncClient
+from novacron.errors import Unavailable
+from novacron.lab.failure import LabFailed
+from novacron.lab.namespaces import Namespace
+from novacron.lab.record import LabDir
+
+USUAL_PORT = 8470
+READY_S = 60.0
+STOP_S = 15.0
+_POLL_S = 0.05
+_LOG_TAIL = 2000
+
+
+class Child:
+    """One of our processes, its words in a file of its own."""
+
+    def __init__(self, name: str, command: list[str], lab: LabDir, namespace: Namespace | None = None) -> None:
+        """Start it inside `namespace`. It is written down in the lab's record first."""
+        self.name = name
+        self.directory = lab.path / name
+        self.directory.mkdir(mode=0o711, exist_ok=True)
+        self.log = lab.path / f"{name}.log"
+        lab.note(command)
+
+        def start() -> subprocess.Popen[bytes]:
+            with open(self.log, "wb", opener=_private) as log:
+                return subprocess.Popen(  # noqa: S603 - a list of our own
+                    command,
+                    cwd=self.directory,
+                    env={key: value for key, value in os.environ.items() if not key.startswith("NOVACRON_")},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the lab, which ends them in order
+                )
+
+        self.process = namespace.run(start) if namespace else start()
+
+    def check(self) -> None:
+        """:raise LabFailed: it has ended, with the last it wrote."""
+        status = self.process.poll()
+        if status is not None:
+            raise LabFailed.because(f"{self.name} ended with status {status}: {self.tail()}", f"read {self.log}")
+
+    def tail(self) -> str:
+        return self.log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
+
+    async def stop(self) -> None:
+        """Ask it to end; when it has not at the deadline, end it."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            await asyncio.to_thread(self.process.wait, STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            await asyncio.to_thread(self.process.wait)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def server_command(lab: Path, port: int) -> list[str]:
+    # fmt: off
+    return [
+        sys.executable, "-m", "novacron.control", "--data-dir", str(lab / "server"), "--pool-dir", str(lab / "pool"),
+        "--host", "127.0.0.1", "--port", str(port), "--socket", str(server_socket(lab)),
+    ]
+    # fmt: on
+
+
+def agent_command(lab: Path, name: str, migration_host: str) -> list[str]:
+    # fmt: off
+    return [
+        sys.executable, "-m", "novacron.agent", "--server", f"unix:{server_socket(lab)}",
+        "--secret-file", str(lab / "server" / "agent.secret"), "--node-name", name,
+        "--state-dir", str(lab / name / "state"), "--run-dir", str(lab / name / "run"),
+        "--pool-dir", str(lab / "pool"), "--migration-host", migration_host,
+    ]
+    # fmt: on
+
+
+def server_socket(lab: Path) -> Path:
+    """Agents dial it from their namespaces: a file system's sockets are not of any network."""
+    return lab / "server.sock"
+
+
+def choose_port() -> int:
+    """The usual port when it is free, else any."""
+    for wanted in (USUAL_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    raise LabFailed.because("no TCP port is free on 127.0.0.1")
+
+
+async def until_ready(server: Child, port: int) -> None:
+    """Return when the server says that it is. :raise LabFailed: it ends, or takes too long."""
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+
+        async def ready() -> bool:
+            try:
+                return (await http.get("/readyz")).status_code == httpx2.codes.OK
+            except httpx2.TransportError:
+                return False
+
+        await _until(ready, [server], "the control plane is not ready")
+
+
+async def until_up(client: AsyncClient, agents: list[Child]) -> dict[str, nodes.Node]:
+    """The agents' nodes by name, once all are up. :raise LabFailed: one ends, or takes too long."""
+    seen: dict[str, nodes.Node] = {}
+
+    async def up() -> bool:
+        try:
+            seen.update({node.name: node async for node in client.each(nodes.search())})
+        except Unavailable:
+            return False
+        return all(agent.name in seen and seen[agent.name].state == "up" for agent in agents)
+
+    await _until(up, agents, "not all nodes are up")
+    return seen
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], children: list[Child], otherwise: str) -> None:
+    end = time.monotonic() + READY_S
+    while not await condition():
+        for child in children:
+            child.check()
+        if time.monotonic() > end:
+            last = "; ".join(f"{child.name}: {child.tail()}" for child in children)
+            raise LabFailed.because(f"{otherwise} after {READY_S:g} s ({last})", f"read {children[0].log}")
+        await asyncio.sleep(_POLL_S)
