@@ -1,0 +1,183 @@
+"""The lab's namespaces and its cleanup: all joined, nothing outside, and nothing left after a SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from novacron.lab.failure import LabFailed
+from novacron.lab.lab import clean
+from novacron.lab.network import BRIDGE, Fabric, guest_address, node_address
+from novacron.lab.record import LabDir
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+pytestmark = pytest.mark.system
+
+SLEEPER = "import time\ntime.sleep(600)"
+
+MAKER = f"""
+import os, subprocess, sys, time
+from pathlib import Path
+from novacron.lab.processes import Child
+from novacron.lab.record import LabDir
+lab = LabDir(Path(sys.argv[1]))
+lab.take()
+namespace = None
+if os.geteuid() == 0:
+    from novacron.lab.network import Fabric
+    fabric = Fabric(1)
+    namespace = fabric.nodes[0]
+child = Child("node-1", [sys.executable, "-c", {SLEEPER!r}, "agent"], lab, namespace)
+machine = Child("run", [sys.executable, "-c", {SLEEPER!r}, "unknown"], lab, namespace)  # forgotten below
+qemu = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}, "-uuid", "vm"], cwd=child.directory, start_new_session=True)
+print(namespace.inode if namespace else 0, child.process.pid, machine.process.pid, qemu.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def fabric() -> Iterator[Fabric]:
+    made = Fabric(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bystander(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Somebody who looks around in the lab's directory."""
+    (tmp_path / "lab" / "node-1").mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", SLEEPER], cwd=tmp_path / "lab" / "node-1") as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.root
+@needs_root
+def test_nodes_reach_each_other_and_nothing_is_made_outside(fabric: Fabric) -> None:
+    fabric.settle()
+    listener = fabric.nodes[1].run(lambda: socket.create_server((node_address(2), 0)))
+    port = listener.getsockname()[1]
+    with listener:
+        for place in (fabric.nodes[0], fabric.fabric):
+            with (
+                place.run(lambda: socket.create_connection((node_address(2), port), 5)) as near,
+                listener.accept()[0] as far,
+            ):
+                far.sendall(b"hello")
+                assert near.recv(5) == b"hello"
+    names = {name for _, name in socket.if_nameindex()}
+    assert not names & {BRIDGE, "fabric0", "up0", "n1", "n2"}
+    assert "10.77." not in Path("/proc/net/fib_trie").read_text()
+
+
+@pytest.mark.root
+@needs_root
+def test_namespaces_end_with_their_holder() -> None:
+    before = namespaces()
+    made = Fabric(1)
+    inodes = {made.fabric.inode, made.nodes[0].inode}
+    assert not inodes & before
+    ready, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        ready.set()
+        leave.wait(10)
+
+    inside = threading.Thread(target=lambda: made.nodes[0].run(stay))
+    inside.start()
+    ready.wait(10)
+    made.close()
+    assert namespaces() & inodes  # somebody is still inside
+    leave.set()
+    inside.join()
+    assert not namespaces() & inodes
+
+
+def test_addresses_are_distinct() -> None:
+    addresses = [node_address(1), node_address(2), *(guest_address(number).partition("/")[0] for number in range(50))]
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_what_a_killed_lab_left_is_ended_and_a_bystander_is_not(
+    tmp_path: Path, bystander: subprocess.Popen[bytes]
+) -> None:
+    lab = tmp_path / "lab"
+    with subprocess.Popen([sys.executable, "-c", MAKER, str(lab)], stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout
+        inode, *pids = map(int, maker.stdout.readline().split())
+        with pytest.raises(LabFailed, match="another lab runs"):
+            clean(lab)
+        maker.send_signal(signal.SIGKILL)
+        maker.wait()
+        assert all(alive(pid) for pid in pids)
+        assert clean(lab) == 3
+    assert not any(alive(pid) for pid in pids)
+    assert bystander.poll() is None
+    assert not lab.exists()
+    assert not inode or inode not in namespaces()
+
+
+def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    lab.chmod(0o777)
+    with pytest.raises(LabFailed, match="not a directory of ours"):
+        LabDir(lab).take()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(OSError):
+        LabDir(tmp_path / "link").take()
+
+
+def test_a_directory_has_one_holder(tmp_path: Path) -> None:
+    first, second = LabDir(tmp_path / "lab"), LabDir(tmp_path / "lab")
+    first.take()
+    with pytest.raises(LabFailed, match="another lab"):
+        second.take()
+    first.let_go()
+    second.take()
+    second.let_go()
+    assert not (tmp_path / "lab").exists()
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    lab = LabDir(tmp_path / "lab")
+    lab.take()
+    stubborn = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(flush=True)\ntime.sleep(600)"
+    command = [sys.executable, "-c", stubborn]
+    lab.note(command)
+    lab.let_go()
+    with subprocess.Popen(command, cwd=lab.path, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert clean(lab.path) == 1
+        assert process.wait(5) == -signal.SIGKILL
+
+
+def namespaces() -> set[int]:
+    """The network namespaces some thread on this machine is in, or holds open."""
+    found = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            for place in (*process.glob("task/*/ns/net"), *process.glob("fd/*")):
+                try:
+                    if str(place.readlink()).startswith("net:["):
+                        found.add(place.stat().st_ino)
+                except OSError:
+                    continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    """A zombie is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
