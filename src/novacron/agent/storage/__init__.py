@@ -1,0 +1,1 @@
+"""Where disks lie: storage pools as an agent sees them."""
