@@ -43,9 +43,13 @@ class Heartbeat:
         self._changed[report.vm_id] = None
         self._wake.set()
 
-    async def run(self, send: Send) -> None:
-        """Report through `send` until it raises or this is cancelled. The Hello before it told everything."""
+    def told(self) -> tuple[MachineReport, ...]:
+        """All machines, for a Hello; what changes from here on is told by `run`."""
         self._changed.clear()
+        return self._machines.reports()
+
+    async def run(self, send: Send) -> None:
+        """Report through `send` until it raises or this is cancelled."""
         self._due = False
         ticker = asyncio.create_task(self._tick(), name="heartbeat-tick")
         try:

@@ -19,7 +19,7 @@ from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import ENDED, Machines
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
-from novacron.errors import NotFound, StaleGeneration, StateConflict
+from novacron.errors import NotFound, NovaCronError, StaleGeneration, StateConflict
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.migration import Figures, Progress
 from novacron.wire import agent as wire
@@ -124,6 +124,11 @@ class Mover:
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
                 arrival = await self._driver.take_over(args.vm_id, args.migration_id, args.generation)
+            except NovaCronError:
+                await writing
+                if self._still_incoming(args.vm_id):
+                    await self._ledger.put(holding)
+                raise
             finally:
                 await writing
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
@@ -137,14 +142,28 @@ class Mover:
         report = await self._driver.verify(args.vm_id)
         return msgspec.structs.replace(report, generation=holding.generation)
 
+    def _still_incoming(self, vm_id: str) -> bool:
+        """Whether the driver knows for sure that the machine never continued here."""
+        seen = self._driver.report(vm_id)
+        return seen is not None and seen.status is MachineStatus.INCOMING
+
     async def discard(self, args: wire.Discard) -> None:
-        """End what `accept` started. A machine that took over, or came with another migration, is not touched."""
+        """End what `accept` started. What came with another migration is not touched.
+
+        When this returns, the machine never continued here and never will under that migration.
+
+        :raise StateConflict: it has taken over, or may have: its source must not continue.
+        """
         async with self._ledger.turn(args.vm_id):
             holding = await self._ledger.admit(args.vm_id, args.generation)
-            if holding.role is not Role.INCOMING or holding.migration_id != args.migration_id:
+            if holding.role is Role.OWNED and holding.migration_id == args.migration_id:
+                raise StateConflict.of(f"machine {args.vm_id}", "this node's own by now", ("incoming",), "discard")
+            if holding.role in (Role.OWNED, Role.LEAVING):
                 return
-            await self._driver.discard(args.vm_id, args.migration_id)
-            await self._depart(holding)
+            seen = self._driver.report(args.vm_id)
+            if holding.migration_id == args.migration_id or (seen and seen.migration_id == args.migration_id):
+                await self._driver.discard(args.vm_id, args.migration_id)
+                await self._depart(holding)
 
     # -- source --------------------------------------------------------------------------------------------
 
@@ -205,7 +224,8 @@ class Mover:
             seen = self._driver.report(args.vm_id)
             if seen is not None and seen.status not in ENDED:
                 await self._driver.reclaim(args.vm_id, args.migration_id)
-            await self._ledger.put(msgspec.structs.replace(holding, role=Role.OWNED, migration_id=""))
+            own = msgspec.structs.replace(holding, role=Role.OWNED, generation=args.generation, migration_id="")
+            await self._ledger.put(own)
         report = self._machines.report(args.vm_id)
         if report is None:
             raise NotFound(f"machine {args.vm_id} went away meanwhile")

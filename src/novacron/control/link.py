@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import inspect
 import itertools
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from novacron.clock import Clock
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, TooLarge, from_data
+from novacron.model.identity import is_id
 from novacron.model.migration import Progress
 from novacron.model.node import NodeUsage
 from novacron.wire.agent import (
@@ -130,3 +131,257 @@ class LineListeners:
                 await answer
         except Exception:  # noqa: BLE001  (one listener's trouble is not the line's)
             self._log.exception("a listener broke", what=what)
+
+
+class _Line:
+    """One open WebSocket of one node: the calls that wait on it, the reports not yet told."""
+
+    def __init__(self, websocket: WebSocket, hello: Hello) -> None:
+        self.websocket = websocket
+        self.node_id = hello.node_id
+        self.name = hello.node_name
+        self.pending: dict[int, asyncio.Future[Reply]] = {}
+        self.backlog: asyncio.Queue[Hello | Report] = asyncio.Queue(MAX_BACKLOG)
+        self.backlog.put_nowait(hello)
+        self.told = asyncio.Event()  # nothing of this line will be told any more
+        self.reading: asyncio.Task[tuple[int, str]] | None = None
+        self.closing: tuple[int, str] | None = None
+
+    async def send(self, frame: bytes) -> None:
+        """:raise NodeUnreachable: the line has broken."""
+        try:
+            await self.websocket.send_bytes(frame)
+        except (WebSocketDisconnect, RuntimeError, OSError) as broken:
+            raise self.broke() from broken
+
+    def broke(self) -> NodeUnreachable:
+        return NodeUnreachable(f"the line to node {self.name} broke; what was asked may or may not have been done")
+
+    def end(self, code: int, reason: str) -> None:
+        """Have it closed, now: nothing that still arrives on it counts."""
+        self.closing = self.closing or (code, reason)
+        if self.reading is not None:
+            self.reading.cancel()
+        for waiting in self.pending.values():
+            if not waiting.done():
+                waiting.set_exception(self.broke())
+
+
+class Link(LineListeners):
+    """Lines dialled by agents, and the calls over them. Implements Agents.
+
+    Mount `serve` as a WebSocket route at wire.agent.PATH. Have the web server bound its frames too
+    (uvicorn: ws_max_size=MAX_FRAME_BYTES, ws_per_message_deflate=False) and ping (ws_ping_interval).
+    """
+
+    def __init__(self, clock: Clock, secret: str, server_version: str) -> None:
+        super().__init__()
+        if not secret:
+            raise ValueError("an empty secret would let anybody in")
+        self._clock = clock
+        self._secret = f"Bearer {secret}".encode()
+        self._welcome = _encode(Welcome(protocol=PROTOCOL, server_version=server_version))
+        self._lines: dict[str, _Line] = {}
+        self._latest: dict[str, _Line] = {}  # the last line of each node, open or not
+        self._heard_s: dict[str, float] = {}
+        self._usage: dict[str, NodeUsage] = {}
+        self._ids = itertools.count(1)
+        self._sending: set[asyncio.Task[None]] = set()
+
+    # -- for workers ---------------------------------------------------------------------------------------
+
+    def is_connected(self, node_id: str) -> bool:
+        return node_id in self._lines
+
+    def heard_ago_s(self, node_id: str) -> float | None:
+        """Seconds since anything came from the node; None: never, since this server started."""
+        heard_s = self._heard_s.get(node_id)
+        return None if heard_s is None else self._clock.monotonic_s() - heard_s
+
+    def usage(self, node_id: str) -> NodeUsage | None:
+        """What the node last said it uses."""
+        return self._usage.get(node_id)
+
+    async def call(self, node_id: str, args: msgspec.Struct, answer: type[Answer], *, deadline_s: float) -> Answer:
+        """See Agents.call. :raise TooLarge: the arguments do not fit into a frame."""
+        line = self._lines.get(node_id)
+        if line is None:
+            raise NodeUnreachable(f"node {node_id} has no line to this server")
+        call_id = next(self._ids)
+        verb = NAME_OF[type(args)]
+        raw = msgspec.Raw(_encode(args))
+        frame = _encode(Call(id=call_id, verb=verb, args=raw, deadline_ms=max(0, int(deadline_s * 1e3))))
+        if len(frame) > MAX_FRAME_BYTES:
+            raise TooLarge(f"the arguments of {verb} take {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+        waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        line.pending[call_id] = waiting
+        try:
+            async with asyncio.timeout(deadline_s):
+                await line.send(frame)
+                reply = await waiting
+        except TimeoutError:
+            self._cancel(line, call_id)
+            raise DeadlineExceeded(f"node {line.name} did not answer {verb} within {deadline_s:g} s") from None
+        except asyncio.CancelledError:
+            self._cancel(line, call_id)
+            raise
+        finally:
+            del line.pending[call_id]
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # looked at, also when a timeout came first
+        if reply.error is not None:
+            raise _rebuilt(reply.error)
+        try:
+            return msgspec.json.decode(reply.result, type=answer)
+        except msgspec.DecodeError as wrong:
+            raise NovaCronError(f"the answer of node {line.name} to {verb} cannot be read: {wrong}") from wrong
+
+    def _cancel(self, line: _Line, call_id: int) -> None:
+        """Tell the agent that nobody waits; in a task of its own, for our caller is leaving."""
+        if self._lines.get(line.node_id) is not line:
+            return
+        telling = asyncio.create_task(self._send_cancel(line, call_id))
+        self._sending.add(telling)
+        telling.add_done_callback(self._sending.discard)
+
+    async def _send_cancel(self, line: _Line, call_id: int) -> None:
+        with contextlib.suppress(NodeUnreachable):  # then there is nobody to tell
+            await line.send(_encode(Cancel(id=call_id)))
+
+    # -- the route -----------------------------------------------------------------------------------------
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """One agent's line, from its handshake to its end."""
+        shown = websocket.headers.get("authorization", "").encode("latin-1", "replace")
+        if not hmac.compare_digest(shown, self._secret):
+            self._log.warning("an agent showed a wrong secret", client=_client(websocket))
+            await websocket.close(CLOSE_SECRET, "wrong secret")
+            return
+        await websocket.accept()
+        greeting = await self._greet(websocket)
+        if isinstance(greeting, Hello):
+            await self._keep(_Line(websocket, greeting))
+        else:
+            await _close(websocket, *greeting)
+
+    async def _greet(self, websocket: WebSocket) -> Hello | tuple[int, str]:
+        """The agent's Hello, or why the line is closed."""
+        try:
+            async with asyncio.timeout(HELLO_WITHIN_S):
+                frame = _decoded(await websocket.receive())
+        except TimeoutError:
+            return CLOSE_PROTOCOL, "no hello"
+        if isinstance(frame, tuple):
+            return frame
+        if not isinstance(frame, Hello) or not is_id(frame.node_id):
+            return CLOSE_PROTOCOL, "the first frame must be a hello with a node id"
+        if frame.protocol != PROTOCOL:
+            self._log.warning("an agent speaks another protocol", node=frame.node_name, theirs=frame.protocol)
+            return CLOSE_PROTOCOL, f"this server speaks protocol {PROTOCOL}, not {frame.protocol}"
+        return frame
+
+    async def _keep(self, line: _Line) -> None:
+        older = self._latest.get(line.node_id)
+        self._lines[line.node_id] = self._latest[line.node_id] = line
+        self._hear(line)
+        if older is not None and not older.told.is_set():
+            self._log.warning("a newer line replaces that of the node", node=line.name, node_id=line.node_id)
+            older.end(CLOSE_REPLACED, "replaced by a newer line")
+        telling = asyncio.create_task(self._tell_all(line, older), name=f"tell-{line.name}")
+        line.reading = asyncio.create_task(self._read(line), name=f"read-{line.name}")
+        try:
+            await asyncio.wait({line.reading})
+        finally:
+            await self._drop(line, telling)
+
+    async def _drop(self, line: _Line, telling: asyncio.Task[None]) -> None:
+        """The line is over: fail its calls, tell what came before its end, then that it is lost."""
+        reading = line.reading
+        if reading is not None and reading.done() and not reading.cancelled():
+            if (failure := reading.exception()) is None:
+                line.closing = line.closing or reading.result()
+            elif not isinstance(failure, NodeUnreachable):
+                self._log.error("reading a line broke", node=line.name, exc_info=failure)
+        line.end(CLOSE_NORMAL, "")
+        if self._lines.get(line.node_id) is line:
+            del self._lines[line.node_id]
+        try:
+            await _close(line.websocket, *(line.closing or (CLOSE_NORMAL, "")))
+            await line.backlog.join()
+            if self._latest.get(line.node_id) is line:
+                self._log.info("a node's line is lost", node=line.name, why=line.closing)
+                await self.tell_lost(line.node_id)
+        finally:
+            telling.cancel()
+            line.told.set()
+
+    async def _read(self, line: _Line) -> tuple[int, str]:
+        """Take frames until the line ends; returns how to close it."""
+        await line.send(self._welcome)
+        receive = line.websocket.receive
+        while True:
+            frame = _decoded(await receive())
+            self._hear(line)
+            match frame:
+                case Reply():
+                    waiting = line.pending.get(frame.id)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(frame)
+                case MigrationProgress():
+                    self.tell_progress(frame)
+                case Report():
+                    self._usage[line.node_id] = frame.usage
+                    if line.backlog.full():
+                        return CLOSE_BUSY, "reports come faster than they are taken in"
+                    line.backlog.put_nowait(frame)
+                case Hello():
+                    return CLOSE_PROTOCOL, "a second hello"
+                case _:
+                    return frame
+
+    async def _tell_all(self, line: _Line, older: _Line | None) -> None:
+        """Tell listeners in order, apart from reading: a slow listener must not delay a reply."""
+        if older is not None:
+            await older.told.wait()
+        while True:
+            frame = await line.backlog.get()
+            if isinstance(frame, Hello):
+                await self.tell_hello(frame)
+            else:
+                await self.tell_report(line.node_id, frame)
+            line.backlog.task_done()
+
+    def _hear(self, line: _Line) -> None:
+        self._heard_s[line.node_id] = self._clock.monotonic_s()
+
+
+def _decoded(message: MutableMapping[str, Any]) -> FromAgent | tuple[int, str]:
+    """The frame in an ASGI message, or how to close the line."""
+    if message["type"] == "websocket.disconnect":
+        return CLOSE_NORMAL, ""
+    content: bytes | str = message.get("bytes") or message.get("text") or b""
+    if len(content) > MAX_FRAME_BYTES:
+        return CLOSE_TOO_BIG, f"a frame of {len(content)} bytes"
+    try:
+        return _from_agent.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return CLOSE_GARBAGE, "a frame that cannot be read"
+
+
+def _rebuilt(data: dict[str, Any]) -> NovaCronError:
+    try:
+        return from_data(data)
+    except msgspec.ValidationError:
+        return NovaCronError(f"the node failed, and its error cannot be read: {data.get('message', '')}")
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    connected = WebSocketState.CONNECTED
+    if websocket.client_state is not connected or websocket.application_state is not connected:
+        return
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):  # it went first
+        await websocket.close(code, reason[:100])
+
+
+def _client(websocket: WebSocket) -> str:
+    return f"{websocket.client.host}:{websocket.client.port}" if websocket.client else "unix socket"

@@ -166,7 +166,7 @@ class SimAgent:
             node_id=self.node_id,
             node_name=self.name,
             facts=facts,
-            machines=self.machines.reports(),
+            machines=self.heartbeat.told(),
         )
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:

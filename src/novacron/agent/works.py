@@ -1,0 +1,98 @@
+"""The calls under way at this node: each is done once, however often it is asked for and whatever becomes of lines."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Hashable
+
+import msgspec
+
+from novacron.errors import Busy, DeadlineExceeded
+from novacron.wire.agent import Call, Reply
+
+MAX_WORKS = 1024
+
+Perform = Callable[[Call], Awaitable[Reply]]
+Respond = Callable[[Reply], Awaitable[None]]
+Asker = tuple[Hashable, int]  # a line and the id of a call on it
+
+
+@dataclasses.dataclass(eq=False)
+class Work:
+    """One verb being done, and who waits for it (nobody, when their lines broke)."""
+
+    key: tuple[str, bytes]
+    waiting: dict[Asker, Respond]
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.Timeout | None = None
+
+
+class Works:
+    """A call repeated while its first asking is still being done joins it; afterwards the verb finds its work done."""
+
+    def __init__(self, perform: Perform) -> None:
+        self._perform = perform
+        self._by_key: dict[tuple[str, bytes], Work] = {}
+        self._by_asker: dict[Asker, Work] = {}
+
+    async def take(self, line: Hashable, call: Call, respond: Respond) -> None:
+        """Have `call` done; `respond` gets its reply. Returns at once."""
+        asker = (line, call.id)
+        key = (call.verb, bytes(call.args))
+        work = self._by_key.get(key)
+        if work is not None:
+            work.waiting[asker] = respond
+            self._by_asker[asker] = work
+            self._allow(work, call)
+        elif len(self._by_key) >= MAX_WORKS:
+            busy = Busy(f"this node has {MAX_WORKS} calls under way")
+            await respond(Reply(id=call.id, error=busy.as_data()))
+        else:
+            work = Work(key, {asker: respond})
+            self._by_key[key] = self._by_asker[asker] = work
+            work.task = asyncio.create_task(self._do(work, call), name=call.verb)
+
+    def cancel(self, line: Hashable, call_id: int) -> None:
+        """This asker no longer waits; work for which nobody waits is cancelled."""
+        work = self._leave((line, call_id))
+        if work is not None and not work.waiting and work.task is not None:
+            work.task.cancel()
+
+    def abandon(self, line: Hashable) -> None:
+        """A line broke: its works go on to their ends, for nobody knows that they should not."""
+        for asker in [asker for asker in self._by_asker if asker[0] is line]:
+            self._leave(asker)
+
+    async def finish(self, within_s: float) -> None:
+        """Wait for works under way, but not longer."""
+        tasks = [work.task for work in self._by_key.values() if work.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=within_s)
+
+    def _leave(self, asker: Asker) -> Work | None:
+        work = self._by_asker.pop(asker, None)
+        if work is not None:
+            work.waiting.pop(asker, None)
+        return work
+
+    def _allow(self, work: Work, call: Call) -> None:
+        """Who joins may wait longer than who came first."""
+        until = asyncio.get_running_loop().time() + call.deadline_ms / 1e3
+        if work.timer is not None and not work.timer.expired() and until > (work.timer.when() or 0.0):
+            work.timer.reschedule(until)
+
+    async def _do(self, work: Work, call: Call) -> None:
+        try:
+            async with asyncio.timeout(call.deadline_ms / 1e3) as work.timer:
+                reply = await self._perform(call)
+        except TimeoutError:
+            late = DeadlineExceeded(f"{call.verb} was not done within its {call.deadline_ms} ms")
+            reply = Reply(id=call.id, error=late.as_data())
+        finally:
+            del self._by_key[work.key]
+            waiting = dict(work.waiting)
+            for asker in waiting:
+                self._by_asker.pop(asker, None)
+        for (_, call_id), respond in waiting.items():
+            await respond(reply if call_id == reply.id else msgspec.structs.replace(reply, id=call_id))
