@@ -21,7 +21,7 @@ from novacron.wire.rest.images import Image
 from novacron.wire.rest.migrations import Migration
 from novacron.wire.rest.nodes import Node
 from novacron.wire.rest.vms import Vm
-from novacron.wire.stream import EventFrame, Ready, Resync, Subscribe
+from novacron.wire.stream import ErrorFrame, EventFrame, Ready, Resync, Subscribe
 
 NOW = "2026-11-23T12:00:00Z"
 VM_ID = "01940000-0000-7000-8000-000000000001"
@@ -130,6 +130,7 @@ class ControlRoom:
         self.refuse_streams_with: NovaCronError | None = None
         self.hang_up_after: list[int] = []
         """For each stream in turn: close it after so many frames; when empty, never."""
+        self.farewell: ErrorFrame | None = None
         self._log: list[Event] = []
         self._floor = 0
         self._grown = threading.Condition()
@@ -195,11 +196,12 @@ class ControlRoom:
             while True:
                 for frame in frames:
                     if allowed == 0:
-                        await websocket.close(1012)
-                        return
+                        break
                     await websocket.send_text(msgspec.json.encode(frame).decode())
                     allowed -= 1
                 if allowed == 0:
+                    if self.farewell:
+                        await websocket.send_text(msgspec.json.encode(self.farewell).decode())
                     await websocket.close(1012)
                     return
                 after = at

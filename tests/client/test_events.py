@@ -10,6 +10,7 @@ import pytest
 from novacron.client import goals
 from novacron.errors import (
     DeadlineExceeded,
+    InvalidInput,
     MachineDied,
     NotFound,
     NovaCronError,
@@ -18,7 +19,7 @@ from novacron.errors import (
     Unavailable,
 )
 from novacron.model.event import ObjectType
-from novacron.wire.stream import Resync
+from novacron.wire.stream import ErrorFrame, Resync
 from tests.client.conftest import Connect, Face
 from tests.client.control_room import (
     COMPLETED,
@@ -86,6 +87,21 @@ def test_a_server_that_was_never_there(room: ControlRoom, client: Face) -> None:
     room.refuse_streams_with = Unavailable("no leader")
     with pytest.raises(Unavailable, match="no leader"):
         client.first_events(1)
+
+
+def test_a_stream_that_was_closed_for_being_slow_is_dialled_again(room: ControlRoom, client: Face) -> None:
+    seqs = [room.happen("vm.updated", vm(revision=n)) for n in range(4)]
+    room.hang_up_after = [2]
+    room.farewell = ErrorFrame(code="unavailable", message="too slow")
+    assert [event.seq for event in client.first_events(4, after=1)] == seqs
+
+
+def test_a_stream_that_was_closed_for_a_fault_of_ours_is_not(room: ControlRoom, client: Face) -> None:
+    room.hang_up_after = [0]
+    room.farewell = ErrorFrame(code="invalid_input", message="the first frame must be a subscribe")
+    with pytest.raises(InvalidInput, match="must be a subscribe"):
+        client.first_events(1, after=1)
+    assert len(room.tokens) == 1
 
 
 # -- waiting -----------------------------------------------------------------------------------------------

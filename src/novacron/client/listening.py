@@ -48,6 +48,8 @@ class Listener:
                     yield Listen(msgspec.structs.replace(self._subscribe, after=self._after), within_s)
                     self._is_open = True
                 frame: ToClient | None = yield Hear(within_s)
+                if isinstance(frame, ErrorFrame):
+                    raise from_data(msgspec.structs.asdict(frame))
             except Unavailable as wrong:
                 self._is_open = False
                 yield Rest(self._rest_after(wrong, within_s))
@@ -58,7 +60,7 @@ class Listener:
             if heard is not None:
                 return heard
 
-    def _take(self, frame: ToClient) -> Heard | None:
+    def _take(self, frame: EventFrame | Ready | Resync) -> Heard | None:
         """Note how far the stream has come. None: seen before."""
         self._failures = 0
         self._was_there = True
@@ -74,8 +76,6 @@ class Listener:
             case Resync():
                 self._after = frame.seq
                 return frame
-            case ErrorFrame():
-                raise from_data(msgspec.structs.asdict(frame))
 
     def _rest_after(self, wrong: Unavailable, within_s: float | None) -> float:
         """How long to wait before dialling again; raises when it is no use any more."""

@@ -205,9 +205,10 @@ def update(ref: str, change: VmUpdate, *, revision: int | None = None) -> Call[V
     return Call(method="PATCH", path=path_of("vms", ref_of("vm", ref)), answer=Vm, body=change, revision=revision)
 
 
-def delete(ref: str, *, revision: int | None = None) -> Call[Vm]:
-    """Delete a VM with its disks; the answer is its record while that is being done."""
-    return Call(method="DELETE", path=path_of("vms", ref_of("vm", ref)), answer=Vm, revision=revision)
+def delete(ref: str, *, force: bool = False, revision: int | None = None) -> Call[Vm]:
+    """Delete a stopped VM (force: also one that runs) with its disks; the answer is its record meanwhile."""
+    query: Query = {"force": "true"} if force else {}
+    return Call(method="DELETE", path=path_of("vms", ref_of("vm", ref)), answer=Vm, query=query, revision=revision)
 
 
 def start(ref: str) -> Call[Vm]:
@@ -230,9 +231,10 @@ def resume(ref: str) -> Call[Vm]:
     return _act(ref, "resume")
 
 
-def console_log(ref: str) -> Call[ConsoleLog]:
-    """The end of what the guest wrote to its serial console."""
-    return Call(method="GET", path=path_of("vms", ref_of("vm", ref), "console-log"), answer=ConsoleLog)
+def console_log(ref: str, max_bytes: int = 65536) -> Call[ConsoleLog]:
+    """The last bytes (up to 1 MiB) that the guest wrote to its serial console."""
+    path = path_of("vms", ref_of("vm", ref), "console-log")
+    return Call(method="GET", path=path, answer=ConsoleLog, query={"max_bytes": max_bytes})
 
 
 def _act(ref: str, verb: str, body: msgspec.Struct | None = None) -> Call[Vm]:
