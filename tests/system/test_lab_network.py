@@ -37,7 +37,7 @@ if os.geteuid() == 0:
     namespace = fabric.nodes[0]
 child = Child("node-1", [sys.executable, "-c", {SLEEPER!r}, "agent"], lab, namespace)
 machine = Child("run", [sys.executable, "-c", {SLEEPER!r}, "unknown"], lab, namespace)  # forgotten below
-qemu = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}, "-uuid", "vm"], cwd=child.directory, start_new_session=True)
+qemu = subprocess.Popen(["qemu-system-x86_64", "-c", {SLEEPER!r}], executable=sys.executable, cwd=child.directory)
 print(namespace.inode if namespace else 0, child.process.pid, machine.process.pid, qemu.pid, flush=True)
 time.sleep(600)
 """

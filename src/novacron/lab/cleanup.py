@@ -1,8 +1,8 @@
 """End what a lab left: its processes first, then its files. Namespaces and what is in them go with the last process.
 
-A process is the lab's when it works inside the lab's directory and either runs a command the lab wrote down or is a
-machine an agent started there (`-uuid`). Nothing is ended by its name, and every signal goes to a pidfd whose process
-was looked at after the descriptor was opened.
+A process is the lab's when its working directory lies inside the lab's and it either runs a command the lab wrote down
+or is a QEMU, which only an agent starts there. Others who look around in there are left alone. Every signal goes to a
+pidfd whose process was looked at again after the descriptor was opened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def clean(path: Path) -> int:
     commands = record.read(path).commands
     # Agents before machines: an agent that lives would see its machine die and might start something.
     ended = _end_all(lambda argv: argv in commands, path)
-    ended += _end_all(lambda argv: "-uuid" in argv, path)
+    ended += _end_all(lambda argv: Path(argv[0]).name.startswith("qemu-"), path)
     for left in path.iterdir():
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)

@@ -53,6 +53,10 @@ class Talker:
         """Talk to this address from now on; `answered` tells when the first answer came."""
         self._order(f"move {host} {port}")
 
+    def leave(self) -> None:
+        """Hang up, and talk to nobody until `move`."""
+        self._order("leave")
+
     async def answered(self, deadline_s: float = 60.0) -> int:
         """When the first answer of the next connection came: time.monotonic_ns. :raise LabFailed: not in time."""
         return await self._next(self._answered, deadline_s, "the guest did not answer on the network")

@@ -7,6 +7,7 @@ It is told what to do by lines on standard input and answers with lines of JSON 
 end); at the end of its input it ends.
 
     move HOST PORT   connect there; `{"event": "answered", "at_ns": …}` follows at the first answer of each connection
+    leave            hang up, and connect to nobody
     ask LINE         → {"answer": what the guest says to that line}
     begin            → {}   a window begins: gaps are forgotten, here and in the guest
     end              → measure.Window of the time since
@@ -227,6 +228,9 @@ class Talker:
             self._endpoint = (host, int(port))
             self._hang_up()
             self._retry_ns = 0
+        elif verb == "leave":
+            self._endpoint = None
+            self._hang_up()
         elif self._connection is None or not self._recent:
             _print({"error": "there is no connection to the guest"})
         elif verb == "ask":
