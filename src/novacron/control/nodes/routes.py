@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from novacron.control.access.guard import needs
@@ -65,7 +65,7 @@ def router(records: Records, service: NodeService, view: NodeView) -> APIRouter:
         response_model=None,
         status_code=204,
     )
-    async def delete_node(request: Request, node: NodeRef, held: IfMatch) -> Response:
+    async def delete_node(node: NodeRef, held: IfMatch) -> Response:
         """Forget a node that is down and owns no VM."""
         await service.delete(node, held)
         return Response(status_code=204)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request
@@ -22,7 +22,7 @@ from novacron.wire.rest.common import Name, PageOf, Ref
 VmRef = Annotated[Ref, Path(description="Id or name of a VM.")]
 Force = Annotated[bool, Query(description="Also when it runs: the machine is ended at once.")]
 
-_ACTED = {202: {"description": "Under way: watch the record", "model": wire.Vm}}
+_ACTED: dict[int | str, dict[str, Any]] = {202: {"description": "Under way: watch the record", "model": wire.Vm}}
 _encode = msgspec.json.Encoder().encode
 
 

@@ -1,0 +1,154 @@
+"""The control plane assembled: store, records, services, application and workers, opened and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import random
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+
+import novacron
+from novacron.clock import Clock
+from novacron.config import ServerConfig
+from novacron.control import once, premises, web
+from novacron.control.access.service import TOKEN_FILE, Access
+from novacron.control.link import Link
+from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.routes import router as migration_routes
+from novacron.control.migrations.service import MigrationService
+from novacron.control.migrations.view import MigrationView
+from novacron.control.nodes.health import Health
+from novacron.control.nodes.observer import Observer
+from novacron.control.nodes.routes import router as node_routes
+from novacron.control.nodes.service import NodeService
+from novacron.control.nodes.view import NodeView
+from novacron.control.observe import Figures
+from novacron.control.room import Room
+from novacron.control.store.records import MIGRATIONS, NODES, VMS, Records
+from novacron.control.store.sqlite import SqliteStore
+from novacron.control.stream import Stream, View
+from novacron.control.supervise import Work, keep_going
+from novacron.control.vms.reconciler import Reconciler
+from novacron.control.vms.routes import router as vm_routes
+from novacron.control.vms.service import VmService
+from novacron.control.vms.view import VmView
+
+STORE_FILE = "store.db"
+HOUSEKEEPING_S = 60.0
+NEVER = 1 << 62
+
+_log = structlog.get_logger("house")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class House:
+    """What is served. first_token: the admin's, when this is the first start."""
+
+    app: FastAPI
+    records: Records
+    access: Access
+    first_token: str | None
+    token_file: Path
+
+    async def until_lost(self) -> None:
+        """Return when the record cache has lost the store."""
+        with contextlib.suppress(Exception):
+            await self.records.caught_up(NEVER)
+
+
+@contextlib.asynccontextmanager
+async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]:
+    """Everything up and working; closed in reverse afterwards. Agents and machines are not touched by that.
+
+    :raise NovaCronError: what is on disk cannot be used.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        secret, pool_id = premises.prepare(config)
+        store = await SqliteStore.open(config.data_dir / STORE_FILE)
+        stack.push_async_callback(store.close)
+        records = Records(store, clock, random.SystemRandom())
+        await records.start()
+        stack.push_async_callback(records.stop)
+        access = Access(store)
+        first_token = await access.start(config.data_dir)
+        link = Link(clock, secret, novacron.__version__)
+        figures = Figures(records)
+        app = _application(config, records, access, link, figures, clock, pool_id)
+        for name, work in _workers(config, records, access, link, clock).items():
+            worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
+            stack.push_async_callback(_end, worker)
+        yield House(
+            app=app,
+            records=records,
+            access=access,
+            first_token=first_token,
+            token_file=config.data_dir / TOKEN_FILE,
+        )
+
+
+def _application(
+    config: ServerConfig,
+    records: Records,
+    access: Access,
+    link: Link,
+    figures: Figures,
+    clock: Clock,
+    pool_id: str,
+) -> FastAPI:
+    room = Room(records, config)
+    vm_view, node_view, migration_view = VmView(records), NodeView(room, link), MigrationView(records)
+    views: dict[str, View] = {
+        VMS.prefix: vm_view.data,
+        NODES.prefix: node_view.data,
+        MIGRATIONS.prefix: migration_view.data,
+    }
+    routers = (
+        vm_routes(records, VmService(records, link, room, clock, pool_id), vm_view),
+        node_routes(records, NodeService(records, room, clock), node_view),
+        migration_routes(records, MigrationService(records, room, clock), migration_view),
+    )
+    return web.build(
+        web.Parts(
+            records=records,
+            clock=clock,
+            access=access,
+            events=Stream(records, views),
+            link=link,
+            figures=figures,
+            routers=routers,
+            tls=config.tls_cert is not None,
+        )
+    )
+
+
+def _workers(config: ServerConfig, records: Records, access: Access, link: Link, clock: Clock) -> Mapping[str, Work]:
+    """What runs for as long as the house is open, by name."""
+    observer = Observer(records, link, clock)
+    link.on_hello(observer.hello)
+    link.on_report(observer.report)
+
+    async def keep_house() -> None:
+        while True:
+            await clock.sleep(HOUSEKEEPING_S)
+            await once.sweep(records.store, clock.wall())
+            revision = await records.store.revision()
+            if revision > config.keep_revisions:
+                await records.store.compact(revision - config.keep_revisions)
+
+    return {
+        "access": access.run,
+        "reconciler": Reconciler(records, link, clock).run,
+        "conductor": Conductor(records, link, clock).run,
+        "health": Health(records, link, clock).run,
+        "housekeeping": keep_house,
+    }
+
+
+async def _end(worker: asyncio.Task[None]) -> None:
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)

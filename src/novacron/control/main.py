@@ -1,0 +1,113 @@
+"""The control plane as a process: settings from flags and a file, a house that is opened, served and closed again.
+
+    python -m novacron.control --data-dir DIR --pool-dir DIR [--port N] [--socket PATH] [--config FILE] ...
+
+Every flag is a field of config.ServerConfig. It prints `ready http://host:port` when it serves. SIGTERM and SIGINT
+end it within seconds; machines are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from novacron.clock import SystemClock
+from novacron.config import ServerConfig, load
+from novacron.control import listen, log
+from novacron.control.house import House, open_house
+from novacron.errors import NovaCronError, StoreUnavailable
+
+_log = structlog.get_logger("server")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to end; the exit code: 0 a clean end, 1 it could not start or go on, 2 wrong flags."""
+    flags = vars(_parser().parse_args(arguments))
+    file = flags.pop("config")
+    try:
+        config = load(ServerConfig, Path(file) if file else None, flags)
+        log.set_up(config.log_format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(config))
+    except NovaCronError as error:
+        remedies = "".join(f"\n  {reason.remedy}" for reason in error.reasons if reason.remedy)
+        sys.stderr.write(f"novacron server: {error.message}{remedies}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m novacron.control", description="The NovaCron control plane.")
+    parser.add_argument("--config", metavar="FILE", help="settings as TOML; flags count more")
+    for field in dataclasses.fields(ServerConfig):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, metavar="VALUE")
+    return parser
+
+
+async def run(config: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT. :raise NovaCronError: it cannot start, or has lost its store."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    tls = config.tls_cert is not None
+    async with contextlib.AsyncExitStack() as stack:
+        listening = stack.enter_context(contextlib.closing(listen.tcp(config.host, config.port)))
+        house = await stack.enter_async_context(open_house(config, SystemClock()))
+        url = listen.address_of(listening, tls=tls)
+        servers = [await stack.enter_async_context(_serving(house, config, listening, tls=tls))]
+        if config.socket:
+            local = listen.unix(Path(config.socket))
+            stack.callback(Path(config.socket).unlink, missing_ok=True)
+            servers.append(await stack.enter_async_context(_serving(house, config, local, tls=False)))
+        if house.first_token is not None:
+            _say(f"admin token, shown this once and kept in {house.token_file}: {house.first_token}")
+        _say(f"ready {url}")
+        await _until_over(stop, house, servers)
+        _log.info("ending; machines run on")
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    house: House, config: ServerConfig, listening: socket.socket, *, tls: bool
+) -> AsyncIterator[asyncio.Task[None]]:
+    """The application on one listener; afterwards its connections have ended."""
+    server = listen.server_for(house.app, config, tls=tls)
+    running = asyncio.create_task(server.serve(sockets=[listening]), name="serve")
+    try:
+        up = asyncio.create_task(server.is_up())
+        await asyncio.wait({up, running}, return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        yield running
+    finally:
+        server.should_exit = True
+        await running
+
+
+async def _until_over(stop: asyncio.Event, house: House, servers: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal to end. :raise StoreUnavailable: the record cache has lost the store for good."""
+    told = asyncio.create_task(stop.wait())
+    lost = asyncio.create_task(house.until_lost())
+    try:
+        await asyncio.wait({told, lost, *servers}, return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            raise StoreUnavailable("the server cannot go on: it has lost its store; start it again")
+    finally:
+        told.cancel()
+        lost.cancel()
+        await asyncio.gather(told, lost, return_exceptions=True)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
