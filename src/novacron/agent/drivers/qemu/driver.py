@@ -1,0 +1,312 @@
+"""QemuDriver: the driver contract on QEMU processes. The verbs; how each is done stands in the files beside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from novacron.agent.drivers.base import (
+    Arrival,
+    Departure,
+    Launch,
+    ProgressListener,
+    Reception,
+    ReportListener,
+)
+from novacron.agent.drivers.qemu import adopt as adoption
+from novacron.agent.drivers.qemu import incoming, launcher, outgoing, power
+from novacron.agent.drivers.qemu.accelerator import choose
+from novacron.agent.drivers.qemu.command import LOOPBACK, Host, wants_uefi
+from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
+from novacron.agent.drivers.qemu.firmware import find_uefi
+from novacron.agent.drivers.qemu.gate import Gate
+from novacron.agent.drivers.qemu.machine import STDERR_FILE, Machine
+from novacron.agent.drivers.qemu.record import Record, Role
+from novacron.agent.drivers.qemu.rundir import RunDir
+from novacron.clock import Clock
+from novacron.errors import NotFound, StateConflict
+from novacron.model.machine import Endpoint, MachineReport, MachineStatus, StopMode
+from novacron.model.migration import Figures, Goals
+from novacron.model.node import Accelerator, DriverFacts
+
+STALL_S = 30.0
+TRIM_INTERVAL_S = 10.0
+MAX_STDERR_BYTES = 1 << 20  # a guest can make QEMU complain without end
+
+Result = TypeVar("Result")
+
+
+class QemuDriver:
+    """Machines of one node on one QEMU binary.
+
+    cache_dir: where probes are kept (made when missing). accelerator: auto, kvm or tcg.
+    stall_s: a transfer that moves nothing for so long is given up.
+    """
+
+    name = "qemu"
+
+    def __init__(
+        self, binary: str, cache_dir: Path, clock: Clock, accelerator: str = "auto", stall_s: float = STALL_S
+    ) -> None:
+        self._binary = binary
+        self._cache_dir = cache_dir
+        self._clock = clock
+        self._wish = accelerator
+        self._stall_s = stall_s
+        self._listeners: list[ReportListener] = []
+        self._machines: dict[str, Machine] = {}
+        self._gates: dict[str, Gate] = {}
+        self._known: tuple[Path, Probed, Accelerator] | None = None
+        self._probing = asyncio.Lock()
+        self._trimmer: asyncio.Task[None] | None = None
+
+    # -- what it knows ---------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: ReportListener) -> None:
+        self._listeners.append(listener)
+
+    async def probe(self) -> DriverFacts:
+        _, found, accelerator = await self._facts()
+        return DriverFacts(
+            name=self.name,
+            version=found.version,
+            features=found.features,
+            machine_types=found.machine_types,
+            default_machine_types=found.default_machine_types,
+            cpu_models=found.cpu_models,
+            accelerator=accelerator,
+        )
+
+    def report(self, vm_id: str) -> MachineReport | None:
+        machine = self._machines.get(vm_id)
+        return machine.report() if machine else None
+
+    def reports(self) -> list[MachineReport]:
+        return [machine.report() for machine in self._machines.values()]
+
+    async def adopt(self, run_dirs: list[Path]) -> list[MachineReport]:
+        """As the contract says; transfers under way are followed again."""
+        found = await asyncio.gather(*(self._adopt(path) for path in run_dirs))
+        return [machine.report() for machine in found if machine is not None]
+
+    async def forget(self, vm_id: str) -> None:
+        await self._run(vm_id, "forget", self._forget(vm_id))
+
+    async def close(self) -> None:
+        if self._trimmer is not None:
+            self._trimmer.cancel()
+        for machine in self._machines.values():
+            await machine.let_go()
+        self._machines.clear()
+
+    # -- a machine's life ------------------------------------------------------------------------------------
+
+    async def start(self, launch: Launch) -> MachineReport:
+        return await self._run(launch.spec.vm_id, "start", self._start(launch))
+
+    async def stop(self, vm_id: str, mode: StopMode, deadline_s: float) -> MachineReport:
+        forced = mode is StopMode.FORCED
+        return await self._run(vm_id, "stop", self._stop(vm_id, 0.0 if forced else deadline_s), pushes=forced)
+
+    async def pause(self, vm_id: str) -> MachineReport:
+        return await self._with(vm_id, "pause", power.pause)
+
+    async def resume(self, vm_id: str) -> MachineReport:
+        return await self._with(vm_id, "resume", power.resume)
+
+    async def _start(self, launch: Launch) -> MachineReport:
+        known = await self._known_at(launch)
+        if known is not None and not known.ended:
+            return await power.begin(known)
+        machine, host = await self._make(launch)
+        await launcher.launch(machine, launch, host, incoming=False)
+        try:
+            await power.begin(machine)
+        except BaseException:
+            await launcher.abandon(machine)
+            raise
+        self._enlist(machine)
+        return machine.report()
+
+    async def _stop(self, vm_id: str, patience_s: float) -> MachineReport:
+        machine = self._machines.get(vm_id)
+        if machine is None:
+            return self._absent(vm_id)
+        return await power.stop(machine, patience_s)
+
+    async def _forget(self, vm_id: str) -> None:
+        machine = self._machines.get(vm_id)
+        if machine is None:
+            return
+        if not machine.ended:
+            raise StateConflict.of(f"machine {vm_id}", machine.status.value, ("stopped", "crashed"), "forget")
+        del self._machines[vm_id]
+        await machine.let_go()
+        launcher.clear(machine.run_dir)
+
+    # -- migration -------------------------------------------------------------------------------------------
+
+    async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
+        return await self._run(launch.spec.vm_id, "accept", self._accept(launch, migration_id, host))
+
+    async def send(
+        self, vm_id: str, migration_id: str, to: Reception, goals: Goals, progress: ProgressListener
+    ) -> Departure:
+        """As the contract says. A caller that leaves does not end the transfer: `reclaim` does."""
+        machine = self._expect(vm_id)
+        machine.progress = progress
+        _, found, _ = await self._facts()
+        await self._run(vm_id, "send", outgoing.begin(machine, migration_id, to, goals, found.features, self._stall_s))
+        return await outgoing.departed(machine)
+
+    async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
+        return await self._with(
+            vm_id, "take_over", lambda machine: incoming.take_over(machine, migration_id, generation)
+        )
+
+    async def verify(self, vm_id: str) -> MachineReport:
+        return await self._with(vm_id, "verify", incoming.verify)
+
+    async def release(self, vm_id: str, migration_id: str) -> Figures:
+        if vm_id not in self._machines:
+            return Figures()
+        return await self._with(vm_id, "release", lambda machine: outgoing.release(machine, migration_id))
+
+    async def reclaim(self, vm_id: str, migration_id: str) -> MachineReport:
+        if vm_id not in self._machines:
+            return self._absent(vm_id)
+        return await self._with(
+            vm_id, "reclaim", lambda machine: outgoing.reclaim(machine, migration_id, self._stall_s), pushes=True
+        )
+
+    async def discard(self, vm_id: str, migration_id: str) -> None:
+        await self._run(vm_id, "discard", self._discard(vm_id, migration_id), pushes=True)
+
+    async def _accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
+        known = await self._known_at(launch)
+        if known is not None and not known.ended:
+            given = incoming.reception(known, migration_id)
+            if given is not None:
+                return given
+            unfinished = known.transfer(migration_id, Role.TARGET)
+            if unfinished is None or not await self._discard(known.vm_id, migration_id):
+                raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("absent",), "accept")
+        _, found, _ = await self._facts()
+        machine, chosen = await self._make(launch)
+        given = await incoming.accept(machine, launch, chosen, found.features, migration_id, host)
+        self._enlist(machine)
+        return given
+
+    async def _discard(self, vm_id: str, migration_id: str) -> bool:
+        machine = self._machines.get(vm_id)
+        if machine is None or not await incoming.discard(machine, migration_id):
+            return False
+        self._tell(self._absent(vm_id))
+        del self._machines[vm_id]
+        return True
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    async def _run(self, vm_id: str, verb: str, work: Coroutine[Any, Any, Result], *, pushes: bool = False) -> Result:
+        gate = self._gates.setdefault(vm_id, Gate())
+        try:
+            return await gate.run(verb, work, pushes=pushes)
+        finally:
+            if gate.idle and vm_id not in self._machines:
+                self._gates.pop(vm_id, None)
+
+    async def _with(
+        self, vm_id: str, verb: str, work: Callable[[Machine], Coroutine[Any, Any, Result]], *, pushes: bool = False
+    ) -> Result:
+        async def found() -> Result:
+            return await work(self._expect(vm_id))
+
+        return await self._run(vm_id, verb, found(), pushes=pushes)
+
+    def _expect(self, vm_id: str) -> Machine:
+        machine = self._machines.get(vm_id)
+        if machine is None:
+            raise NotFound(f"there is no machine {vm_id} here")
+        return machine
+
+    async def _known_at(self, launch: Launch) -> Machine | None:
+        """The machine as known, or as an earlier agent left it: a second process is never started beside it."""
+        known = self._machines.get(launch.spec.vm_id)
+        return known if known is not None else await self._adopt(launch.run_dir)
+
+    async def _adopt(self, path: Path) -> Machine | None:
+        known = next((machine for machine in self._machines.values() if machine.run_dir.path == path), None)
+        if known is not None:
+            return known
+        machine = await adoption.adopt(path, self._clock, self._tell)
+        if machine is not None:
+            machine.after_attach = lambda attached: outgoing.rejoin(attached, self._stall_s)
+            outgoing.rejoin(machine, self._stall_s)
+            self._enlist(machine)
+        return machine
+
+    async def _make(self, launch: Launch) -> tuple[Machine, Host]:
+        """A machine not yet started or listed, in the place of one that has ended."""
+        binary, found, accelerator = await self._facts()
+        spec = launch.spec
+        machine_type, cpu_model = hardware(spec, found, accelerator.name)
+        host = Host(
+            binary=str(binary),
+            accelerator=accelerator.name,
+            machine_type=machine_type,
+            cpu_model=cpu_model,
+            uefi=find_uefi() if wants_uefi(launch) else None,
+        )
+        record = Record(
+            vm_id=spec.vm_id,
+            generation=spec.generation,
+            machine_type=machine_type,
+            cpu_model=cpu_model,
+            accelerator=accelerator.name,
+            uid=launch.uid,
+            gid=launch.gid,
+            guest_agent=spec.guest_agent,
+            endpoints=tuple(
+                Endpoint(nic_id=nic.nic_id, guest_port=guest, host=LOOPBACK, host_port=port)
+                for nic in launch.nics
+                for guest, port in nic.forwards
+            ),
+        )
+        before = self._machines.pop(spec.vm_id, None)
+        if before is not None:
+            await before.let_go()
+        machine = Machine(record, RunDir(launch.run_dir), self._clock, self._tell)
+        machine.after_attach = lambda attached: outgoing.rejoin(attached, self._stall_s)
+        return machine, host
+
+    def _enlist(self, machine: Machine) -> None:
+        self._machines[machine.vm_id] = machine
+        self._tell(machine.report())
+        if self._trimmer is None:
+            self._trimmer = asyncio.create_task(self._trim())
+
+    def _tell(self, report: MachineReport) -> None:
+        if report.vm_id in self._machines:  # one that never came up is its caller's news alone
+            for listener in self._listeners:
+                listener(report)
+
+    def _absent(self, vm_id: str) -> MachineReport:
+        return MachineReport(vm_id=vm_id, generation=0, status=MachineStatus.ABSENT, since=self._clock.wall())
+
+    async def _facts(self) -> tuple[Path, Probed, Accelerator]:
+        async with self._probing:
+            if self._known is None:
+                binary = locate(self._binary)
+                key = await asyncio.to_thread(fingerprint, binary)
+                accelerator = await choose(self._wish, binary, self._cache_dir, key, self._clock)
+                found = await probe(binary, accelerator.name, self._cache_dir, key, self._clock)
+                self._known = binary, found, accelerator
+            return self._known
+
+    async def _trim(self) -> None:
+        while True:
+            await self._clock.sleep(TRIM_INTERVAL_S)
+            for machine in list(self._machines.values()):
+                machine.run_dir.cut(STDERR_FILE, MAX_STDERR_BYTES)

@@ -1,0 +1,71 @@
+"""UEFI firmware as the distribution describes it (QEMU's firmware descriptors), not as paths we hope for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from novacron.agent.drivers.qemu.command import Uefi
+
+DESCRIPTORS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+MAX_BYTES = 64 << 10
+_UNWANTED = frozenset({"requires-smm", "enrolled-keys", "secure-boot", "amd-sev-es"})
+
+
+class _File(msgspec.Struct):
+    """A flash image."""
+
+    filename: str
+    format: str
+
+
+class _Mapping(msgspec.Struct, rename="kebab"):
+    """How the firmware is mapped; ours are flash with a template for the variables."""
+
+    device: str
+    executable: _File | None = None
+    nvram_template: _File | None = None
+
+
+class _Target(msgspec.Struct):
+    """What it runs on."""
+
+    architecture: str
+    machines: list[str] = []
+
+
+class _Descriptor(msgspec.Struct, rename="kebab"):
+    """One firmware."""
+
+    mapping: _Mapping
+    interface_types: list[str] = []
+    targets: list[_Target] = []
+    features: list[str] = []
+
+
+def find_uefi(folders: tuple[Path, ...] = DESCRIPTORS) -> Uefi | None:
+    """Plain UEFI for q35 (no Secure Boot, no SMM), by the descriptors' own order of preference; None: there is none."""
+    files = {file.name: file for folder in reversed(folders) for file in folder.glob("*.json")}
+    for name in sorted(files):
+        try:
+            found = _uefi(msgspec.json.decode(files[name].read_bytes()[:MAX_BYTES], type=_Descriptor))
+        except (OSError, msgspec.DecodeError):
+            continue  # a descriptor we cannot read offers us nothing
+        if found is not None:
+            return found
+    return None
+
+
+def _uefi(descriptor: _Descriptor) -> Uefi | None:
+    code, variables = descriptor.mapping.executable, descriptor.mapping.nvram_template
+    fits = any(
+        target.architecture == "x86_64" and any(machine.startswith("pc-q35") for machine in target.machines)
+        for target in descriptor.targets
+    )
+    if not fits or "uefi" not in descriptor.interface_types or _UNWANTED & set(descriptor.features):
+        return None
+    if code is None or variables is None or (code.format, variables.format) != ("raw", "raw"):
+        return None
+    found = Uefi(code=Path(code.filename), variables=Path(variables.filename))
+    return found if found.code.is_file() and found.variables.is_file() else None

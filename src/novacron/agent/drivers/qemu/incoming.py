@@ -1,0 +1,150 @@
+"""The target's side of a migration: wait for a state, take the machine over, or end what waits."""
+
+from __future__ import annotations
+
+from novacron.agent.drivers.base import Arrival, Launch, Reception
+from novacron.agent.drivers.qemu import status, tls
+from novacron.agent.drivers.qemu.command import Host
+from novacron.agent.drivers.qemu.launcher import abandon, launch
+from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.migration import ANNOUNCE, Info, capabilities, require, target_parameters, uri
+from novacron.agent.drivers.qemu.record import Ending, Role, Transfer
+from novacron.errors import MonitorFailed, StateConflict
+from novacron.model.machine import MachineReport, MachineStatus
+
+LOAD_DEADLINE_S = 60.0
+RESUME_DEADLINE_S = 10.0
+
+
+async def accept(
+    machine: Machine, what: Launch, host: Host, features: tuple[str, ...], migration_id: str, address: str
+) -> Reception:
+    """Start it, waiting for a stream on `address` with a key of its own. After a failure nothing of it is left."""
+    require(features)
+    listen_at = uri(address, 0)
+    machine.record.transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=address)
+    key_hex = tls.new_key()
+    await launch(machine, what, host, incoming=True)
+    try:
+        tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
+        monitor = machine.door()
+        await tls.install(monitor, machine.run_dir, migration_id, "server")
+        await monitor.execute("migrate-set-capabilities", capabilities(on=True))
+        await monitor.execute("migrate-set-parameters", target_parameters(tls.OBJECT_ID))
+        await monitor.execute("migrate-incoming", {"uri": listen_at})
+        machine.record.transfer.port = await _port(machine)
+        machine.save()
+    except BaseException:
+        await abandon(machine)
+        raise
+    machine.become(MachineStatus.INCOMING)
+    return Reception(host=address, port=machine.record.transfer.port, key_hex=key_hex)
+
+
+def reception(machine: Machine, migration_id: str) -> Reception | None:
+    """The answer `accept` gave, while the machine still waits; None: it gave none."""
+    transfer = machine.transfer(migration_id, Role.TARGET)
+    if transfer is None or not transfer.port or machine.status is not MachineStatus.INCOMING:
+        return None
+    key_hex = tls.read(machine.run_dir, migration_id)
+    return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex) if key_hex else None
+
+
+async def take_over(machine: Machine, migration_id: str, generation: int) -> Arrival:
+    """Continue once its state is loaded.
+
+    :raise MonitorFailed: QEMU refuses (a disk is still held by another): it stays `incoming`; asking again is safe.
+    :raise DeadlineExceeded: it may continue or not; the status is `unknown` until it says.
+    """
+    transfer = machine.transfer(migration_id, Role.TARGET)
+    if transfer is None:
+        raise StateConflict.of(f"machine {machine.vm_id}", machine.status.value, ("incoming",), "take over")
+    if machine.status is not MachineStatus.RUNNING:
+        await machine.until(lambda: machine.ended or machine.migration_state in status.OVER, LOAD_DEADLINE_S, "load")
+        await _require_loaded(machine)
+        await _continue(machine, transfer, generation)
+    now = machine.clock.monotonic_s()
+    resumed_at_s = now if transfer.resumed_at_s is None else transfer.resumed_at_s
+    arrival = Arrival(resumed_ago_ms=(now - resumed_at_s) * 1e3, report=machine.report())
+    machine.save()
+    return arrival
+
+
+async def verify(machine: Machine) -> MachineReport:
+    """Ask whether it really runs, announce it to the network, and forget the key.
+
+    :raise StateConflict: it does not run.
+    """
+    report = await machine.refresh()
+    if report.status is MachineStatus.STOPPED:
+        return report  # the guest has shut down since; that is its own affair
+    if report.status is not MachineStatus.RUNNING:
+        raise StateConflict.of(f"machine {machine.vm_id}", report.status.value, ("running",), "verify")
+    monitor = machine.door()
+    await monitor.execute("announce-self", ANNOUNCE)
+    await monitor.execute("migrate-set-parameters", {"tls-creds": ""})
+    await tls.remove(monitor)
+    machine.run_dir.remove_secret(tls.FOLDER, tls.FILE)
+    if machine.record.transfer is not None:
+        machine.record.transfer.closed = True
+        machine.save()
+    return machine.report()
+
+
+async def discard(machine: Machine, migration_id: str) -> bool:
+    """End it if it waits for that migration; whether it was so. One that was taken over is not touched."""
+    transfer = machine.transfer(migration_id, Role.TARGET)
+    if transfer is None or transfer.taken_over:
+        return False
+    if not machine.ended:
+        machine.record.ending = Ending(MachineStatus.ABSENT, "the migration was called off")
+        machine.save()
+    await abandon(machine)
+    return True
+
+
+async def _port(machine: Machine) -> int:
+    info = await machine.door().ask(Info, "query-migrate")
+    for address in info.socket_address:
+        if address.type == "inet" and address.port.isdigit():
+            return int(address.port)
+    raise MonitorFailed("QEMU listens for a stream, and does not say where")
+
+
+async def _require_loaded(machine: Machine) -> None:
+    if machine.ended:
+        raise machine.died()
+    if machine.migration_state != "completed":
+        words = (await machine.door().ask(Info, "query-migrate")).error_desc
+        raise MonitorFailed(f"machine {machine.vm_id} did not load: {words or machine.migration_state}")
+
+
+async def _continue(machine: Machine, transfer: Transfer, generation: int) -> None:
+    # Noted before it is done: from here on nobody may take this copy for a leftover.
+    before, transfer.taken_over = transfer.taken_over, True
+    generation_before, machine.record.generation = machine.record.generation, generation
+    machine.save()
+    asked_at_s = machine.clock.monotonic_s()
+
+    def resumed() -> bool:
+        return machine.seen_at_s.get("RESUME", 0.0) >= asked_at_s or machine.ended
+
+    try:
+        await machine.door().execute("cont")
+        await machine.until(resumed, RESUME_DEADLINE_S, "continue")
+    except MonitorFailed:
+        if not machine.monitor or not machine.monitor.connected:
+            machine.become(MachineStatus.UNKNOWN, "it was told to continue, and its monitor was lost")
+            raise
+        # Refused in so many words: it never continued. A guest that had shut down before its stop arrives so.
+        transfer.taken_over, machine.record.generation = before, generation_before
+        machine.save()
+        if (await machine.refresh()).status is not MachineStatus.STOPPED:
+            raise
+    except BaseException:
+        machine.become(MachineStatus.UNKNOWN, "it was told to continue, and did not say whether it does")
+        machine.look_later()
+        raise
+    else:
+        transfer.resumed_at_s = machine.seen_at_s.get("RESUME")
+        machine.become(machine.status if machine.ended else MachineStatus.RUNNING)

@@ -1,0 +1,102 @@
+"""Start a QEMU: prepare its directory, spawn it, open its monitors; leave nothing behind when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+
+from novacron.agent.drivers.base import Launch
+from novacron.agent.drivers.qemu import machine as machines
+from novacron.agent.drivers.qemu import tls
+from novacron.agent.drivers.qemu.command import VARS_FILE, Host, Sockets, command, wants_uefi
+from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.process import spawn
+from novacron.agent.drivers.qemu.rundir import RunDir
+from novacron.errors import DriverError, MachineDied, MonitorFailed, Unsupported
+
+GREETING_DEADLINE_S = 30.0
+DEATH_DEADLINE_S = 5.0
+
+
+async def launch(machine: Machine, what: Launch, host: Host, *, incoming: bool) -> None:
+    """Bring up the machine's process, paused, both monitors open and its record noted.
+
+    :raise MachineDied: QEMU ended at once; carries its last words.
+    :raise Unsupported: it cannot be built here. After any failure nothing of it runs and its files are gone.
+    """
+    listening: list[socket.socket] = []
+    try:
+        _prepare(machine.run_dir, what, host)
+        machine.save()
+        _spawn(machine, what, host, listening, incoming=incoming)
+        machine.save()
+        for ours in listening:
+            ours.close()  # QEMU's copies alone are left: when it dies, the connections waiting there end too
+        await _attach(machine)
+    except BaseException as wrong:
+        for ours in listening:
+            ours.close()
+        await abandon(machine)
+        if isinstance(wrong, OSError):
+            raise DriverError(f"machine {machine.vm_id} cannot be started: {wrong}") from wrong
+        raise
+
+
+async def abandon(machine: Machine) -> None:
+    """Kill what there is of it and remove its files; the listener is told nothing."""
+    if machine.process is not None:
+        machine.process.kill()
+        await machine.process.wait(machines.KILL_DEADLINE_S)
+    await machine.let_go()
+    clear(machine.run_dir)
+
+
+def clear(run_dir: RunDir) -> None:
+    """Remove what the driver keeps there. The console's log and the UEFI variables stay."""
+    run_dir.remove(*machines.OURS)
+    run_dir.remove_secret(tls.FOLDER, tls.FILE)
+
+
+def _prepare(run_dir: RunDir, what: Launch, host: Host) -> None:
+    run_dir.remove(*machines.OURS)
+    if wants_uefi(what) and host.uefi is not None and not (run_dir.path / VARS_FILE).exists():
+        descriptor = run_dir.create(VARS_FILE, os.O_WRONLY, what.uid, what.gid)
+        with os.fdopen(descriptor, "wb") as target, host.uefi.variables.open("rb") as template:
+            shutil.copyfileobj(template, target)
+
+
+def _spawn(machine: Machine, what: Launch, host: Host, listening: list[socket.socket], *, incoming: bool) -> None:
+    run_dir = machine.run_dir
+    names = [machines.AGENT_SOCKET, machines.RESCUE_SOCKET]
+    names += [machines.GUEST_AGENT_SOCKET] if what.spec.guest_agent else []
+    listening.extend(run_dir.listen(name) for name in names)
+    numbers = [made.fileno() for made in listening]
+    sockets = Sockets(agent=numbers[0], rescue=numbers[1], guest_agent=numbers[2] if len(numbers) > 2 else None)
+    argv = command(what, host, sockets, incoming=incoming)
+    stderr = run_dir.create(machines.STDERR_FILE, os.O_WRONLY | os.O_APPEND, what.uid, what.gid)
+    try:
+        process = spawn(argv, directory=run_dir.path, stderr=stderr, uid=what.uid, gid=what.gid, pass_fds=numbers)
+    except FileNotFoundError as wrong:
+        raise Unsupported(f"{host.binary} is not installed on this node") from wrong
+    finally:
+        os.close(stderr)
+    machine.record.identity = process.identity
+    machine.hold(process)
+
+
+async def _attach(machine: Machine) -> None:
+    try:
+        await machine.attach(GREETING_DEADLINE_S, starting=True)
+    except MonitorFailed as wrong:
+        # It hung up. QEMU says why on stderr and then ends; the end is a moment behind.
+        if machine.process is not None and await machine.process.wait(DEATH_DEADLINE_S):
+            await asyncio.sleep(0)  # its end is reported in this turn of the loop
+            raise _died_at_start(machine) from wrong
+        raise
+
+
+def _died_at_start(machine: Machine) -> MachineDied:
+    gone = machine.died()
+    return MachineDied(f"machine {machine.vm_id} did not start: {machine.report().reason}", gone.reasons)

@@ -1,0 +1,167 @@
+"""QEMU as a process: started in a session of its own, known by pid + start time + boot, watched and ended by pidfd.
+
+A pidfd names one process for ever, so a signal can never hit another that got the same pid. A process is dead when
+its pidfd says so; that includes zombies nobody has reaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What tells this process from every other that ever had its pid."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+class Process:
+    """A living or just ended process. `ended` is done with one sentence: how it ended."""
+
+    def __init__(self, identity: Identity, pidfd: int) -> None:
+        self.identity = identity
+        self._pidfd = pidfd
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[str] = self._loop.create_future()
+        self._loop.add_reader(pidfd, self._on_end)
+
+    @property
+    def alive(self) -> bool:
+        return not self.ended.done()
+
+    def kill(self) -> None:
+        """SIGKILL. Dead already: fine."""
+        if self.alive:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    async def wait(self, deadline_s: float) -> bool:
+        """Whether it has ended before the deadline."""
+        await asyncio.wait({self.ended}, timeout=deadline_s)
+        return self.ended.done()
+
+    def let_go(self) -> None:
+        """Watch it no longer; it runs on."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self.ended.cancel()
+
+    def _on_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        words = _reap(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if not self.ended.done():
+            self.ended.set_result(words)
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    stderr: int,
+    uid: int | None = None,
+    gid: int | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Process:
+    """Start it with no input, its words into `stderr`, no inherited descriptor but `pass_fds`, as uid:gid if given.
+
+    It outlives the agent: no parent-death signal, no shared session. :raise OSError: it cannot be executed.
+    """
+    started = subprocess.Popen(  # noqa: S603 -- argv is a list built from checked data; no shell
+        argv,
+        cwd=directory,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=stderr,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        start_new_session=True,
+        umask=0o077,
+        user=uid,
+        group=gid,
+        extra_groups=None if uid is None else [],
+    )
+    pidfd = os.pidfd_open(started.pid)
+    started.returncode = 0  # the pidfd watches and reaps from here on; Popen must do neither
+    try:
+        start_ticks = _start_ticks(started.pid)
+    except OSError:
+        start_ticks = 0  # reaped by nobody but us, so this cannot be; a process without /proc cannot be adopted
+    return Process(Identity(started.pid, start_ticks, boot_id()), pidfd)
+
+
+def find(identity: Identity) -> Process | None:
+    """The process with that identity, if it still runs (a zombie does not)."""
+    if identity.pid <= 0 or identity.boot_id != boot_id():
+        return None
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except OSError:
+        return None
+    # The descriptor came first: if the start time read afterwards is right, it names the right process.
+    try:
+        right = _start_ticks(identity.pid) == identity.start_ticks
+    except OSError:
+        right = False
+    if not right:
+        os.close(pidfd)
+        return None
+    return Process(identity, pidfd)
+
+
+def find_in(directory: Path, vm_id: str) -> Identity | None:
+    """A process that works in `directory` and was given `-uuid vm_id`: one whose agent died before noting its pid."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if not (entry / "cwd").samefile(directory):
+                continue
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"-uuid" in argv and argv[argv.index(b"-uuid") + 1] == vm_id.encode():
+                return Identity(int(entry.name), _start_ticks(int(entry.name)), boot_id())
+        except (OSError, IndexError):
+            continue  # it ended, or is not ours to look at
+    return None
+
+
+def boot_id() -> str:
+    """This boot of this kernel."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_ticks(pid: int) -> int:
+    """When the process started, in clock ticks since boot. :raise OSError: it is gone, or a zombie."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError(pid)
+    return int(fields[19])
+
+
+def _reap(pidfd: int) -> str:
+    """How it ended; its own parent alone is told."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        result = None
+    if result is None:
+        return "it ended"
+    if result.si_code == os.CLD_EXITED:
+        return f"it exited with status {result.si_status}"
+    return f"it was ended by signal {signal.Signals(result.si_status).name}"

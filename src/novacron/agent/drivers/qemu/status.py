@@ -1,0 +1,42 @@
+"""What QEMU's own words mean to us: run state and migration state → a machine's status. Pure."""
+
+from __future__ import annotations
+
+from novacron.model.machine import MachineStatus
+
+GUEST_SHUTDOWN = "guest_shutdown"
+NOT_BEGUN = "it has not begun to run"
+
+UNDER_WAY = frozenset({"setup", "wait-unplug", "active", "pre-switchover", "device", "cancelling"})
+"""Migration states in which a transfer is under way."""
+
+OVER = frozenset({"completed", "failed", "cancelled"})
+"""Migration states in which it is not any more."""
+
+_MEANS: dict[str, tuple[MachineStatus, str]] = {
+    "running": (MachineStatus.RUNNING, ""),
+    "paused": (MachineStatus.PAUSED, ""),
+    "prelaunch": (MachineStatus.PAUSED, NOT_BEGUN),
+    "suspended": (MachineStatus.PAUSED, "the guest sleeps"),
+    "inmigrate": (MachineStatus.INCOMING, ""),
+    "io-error": (MachineStatus.STALLED, "a disk could not be read or written; it continues when resumed"),
+    "shutdown": (MachineStatus.STOPPED, GUEST_SHUTDOWN),
+    "finish-migrate": (MachineStatus.PAUSED, "its last state is being transferred"),
+    "postmigrate": (MachineStatus.HANDED_OFF, ""),
+    "internal-error": (MachineStatus.STALLED, "QEMU could not go on emulating it; stop it and start it again"),
+    "guest-panicked": (MachineStatus.STALLED, "the guest's kernel panicked"),
+}
+
+
+def meaning(run_state: str, *, arriving: bool, leaving: bool) -> tuple[MachineStatus, str]:
+    """The status and its reason.
+
+    arriving: it was started for a stream and has not been taken over. leaving: it has been sent; if not, it was
+    reclaimed, and `postmigrate` is no more than a pause.
+    """
+    status, reason = _MEANS.get(run_state, (MachineStatus.PAUSED, f"QEMU says {run_state}"))
+    if arriving and status is MachineStatus.PAUSED:
+        return MachineStatus.INCOMING, ""
+    if status is MachineStatus.HANDED_OFF and not leaving:
+        return MachineStatus.PAUSED, ""
+    return status, reason
