@@ -39,7 +39,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One machine as this node holds it.
 
     generation: the floor. boot_id: of the host when it was started. ended: how its process ended, None while it
-    runs. figures: what `release` measured, kept so that a repeated release answers the same.
+    runs. figures: what `release` measured, kept so that a repeated release answers the same. called_off: the last
+    migration taken back here, so that a `send` of it that was long on its way starts nothing.
     """
 
     vm_id: str
@@ -50,6 +51,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     boot_id: str = ""
     ended: MachineReport | None = None
     figures: Figures | None = None
+    called_off: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -19,7 +19,7 @@ from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import ENDED, Machines
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
-from novacron.errors import NotFound, NovaCronError, StaleGeneration, StateConflict
+from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.migration import Figures, Progress
 from novacron.wire import agent as wire
@@ -180,6 +180,8 @@ class Mover:
                 raise NotFound(f"no machine {args.vm_id} runs on this node")
             if holding.role not in (Role.OWNED, Role.LEAVING):
                 raise StateConflict.of(f"machine {args.vm_id}", holding.role, ("owned",), "send")
+            if holding.called_off == args.migration_id:
+                raise MigrationFailed(f"migration {args.migration_id} was called off")
             leaving = msgspec.structs.replace(
                 holding, role=Role.LEAVING, generation=args.generation, migration_id=args.migration_id
             )
@@ -224,7 +226,13 @@ class Mover:
             seen = self._driver.report(args.vm_id)
             if seen is not None and seen.status not in ENDED:
                 await self._driver.reclaim(args.vm_id, args.migration_id)
-            own = msgspec.structs.replace(holding, role=Role.OWNED, generation=args.generation, migration_id="")
+            own = msgspec.structs.replace(
+                holding,
+                role=Role.OWNED,
+                generation=args.generation,
+                migration_id="",
+                called_off=args.migration_id,
+            )
             await self._ledger.put(own)
         report = self._machines.report(args.vm_id)
         if report is None:

@@ -416,8 +416,9 @@ class FakeDriver:
     async def reclaim(self, vm_id: str, migration_id: str) -> MachineReport:
         self._trouble("reclaim", after=False)
         machine = self._get(vm_id)
-        if machine.report.migration_id not in ("", migration_id):
-            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("running", "paused"), "reclaim")
+        leaves = machine.transfer is not None or machine.report.status is MachineStatus.HANDED_OFF
+        if leaves and machine.report.migration_id != migration_id:
+            raise StateConflict.of(f"machine {vm_id}", "leaving by another migration", ("here",), "reclaim")
         if machine.transfer is not None:
             machine.transfer.cancel()
             await asyncio.gather(machine.transfer, return_exceptions=True)

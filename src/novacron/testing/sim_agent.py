@@ -29,6 +29,12 @@ class SimPool:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    async def pool_id(self) -> str:
+        return POOL_ID
+
+    def usage(self) -> tuple[int, int]:
+        return 1 << 40, 1 << 40
+
     def image_path(self, digest: str) -> Path:
         return self._root / "images" / digest
 

@@ -172,6 +172,8 @@ class SimCluster(LineListeners):
         finally:
             timer.cancel()
             agent.pending.discard(reply)
+            if reply.done() and not reply.cancelled():
+                reply.exception()  # the caller may have gone: nobody else will look
 
 
 async def _sleep(clock: Clock, seconds: float) -> None:

@@ -145,7 +145,10 @@ class Driver(Protocol):
         ...
 
     async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
-        """(target) Continue. Only after the ownership has moved."""
+        """(target) Continue. Only after the ownership has moved.
+
+        If this fails, a report of INCOMING means that it certainly never continued; any other, that it may have.
+        """
         ...
 
     async def verify(self, vm_id: str) -> MachineReport:

@@ -17,7 +17,7 @@ from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
-from novacron.control.store.records import MIGRATIONS, Records, Seen
+from novacron.control.store.records import MIGRATIONS, NODES, Records, Seen
 from novacron.errors import CompareFailed, DeadlineExceeded, NovaCronError, Unavailable
 from novacron.model.migration import (
     UNDOING,
@@ -169,12 +169,11 @@ class Conductor:
 
     def _problem(self, migration: Migration, error: NovaCronError) -> Problem:
         details = "".join(f"; {reason.message}" for reason in error.reasons)
-        return Problem(
-            code=error.code,
-            message=f"{error.message}{details}",
-            at=self._now(),
-            remedy=f"novacron vm migrate {migration.vm_name} --to {migration.target_node}",
+        target = self._records.get(NODES, migration.target_node)
+        remedy = f"mend what it says, then: novacron vm migrate {migration.vm_name} --to " + (
+            target.record.name if target else migration.target_node
         )
+        return Problem(code=error.code, message=f"{error.message}{details}", at=self._now(), remedy=remedy)
 
     def _too_long(self, migration: Migration) -> Problem:
         limit_s = migration.goals.finish_within_s
