@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import structlog
-
 from novacron.agent.machines import Machines
 from novacron.clock import Clock
 from novacron.model.machine import MachineReport
@@ -36,7 +34,6 @@ class Heartbeat:
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._due = False
-        self._log = structlog.get_logger("heartbeat")
         machines.subscribe(self._note)
 
     def _note(self, report: MachineReport) -> None:
@@ -70,10 +67,6 @@ class Heartbeat:
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep(REPORT_INTERVAL_S)
-            try:
-                self._machines.trim_consoles()
-            except Exception:  # noqa: BLE001  (housekeeping must not end the heartbeat)
-                self._log.exception("could not look after the serial logs")
             self._due = True
             self._wake.set()
 

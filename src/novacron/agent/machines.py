@@ -26,6 +26,9 @@ ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CR
 ELSEWHERE = frozenset({MachineStatus.HANDED_OFF, MachineStatus.INCOMING})
 """Its one copy may run on another node: it must not be continued or booted here by an ordinary verb."""
 
+OWN = frozenset({MachineStatus.RUNNING, MachineStatus.PAUSED, MachineStatus.STALLED})
+"""What an incoming machine never is before it is taken over."""
+
 Listener = Callable[[MachineReport], None]
 
 
@@ -42,7 +45,6 @@ class Machines:
         self.boot_id = boot_id
         self._listeners: list[Listener] = []
         self._writing: set[asyncio.Task[None]] = set()
-        self._untrimmable: set[str] = set()
         self._log = structlog.get_logger("machines")
 
     # -- what is here --------------------------------------------------------------------------------------
@@ -54,21 +56,21 @@ class Machines:
         adopted = {report.vm_id: report for report in await self._driver.adopt(self._provisioner.run_dirs())}
         for holding in self._ledger.all():
             await self._settle(holding, adopted.get(holding.vm_id))
-        for vm_id in adopted:
-            held = self._ledger.get(vm_id)
-            if held is None or held.role is Role.GONE:
-                self._log.error("a machine runs that this node does not hold; it is left alone", vm_id=vm_id)
+        for report in adopted.values():
+            held = self._ledger.get(report.vm_id)
+            if report.status not in ENDED and (held is None or held.role is Role.GONE):
+                self._log.error("a machine runs that this node does not hold; it is left alone", vm_id=report.vm_id)
         return self.reports()
 
     async def _settle(self, holding: Holding, seen: MachineReport | None) -> None:
         """Bring a holding in step with what was found of it."""
         if holding.role is Role.GONE or holding.ended is not None:
             return
-        if seen is None or seen.status in ENDED:
+        if seen is None or (seen.status in ENDED and seen.generation <= holding.generation):
             ended = seen or self._report_of(holding, MachineStatus.CRASHED, self._how_it_ended(holding))
             await self._ledger.put(msgspec.structs.replace(holding, ended=ended))
-        elif holding.role is Role.INCOMING and seen.status is MachineStatus.RUNNING:
-            # Only `take_over` makes it run: the agent died before its ledger was written. The commit added one.
+        elif holding.role is Role.INCOMING and (seen.status in OWN or seen.generation > holding.generation):
+            # Only `take_over` does that: the agent died before its ledger was written. The commit added one.
             generation = max(holding.generation + 1, seen.generation)
             await self._ledger.put(msgspec.structs.replace(holding, role=Role.OWNED, generation=generation))
 
@@ -123,7 +125,6 @@ class Machines:
     async def _begin(self, spec: MachineSpec) -> None:
         if self._driver.report(spec.vm_id) is not None:
             await self._driver.forget(spec.vm_id)
-        self._untrimmable.discard(spec.vm_id)
         await self._ledger.put(
             Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.OWNED, spec=spec, boot_id=self.boot_id)
         )
@@ -180,17 +181,6 @@ class Machines:
         if self._ledger.check(args.vm_id, args.generation) is None:
             raise NotFound(f"no machine {args.vm_id} on this node")
         return await asyncio.to_thread(console.tail, self._provisioner.run_dir(args.vm_id), args.max_bytes)
-
-    def trim_consoles(self) -> None:
-        """Keep serial logs small. Cheap: one stat a machine."""
-        for report in self._driver.reports():
-            if report.vm_id in self._untrimmable:
-                continue
-            try:
-                console.trim(self._provisioner.run_dir(report.vm_id))
-            except OSError as wrong:
-                self._untrimmable.add(report.vm_id)
-                self._log.warning("cannot keep a serial log small", vm_id=report.vm_id, why=str(wrong))
 
     # -- inside --------------------------------------------------------------------------------------------
 

@@ -25,6 +25,14 @@ Result = TypeVar("Result")
 class Pool(Protocol):
     """What is needed of a storage pool."""
 
+    async def pool_id(self) -> str:
+        """:raise Unavailable: the pool is not there."""
+        ...
+
+    def usage(self) -> tuple[int, int]:
+        """Bytes free and in all. :raise Unavailable"""
+        ...
+
     def image_path(self, digest: str) -> Path:
         """:raise NotFound: the pool does not hold it."""
         ...
@@ -57,6 +65,8 @@ class Provisioner:
 
     def run_dirs(self) -> list[Path]:
         """Every machine directory there is, known or not."""
+        if not self._run_dir.exists():
+            return []
         return sorted(entry for entry in self._run_dir.iterdir() if entry.is_dir() and not entry.is_symlink())
 
     async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[Result]]) -> Result:

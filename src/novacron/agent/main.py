@@ -1,0 +1,200 @@
+"""The agent process: builds the parts, adopts what lives, keeps a line to the server; leaves machines running."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import os
+import random
+import secrets
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import structlog
+
+from novacron import __version__, config
+from novacron.agent.dial import dialer
+from novacron.agent.drivers.base import Driver
+from novacron.agent.drivers.qemu.driver import QemuDriver
+from novacron.agent.heartbeat import Heartbeat
+from novacron.agent.host import Host
+from novacron.agent.ledger import Ledger, write_durably
+from novacron.agent.line import Line
+from novacron.agent.machines import Machines
+from novacron.agent.mover import Mover
+from novacron.agent.network import Networks
+from novacron.agent.network.tap import TapNetwork
+from novacron.agent.network.user import UserNetwork
+from novacron.agent.provisioner import Provisioner
+from novacron.agent.storage.directory import DirectoryPool
+from novacron.agent.verbs import Verbs, table
+from novacron.clock import Clock, SystemClock
+from novacron.config import AgentConfig
+from novacron.errors import Conflict, InvalidInput, NovaCronError
+from novacron.model.identity import is_id, new_id
+from novacron.model.machine import NetworkKind
+from novacron.wire.agent import PROTOCOL, Hello, MigrationProgress
+
+FINISH_WITHIN_S = 3.0
+MAX_SECRET_BYTES = 4096
+
+DRIVERS: dict[str, Callable[[AgentConfig, Clock], Driver]] = {
+    "qemu": lambda settings, clock: QemuDriver(
+        settings.qemu_binary, settings.state_dir / "cache", clock, settings.accelerator
+    ),
+}
+"""Every driver by name; one runs the machines of a node."""
+DRIVER = "qemu"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 after SIGTERM or SIGINT, 2 when the settings are wrong or the node is in use."""
+    try:
+        settings = parse(sys.argv[1:] if arguments is None else arguments)
+        _log_as(settings.log_format)
+        with locked(settings.state_dir):
+            asyncio.run(serve(settings))
+    except NovaCronError as error:
+        remedies = "".join(f"\n  {reason.remedy}" for reason in error.reasons if reason.remedy)
+        sys.stderr.write(f"novacron agent: {error.message}{remedies}\n")
+        return 2
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> AgentConfig:
+    """Settings from `--config FILE` and a flag a field on top. :raise InvalidInput"""
+    parser = argparse.ArgumentParser("novacron-agent", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--config", type=Path, help="TOML file with the same names, underscores for dashes")
+    for field in dataclasses.fields(AgentConfig):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name)
+    values = vars(parser.parse_args(arguments))
+    file = values.pop("config")
+    return config.load(AgentConfig, file, values)
+
+
+class Agent:
+    """The parts of one node's agent, put together; nothing has run yet."""
+
+    def __init__(self, settings: AgentConfig, clock: Clock) -> None:
+        self._name = settings.node_name
+        self._node_id = own_id(settings.state_dir, clock)
+        self.driver = DRIVERS[DRIVER](settings, clock)
+        pool = DirectoryPool(settings.pool_dir)
+        self._host = Host(pool, settings.migration_host)
+        networks: Networks = {NetworkKind.USER: UserNetwork(), NetworkKind.BRIDGE: TapNetwork()}
+        provisioner = Provisioner(pool, networks, settings.run_dir, settings.uid_base)
+        ledger = Ledger(settings.state_dir / "machines")
+        self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id)
+        self._heartbeat = Heartbeat(self.machines, self._host, clock)
+        mover = Mover(
+            ledger, provisioner, self.driver, self.machines, host=settings.migration_host, announce=self._announce
+        )
+        verbs = Verbs(table(self.machines, mover))
+        dial = dialer(settings.server, read_secret(settings.secret_file), settings.tls_ca)
+        rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
+        self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
+
+    def _announce(self, frame: MigrationProgress) -> None:
+        self.line.announce(frame)
+
+    async def _hello(self) -> Hello:
+        facts = await self._host.facts((await self.driver.probe(),))
+        return Hello(
+            protocol=PROTOCOL,
+            node_id=self._node_id,
+            node_name=self._name,
+            facts=facts,
+            machines=self._heartbeat.told(),
+        )
+
+
+async def serve(settings: AgentConfig) -> None:
+    """Adopt what lives, then keep the line open until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    log = structlog.get_logger("agent")
+    agent = Agent(settings, SystemClock())
+    running = stopped = None
+    try:
+        adopted = await agent.machines.adopt()
+        log.info("adopted", machines=len(adopted))
+        running = asyncio.create_task(agent.line.run(), name="line")
+        stopped = asyncio.create_task(stopping.wait(), name="stopping")
+        await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running
+        log.info("stopping; machines run on")
+    finally:
+        ending = [task for task in (running, stopped) if task is not None]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        await agent.line.finish(FINISH_WITHIN_S)
+        await agent.driver.close()
+
+
+# -- what lies in the state directory ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory alone. :raise Conflict: another agent has it."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            raise Conflict(f"another agent runs on {state_dir}") from held
+        yield
+    finally:
+        os.close(handle)
+
+
+def own_id(state_dir: Path, clock: Clock) -> str:
+    """The node's id, made at its first start and kept for ever. :raise InvalidInput: the file was damaged."""
+    file = state_dir / "node.id"
+    if not file.exists():
+        made = new_id(int(clock.wall().timestamp() * 1000), secrets.randbits(74))
+        write_durably(file, f"{made}\n".encode())
+    node_id = file.read_text().strip()
+    if not is_id(node_id):
+        raise InvalidInput.field("state_dir", f"{file} does not hold a node id", "restore it; a new id is a new node")
+    return node_id
+
+
+def read_secret(file: Path) -> str:
+    """The secret shared with the server. :raise InvalidInput: it cannot be read, is empty, or open to everybody."""
+    try:
+        if stat.S_IMODE(file.stat().st_mode) & 0o007:
+            raise InvalidInput.field("secret_file", f"{file} is open to every user", f"chmod 600 {file}")
+        with file.open() as opened:
+            secret = opened.read(MAX_SECRET_BYTES).strip()
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise InvalidInput.field("secret_file", f"cannot read {file}: {wrong}", "copy it from the server") from wrong
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise InvalidInput.field("secret_file", f"{file} holds no secret", "copy it from the server")
+    return secret
+
+
+def _log_as(form: str) -> None:
+    """Lines for people or JSON for machines, on stderr."""
+    shape = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            shape,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
