@@ -1,0 +1,1 @@
+"""Images: files machines start from, uploaded, inspected and kept by content digest."""
