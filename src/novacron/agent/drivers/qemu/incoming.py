@@ -84,7 +84,7 @@ async def verify(machine: Machine) -> MachineReport:
     await monitor.execute("announce-self", ANNOUNCE)
     await monitor.execute("migrate-set-parameters", {"tls-creds": ""})
     await tls.remove(monitor)
-    machine.run_dir.remove_secret(tls.FOLDER, tls.FILE)
+    tls.erase(machine.run_dir)
     if machine.record.transfer is not None:
         machine.record.transfer.closed = True
         machine.save()

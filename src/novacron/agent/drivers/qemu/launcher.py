@@ -56,7 +56,7 @@ async def abandon(machine: Machine) -> None:
 def clear(run_dir: RunDir) -> None:
     """Remove what the driver keeps there. The console's log and the UEFI variables stay."""
     run_dir.remove(*machines.OURS)
-    run_dir.remove_secret(tls.FOLDER, tls.FILE)
+    tls.erase(run_dir)
 
 
 def _prepare(run_dir: RunDir, what: Launch, host: Host) -> None:

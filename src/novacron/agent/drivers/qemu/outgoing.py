@@ -267,7 +267,7 @@ async def release(machine: Machine, migration_id: str) -> Figures:
     transfer.figures = figures_of(await machine.door().ask(Info, "query-migrate"))
     transfer.closed = True
     await machine.end(Ending(MachineStatus.ABSENT, "it runs on another node"))
-    machine.run_dir.remove_secret(tls.FOLDER, tls.FILE)
+    tls.erase(machine.run_dir)
     return transfer.figures
 
 
@@ -307,7 +307,7 @@ async def _settle(machine: Machine) -> str:
     await monitor.execute("migrate-set-capabilities", capabilities(on=False))
     await monitor.execute("migrate-set-parameters", default_parameters())
     await tls.remove(monitor)
-    machine.run_dir.remove_secret(tls.FOLDER, tls.FILE)
+    tls.erase(machine.run_dir)
     machine.record.transfer = None
     machine.save()
     await machine.refresh()

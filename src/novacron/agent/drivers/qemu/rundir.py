@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -93,16 +93,17 @@ class RunDir:
             for name in names:
                 _unlink(name, directory)
 
-    def make_secret(self, folder: str, name: str, data: bytes, uid: int | None, gid: int | None) -> None:
-        """A file in a sub-directory of its own (0700), readable by uid alone. What was there is removed first."""
-        self.remove_secret(folder, name)
+    def make_secret(self, folder: str, files: Mapping[str, bytes], uid: int | None, gid: int | None) -> None:
+        """Files in a sub-directory of their own (0700), readable by uid alone. What had their names is removed."""
+        self.remove_secret(folder, *files)
         with self.opened() as directory:
             os.mkdir(folder, 0o700, dir_fd=directory)
             with _directory(folder, directory) as inner:
-                file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE, 0o600, dir_fd=inner)
-                with os.fdopen(file, "wb") as opened:
-                    opened.write(data)
-                    _give(file, uid, gid)
+                for name, data in files.items():
+                    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE, 0o600, dir_fd=inner)
+                    with os.fdopen(file, "wb") as opened:
+                        opened.write(data)
+                        _give(file, uid, gid)
                 _give(inner, uid, gid)
 
     def read_secret(self, folder: str, name: str, limit: int) -> bytes | None:
@@ -115,11 +116,12 @@ class RunDir:
         with os.fdopen(descriptor, "rb") as file:
             return file.read(limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
-    def remove_secret(self, folder: str, name: str) -> None:
+    def remove_secret(self, folder: str, *names: str) -> None:
         """Remove what `make_secret` made, if it exists."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.opened() as directory:
             with _directory(folder, directory) as inner:
-                _unlink(name, inner)
+                for name in names:
+                    _unlink(name, inner)
             os.rmdir(folder, dir_fd=directory)
 
     def listen(self, name: str) -> socket.socket:
