@@ -113,13 +113,15 @@ class AsyncClient:
         ids: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         after: int | None = None,
+        until_live: bool = False,
     ) -> AsyncIterator[Event | Resync]:
         """Events that fit all conditions, for ever; through broken lines it goes on where it stopped.
 
         after: the `seq` of the last one known; None: only what is new. A Resync means that some are no longer kept.
+        until_live: end when everything that had happened before has been given.
         """
         wanted = Subscribe(object_types=tuple(object_types), ids=tuple(ids), labels=dict(labels or {}), after=after)
-        return self._given(listen(Listener(wanted, self._line.means, self._clock)))
+        return self._given(listen(Listener(wanted, self._line.means, self._clock), until_live=until_live))
 
     async def wait_vm(
         self,

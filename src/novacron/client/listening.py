@@ -90,9 +90,11 @@ class Listener:
         return rest_s if within_s is None else min(rest_s, max(within_s, 0.0))
 
 
-def listen(listener: Listener) -> Flow[None]:
-    """Give events for ever, and a Resync where some were missed; `Ready` is kept to itself."""
+def listen(listener: Listener, *, until_live: bool) -> Flow[None]:
+    """Give events, and a Resync where some were missed: for ever, or until all that had happened has been given."""
     while True:
         heard = yield from listener.next(None)
         if not isinstance(heard, Ready):
             yield Give(heard)
+        elif until_live:
+            return

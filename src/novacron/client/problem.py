@@ -72,7 +72,7 @@ def unreachable(address: str, what: str) -> Unavailable:
         [
             Reason(
                 "server.unreachable",
-                "no connection could be made",
+                what,
                 subject=address,
                 remedy="see that it runs (`novacron server run`) and that --server or NOVACRON_SERVER names it",
             )
@@ -87,7 +87,7 @@ def untrusted(address: str, what: str) -> Unavailable:
         [
             Reason(
                 "server.untrusted",
-                "its certificate is not signed by a known authority",
+                what,
                 subject=address,
                 remedy="give the cluster's CA with --ca-file",
             )

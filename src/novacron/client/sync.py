@@ -116,15 +116,17 @@ class Client:
         ids: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         after: int | None = None,
+        until_live: bool = False,
     ) -> Iterator[Event | Resync]:
         """Events that fit all conditions, for ever; through broken lines it goes on where it stopped.
 
         after: the `seq` of the last one known; None: only what is new. A Resync means that some are no longer kept.
+        until_live: end when everything that had happened before has been given.
         """
         from novacron.client.listening import Listener, listen  # here: calls do not need it
 
         wanted = Subscribe(object_types=tuple(object_types), ids=tuple(ids), labels=dict(labels or {}), after=after)
-        return self._steps(listen(Listener(wanted, self._line.means, self._now())))
+        return self._steps(listen(Listener(wanted, self._line.means, self._now()), until_live=until_live))
 
     def wait_vm(
         self,

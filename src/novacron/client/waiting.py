@@ -89,7 +89,7 @@ class Wait:
                     "wait.deadline",
                     "what was asked for goes on; only the waiting has ended",
                     subject=ref,
-                    remedy="look at it again, or wait longer with --deadline",
+                    remedy="look at it again, or wait longer (--timeout)",
                 )
             ],
         )

@@ -1,0 +1,153 @@
+"""`novacron migration`: watch and cancel the moving of VMs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from novacron.cli.complete import names
+from novacron.cli.options import TIME, asks, prints, selects
+from novacron.cli.session import Session
+
+if TYPE_CHECKING:
+    from novacron.cli.output import Column
+    from novacron.client.migrations import Migration
+
+STATES = (
+    *("pending", "preparing", "transferring", "switching", "verifying", "completed"),
+    *("cancelling", "cancelled", "rolling_back", "rolled_back", "failed"),
+)
+MIGRATION = click.argument("migration", metavar="MIGRATION")
+
+
+@click.group()
+def migration() -> None:
+    """Watch and cancel the moving of VMs. MIGRATION is an id; `vm migrate` begins one."""
+
+
+@migration.command("list")
+@selects
+@click.option("--vm", metavar="VM", default="", shell_complete=names("vms"), help="Only those of this VM.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@prints
+@asks
+def list_migrations(session: Session, selector: tuple[str, ...], vm: str, state: str | None) -> None:
+    """List migrations, oldest first."""
+    from novacron.cli.follow import name
+    from novacron.client import migrations
+
+    with session.connect() as nova:
+        found = nova.each(migrations.search(labels=selector, vm=vm, state=state or ""))
+        session.printer.many(found, _columns(), name)
+
+
+@migration.command()
+@MIGRATION
+@prints
+@asks
+def show(session: Session, migration: str) -> None:
+    """Show one migration: steps, progress, figures, and why things were chosen."""
+    from novacron.cli.follow import name
+    from novacron.client import migrations
+
+    with session.connect() as nova:
+        session.printer.one(nova.do(migrations.get(migration)), _details, name)
+
+
+@migration.command()
+@MIGRATION
+@prints
+@asks
+def cancel(session: Session, migration: str) -> None:
+    """Take a migration back; its VM goes on running where it is."""
+    from novacron.cli.follow import name
+    from novacron.client import migrations
+
+    with session.connect() as nova:
+        asked = nova.do(migrations.cancel(migration))
+    session.printer.done(asked, f"{asked.id}: {asked.state}; {asked.vm_name} stays on {asked.source_node}", name)
+
+
+@migration.command()
+@MIGRATION
+@click.option("--timeout", "timeout_s", metavar="TIME", type=TIME, default="2h", show_default=True, help="How long.")
+@prints
+@asks
+def watch(session: Session, migration: str, timeout_s: float) -> None:
+    """Show a migration's progress until it ends, then what it cost."""
+    from novacron.cli.follow import follow
+
+    with session.connect() as nova:
+        follow(session, nova, migration, timeout_s)
+
+
+def _columns() -> list[Column[Migration]]:
+    from novacron.cli import amounts
+    from novacron.cli.output import Column
+
+    now = amounts.now()
+
+    def measured(value_ms: float | None) -> str:
+        return "-" if value_ms is None else amounts.milliseconds(value_ms)
+
+    return [
+        Column("ID", lambda one: one.id),
+        Column("VM", lambda one: one.vm_name),
+        Column("FROM", lambda one: one.source_node),
+        Column("TO", lambda one: one.target_node),
+        Column("STATE", lambda one: one.state),
+        Column("TOTAL", lambda one: measured(one.figures.total_ms)),
+        Column("DOWNTIME", lambda one: measured(one.figures.downtime_qemu_ms)),
+        Column("AGE", lambda one: amounts.age(one.created_at, now)),
+        Column("KIND", lambda one: f"{one.kind}/{one.strategy}", wide=True),
+        Column("SENT", lambda one: _sent(one), wide=True),
+        Column("ROUNDS", lambda one: str(one.figures.iterations or "-"), wide=True),
+        Column("PROBLEM", lambda one: one.problem.message if one.problem else "-", wide=True),
+    ]
+
+
+def _sent(one: Migration) -> str:
+    from novacron.cli import amounts
+
+    count = one.figures.bytes_transferred
+    if count is None and one.progress is not None:
+        count = one.progress.transferred_bytes
+    return "-" if count is None else amounts.size(count)
+
+
+def _details(one: Migration) -> Iterator[tuple[str, str]]:
+    from novacron.cli import amounts
+    from novacron.cli.follow import stage, summary
+
+    yield "Id", one.id
+    yield "VM", f"{one.vm_name} ({one.vm_id})"
+    yield "Kind", f"{one.kind}, {one.strategy}"
+    yield "State", one.state + (" (may be cancelled)" if one.may_cancel else "")
+    yield "From", one.source_node
+    yield "To", one.target_node
+    limit = amounts.rate(one.bandwidth_bytes_per_s) if one.bandwidth_bytes_per_s else "as fast as the link"
+    yield "Goals", f"downtime up to {one.max_downtime_ms} ms, {limit}, within {amounts.seconds(one.finish_within_s)}"
+    if one.progress and not one.is_final:
+        yield "Progress", stage(one).words
+    if one.problem:
+        yield "Problem", f"{one.problem.message} ({one.problem.code})"
+        if one.problem.remedy:
+            yield "What to do", one.problem.remedy
+    if one.state == "completed":
+        yield "Cost", summary(one).partition("; ")[2]
+    yield "Steps", ", ".join(_steps(one)) or "none begun"
+    for sentence in one.explanation:
+        yield "Because", sentence
+    yield "Begun", f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    if one.finished_at:
+        yield "Ended", f"{one.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _steps(one: Migration) -> Iterator[str]:
+    for step in one.steps_begun:
+        if step in one.steps_undone:
+            yield f"{step} (undone)"
+        else:
+            yield step if step in one.steps_done else f"{step} (under way)"

@@ -1,0 +1,39 @@
+"""`novacron server run` and `novacron agent run`: become that process. Nothing of it is loaded here."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+_PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+@click.group()
+def server() -> None:
+    """Run a control plane."""
+
+
+@server.command("run", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run_server(arguments: tuple[str, ...]) -> None:
+    """Run a control plane in the foreground. All options are its own: `novacron server run --help`."""
+    _become("novacron.control", arguments)
+
+
+@click.group()
+def agent() -> None:
+    """Run a node's agent."""
+
+
+@agent.command("run", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run_agent(arguments: tuple[str, ...]) -> None:
+    """Run this host's agent in the foreground. All options are its own: `novacron agent run --help`."""
+    _become("novacron.agent", arguments)
+
+
+def _become(module: str, arguments: tuple[str, ...]) -> None:
+    # -P: a directory in which somebody happens to stand must not decide which code runs.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 (no shell, on purpose)

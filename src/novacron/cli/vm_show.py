@@ -1,0 +1,87 @@
+"""How VMs are shown: columns, details, and the stage a VM is at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from novacron.cli import amounts
+from novacron.cli.output import Column
+from novacron.cli.progress import Stage
+from novacron.client.vms import Nic, Vm
+
+
+def columns() -> list[Column[Vm]]:
+    """What lists of VMs show."""
+    now = amounts.now()
+    return [
+        Column("NAME", lambda vm: vm.name),
+        Column("STATE", lambda vm: vm.state),
+        Column("NODE", lambda vm: vm.node or "-"),
+        Column("VCPUS", lambda vm: str(vm.vcpus)),
+        Column("MEMORY", lambda vm: amounts.size(vm.memory_mib << 20)),
+        Column("AGE", lambda vm: amounts.age(vm.created_at, now)),
+        Column("TASK", lambda vm: vm.task.kind if vm.task else "-", wide=True),
+        Column("ACCEL", lambda vm: vm.accelerator or "-", wide=True),
+        Column("REACHABLE", lambda vm: ", ".join(_endpoints(vm)) or "-", wide=True),
+        Column("LABELS", lambda vm: labels(vm.labels) or "-", wide=True),
+        Column("ID", lambda vm: vm.id, wide=True),
+    ]
+
+
+def name(vm: Vm) -> str:
+    """What `-o name` prints."""
+    return vm.name
+
+
+def labels(pairs: dict[str, str]) -> str:
+    """`a=b, c=d`."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(pairs.items()))
+
+
+def stage(vm: Vm) -> Stage:
+    """Where the work on it is."""
+    return Stage(f"{vm.name}: {vm.state}", f"on {vm.node}" if vm.node else "")
+
+
+def details(vm: Vm) -> Iterator[tuple[str, str]]:
+    """Everything worth reading about one VM."""
+    yield "Name", vm.name
+    yield "Id", vm.id
+    if vm.description:
+        yield "Description", vm.description
+    yield "State", vm.state + (f" (wanted {vm.desired})" if vm.desired != vm.state else "")
+    if vm.task:
+        yield "Task", f"{vm.task.kind}, asked for at {vm.task.requested_at:%Y-%m-%d %H:%M:%S} UTC"
+    if vm.problem:
+        yield "Problem", f"{vm.problem.message} ({vm.problem.code})"
+        if vm.problem.remedy:
+            yield "What to do", vm.problem.remedy
+    yield "Node", vm.node or "none yet"
+    if vm.migration_id:
+        yield "Migration", vm.migration_id
+    yield "Size", f"{vm.vcpus} vCPU, {amounts.size(vm.memory_mib << 20)} memory"
+    yield (
+        "Machine",
+        ", ".join(part for part in (vm.machine_type or vm.machine, f"firmware {vm.firmware}", vm.accelerator) if part),
+    )
+    yield "Image", vm.image_id
+    for disk in vm.disks:
+        yield "Disk", f"{amounts.size(disk.size_bytes)}, volume {disk.volume_id}"
+    for nic in vm.nics:
+        yield "Network", _nic(nic)
+    for endpoint in _endpoints(vm):
+        yield "Reachable", endpoint
+    yield "Labels", labels(vm.labels) or "none"
+    yield "Created", f"{vm.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    if vm.pid:
+        yield "Process", f"{vm.pid} on {vm.node}"
+
+
+def _endpoints(vm: Vm) -> list[str]:
+    return [f"{one.host}:{one.host_port} -> guest port {one.guest_port}" for one in vm.endpoints]
+
+
+def _nic(nic: Nic) -> str:
+    where = f"bridge {nic.bridge}" if nic.bridge else f"{nic.network} network"
+    forwards = ", ".join(f"{one.host_port or 'any'}:{one.guest_port}" for one in nic.forwards)
+    return f"{where}, MAC {nic.mac}" + (f", forwards {forwards}" if forwards else "")
