@@ -12,15 +12,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query
-from starlette.requests import HTTPConnection
+from fastapi.dependencies.models import Dependant
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from novacron.control.problems import problems
+from novacron.control.problems import MAX_REASONS, problems
 from novacron.control.store.records import Stored
 from novacron.errors import InvalidInput, PreconditionFailed, Reason
 from novacron.model.identity import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, is_id
@@ -49,7 +50,28 @@ DEFAULT_PAGE = 100
 
 def noun(tag: str) -> APIRouter:
     """An empty router for one noun: under /api/v1, its routes grouped as `tag` in the document."""
-    return APIRouter(prefix=PREFIX, tags=[tag])
+    return APIRouter(prefix=PREFIX, tags=[tag], dependencies=[Depends(_known_query)])
+
+
+async def _known_query(request: Request) -> None:
+    """Refuse query parameters the route does not take: a typing error must not look like success.
+
+    :raise InvalidInput: names each of them.
+    """
+    if not request.scope["query_string"]:
+        return
+    known = set(_query_names(request.scope["route"].dependant))
+    strays = sorted(set(request.query_params) - known)[:MAX_REASONS]
+    if strays:
+        remedy = f"this path takes {', '.join(sorted(known)) or 'none'}"
+        reasons = [Reason("field.invalid", "is not a known parameter", name[:200], remedy) for name in strays]
+        raise InvalidInput(f"{strays[0][:200]}: is not a known parameter", reasons)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
 
 
 # -- records and their revisions ---------------------------------------------------------------------------

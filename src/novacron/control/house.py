@@ -8,6 +8,7 @@ import dataclasses
 import random
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from fastapi import FastAPI
@@ -17,7 +18,7 @@ from novacron.clock import Clock
 from novacron.config import ServerConfig
 from novacron.control import once, premises, web
 from novacron.control.access.service import TOKEN_FILE, Access
-from novacron.control.link import Link
+from novacron.control.link import Agents, Link
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.routes import router as migration_routes
 from novacron.control.migrations.service import MigrationService
@@ -26,7 +27,7 @@ from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
 from novacron.control.nodes.routes import router as node_routes
 from novacron.control.nodes.service import NodeService
-from novacron.control.nodes.view import NodeView
+from novacron.control.nodes.view import NodeView, Pulse
 from novacron.control.observe import Figures
 from novacron.control.room import Room
 from novacron.control.store.records import MIGRATIONS, NODES, VMS, Records
@@ -78,7 +79,7 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         first_token = await access.start(config.data_dir)
         link = Link(clock, secret, novacron.__version__)
         figures = Figures(records)
-        app = _application(config, records, access, link, figures, clock, pool_id)
+        app = application(config, records, access, link, figures, clock, pool_id)
         for name, work in _workers(config, records, access, link, clock).items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
             stack.push_async_callback(_end, worker)
@@ -91,24 +92,23 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         )
 
 
-def _application(
-    config: ServerConfig,
-    records: Records,
-    access: Access,
-    link: Link,
-    figures: Figures,
-    clock: Clock,
-    pool_id: str,
+class Lines(Agents, Pulse, web.Door, Protocol):
+    """All that the application asks of the lines to the agents; `Link` is one."""
+
+
+def application(
+    config: ServerConfig, records: Records, access: Access, lines: Lines, figures: Figures, clock: Clock, pool_id: str
 ) -> FastAPI:
+    """The web application on these parts. It starts nothing."""
     room = Room(records, config)
-    vm_view, node_view, migration_view = VmView(records), NodeView(room, link), MigrationView(records)
+    vm_view, node_view, migration_view = VmView(records), NodeView(room, lines), MigrationView(records)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
         MIGRATIONS.prefix: migration_view.data,
     }
     routers = (
-        vm_routes(records, VmService(records, link, room, clock, pool_id), vm_view),
+        vm_routes(records, VmService(records, lines, room, clock, pool_id), vm_view),
         node_routes(records, NodeService(records, room, clock), node_view),
         migration_routes(records, MigrationService(records, room, clock), migration_view),
     )
@@ -118,7 +118,7 @@ def _application(
             clock=clock,
             access=access,
             events=Stream(records, views),
-            link=link,
+            door=lines,
             figures=figures,
             routers=routers,
             tls=config.tls_cert is not None,

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 from fastapi import APIRouter, FastAPI, WebSocket
@@ -21,7 +22,6 @@ from novacron.control.access.guard import Guard, needs
 from novacron.control.access.service import Access
 from novacron.control.answers import PREFIX
 from novacron.control.document import document
-from novacron.control.link import Link
 from novacron.control.observe import Figures, Observed
 from novacron.control.page import CONTENT_SECURITY_POLICY, render
 from novacron.control.problems import handle_errors, problem, problems
@@ -42,6 +42,14 @@ BROWSABLE = (OPENAPI, DOCS, "/metrics")
 _encode = msgspec.json.Encoder().encode
 
 
+class Door(Protocol):
+    """Where agents come in."""
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """One agent's line, from its handshake to its end. It checks the agent's secret itself."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
     """What the application is built from. routers: one a noun."""
@@ -50,7 +58,7 @@ class Parts:
     clock: Clock
     access: Access
     events: stream.Stream
-    link: Link
+    door: Door
     figures: Figures
     routers: Sequence[APIRouter]
     tls: bool = False
@@ -127,7 +135,7 @@ def _lines(parts: Parts) -> APIRouter:
 
     @routes.websocket(agent_wire.PATH)
     async def line(websocket: WebSocket) -> None:
-        await parts.link.serve(websocket)
+        await parts.door.serve(websocket)
 
     return routes
 

@@ -1,0 +1,223 @@
+"""The API on a real store, in the test's own process: what every test_api_* file starts from."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+from fastapi import FastAPI
+from starlette.websockets import WebSocket
+
+from novacron.clock import SystemClock
+from novacron.config import ServerConfig
+from novacron.control.access.service import Access
+from novacron.control.house import application
+from novacron.control.observe import Figures
+from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored
+from novacron.control.store.sqlite import SqliteStore
+from novacron.errors import NodeUnreachable
+from novacron.model.image import DiskFormat, FileRole, Image, ImageFile, ImageState
+from novacron.model.machine import Disk, MachineReport, MachineStatus
+from novacron.model.node import Accelerator, DriverFacts, Node, NodeFacts, NodeState, NodeUsage
+from novacron.model.vm import Desired, Pins, Vm, VmSpec
+from novacron.wire.agent import Console, ConsoleText
+
+POOL_ID = "0190b36e-0000-7000-8000-00000000aaaa"
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+GIB = 1 << 30
+
+
+class TinyAgents:
+    """Lines to agents that answer one verb: the console."""
+
+    def __init__(self) -> None:
+        self.connected: set[str] = set()
+        self.console = ConsoleText(text="login: ", truncated=False)
+        self.calls: list[msgspec.Struct] = []
+
+    def is_connected(self, node_id: str) -> bool:
+        return node_id in self.connected
+
+    async def call(self, node_id: str, args: msgspec.Struct, answer: type[Any], *, deadline_s: float) -> Any:
+        self.calls.append(args)
+        if node_id not in self.connected:
+            raise NodeUnreachable(f"node {node_id} has no line")
+        assert isinstance(args, Console)
+        return self.console
+
+    def on_progress(self, migration_id: str, listener: Any) -> None:
+        pass
+
+    def usage(self, node_id: str) -> NodeUsage | None:
+        return NodeUsage(memory_available_mib=1000) if node_id in self.connected else None
+
+    def heard_ago_s(self, node_id: str) -> float | None:
+        return 0.5 if node_id in self.connected else None
+
+    async def serve(self, websocket: WebSocket) -> None:
+        await websocket.close(4401)
+
+
+class Api:
+    """One server: its parts, and a client with the admin's token."""
+
+    def __init__(self, app: FastAPI, records: Records, agents: TinyAgents, access: Access, token: str) -> None:
+        self.app = app
+        self.records = records
+        self.agents = agents
+        self.access = access
+        self.token = token
+        self.http = self.client(token)
+
+    def client(self, token: str | None) -> httpx2.AsyncClient:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
+        return httpx2.AsyncClient(transport=transport, base_url="http://novacron.test", headers=headers)
+
+    # -- things to act on ----------------------------------------------------------------------------------
+
+    async def node(self, name: str = "node-1", *, memory_mib: int = 8192, **changed: Any) -> Node:
+        facts = NodeFacts(
+            hostname=name,
+            kernel="6.1",
+            architecture="x86_64",
+            boot_id="b",
+            cpu_model="any",
+            cpu_flags=(),
+            cpu_count=4,
+            memory_mib=memory_mib,
+            agent_version="0.1.0",
+            pool_ids=(POOL_ID,),
+            bridges=("br0",),
+            drivers=(
+                DriverFacts(
+                    name="qemu",
+                    version="7.2",
+                    machine_types=("pc-q35-7.2",),
+                    default_machine_types={"q35": "pc-q35-7.2", "microvm": "microvm"},
+                    cpu_models=("qemu64",),
+                    accelerator=Accelerator(name="tcg", reason="asked for"),
+                ),
+            ),
+        )
+        node = Node(
+            id=self.records.new_id(),
+            name=name,
+            state=NodeState.UP,
+            created_at=NOW,
+            updated_at=NOW,
+            state_since=NOW,
+            facts=facts,
+        )
+        node = msgspec.structs.replace(node, **changed)
+        await self.records.create(NODES, node)
+        self.agents.connected.add(node.id)
+        return node
+
+    async def image(self, name: str = "tiny", **changed: Any) -> Image:
+        disk = ImageFile(
+            role=FileRole.DISK,
+            digest="d" * 64,
+            size_bytes=1000,
+            format=DiskFormat.QCOW2,
+            virtual_size_bytes=GIB,
+        )
+        image = Image(
+            id=self.records.new_id(),
+            name=name,
+            state=ImageState.READY,
+            created_at=NOW,
+            updated_at=NOW,
+            files=(disk,),
+        )
+        image = msgspec.structs.replace(image, **changed)
+        await self.records.create(IMAGES, image)
+        return image
+
+    async def vm(
+        self,
+        name: str = "web-1",
+        *,
+        node: Node | None = None,
+        status: MachineStatus = MachineStatus.STOPPED,
+        **changed: Any,
+    ) -> Stored[Vm]:
+        """A VM as if it had been made and seen by its node."""
+        vm_id = self.records.new_id()
+        running = status in (MachineStatus.RUNNING, MachineStatus.STALLED)
+        seen = MachineReport(
+            vm_id=vm_id,
+            generation=1,
+            status=status,
+            since=NOW,
+            pid=77 if running else 0,
+            machine_type="pc-q35-7.2",
+            cpu_model="qemu64",
+            accelerator="tcg",
+        )
+        paused = status is MachineStatus.PAUSED
+        vm = Vm(
+            id=vm_id,
+            name=name,
+            spec=VmSpec(
+                image_id=self.records.new_id(),
+                memory_mib=512,
+                disks=(Disk(volume_id=self.records.new_id(), size_bytes=GIB),),
+            ),
+            desired=Desired.RUNNING if running else Desired.PAUSED if paused else Desired.STOPPED,
+            observed=seen,
+            node_id=node.id if node else "",
+            generation=1,
+            pins=Pins(machine_type="pc-q35-7.2", cpu_model="qemu64"),
+            created_at=NOW,
+            updated_at=NOW,
+        )
+        return await self.records.create(VMS, msgspec.structs.replace(vm, **changed))
+
+
+@contextlib.asynccontextmanager
+async def an_api(directory: Path) -> AsyncIterator[Api]:
+    """A server with an empty store in `directory`."""
+    clock = SystemClock()
+    store = await SqliteStore.open(directory / "store.db", durable=False)
+    records = Records(store, clock, random.Random(7))
+    await records.start()
+    access = Access(store)
+    token = await access.start(directory)
+    assert token is not None
+    following = asyncio.create_task(access.run())
+    agents = TinyAgents()
+    config = ServerConfig(data_dir=directory, pool_dir=directory)
+    app = application(config, records, access, agents, Figures(records), clock, POOL_ID)
+    api = Api(app, records, agents, access, token)
+    try:
+        async with api.http:
+            yield api
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await records.stop()
+        await store.close()
+
+
+def problem_of(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem a response carries, after checking that it is a whole one."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    told: dict[str, Any] = response.json()
+    assert set(told) >= {"type", "title", "status", "code", "detail", "reasons"}
+    assert told["status"] == status
+    assert told["code"] == code, told
+    return told
+
+
+def fields_of(problem: dict[str, Any]) -> list[str]:
+    """Which fields a 422 names."""
+    return [reason["subject"] for reason in problem["reasons"]]
