@@ -19,7 +19,9 @@ from novacron.clock import SystemClock
 from novacron.config import ServerConfig
 from novacron.control.access.service import Access
 from novacron.control.house import application
+from novacron.control.images.service import ImageService
 from novacron.control.observe import Figures
+from novacron.control.room import Room
 from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import NodeUnreachable
@@ -186,6 +188,7 @@ class Api:
 async def an_api(directory: Path) -> AsyncIterator[Api]:
     """A server with an empty store in `directory`."""
     clock = SystemClock()
+    (directory / "images").mkdir()
     store = await SqliteStore.open(directory / "store.db", durable=False)
     records = Records(store, clock, random.Random(7))
     await records.start()
@@ -195,7 +198,9 @@ async def an_api(directory: Path) -> AsyncIterator[Api]:
     following = asyncio.create_task(access.run())
     agents = TinyAgents()
     config = ServerConfig(data_dir=directory, pool_dir=directory)
-    app = application(config, records, access, agents, Figures(records), clock, POOL_ID)
+    room = Room(records, config)
+    images = ImageService(records, room, clock, directory)
+    app = application(config, records, access, agents, Figures(records), clock, POOL_ID, room, images)
     api = Api(app, records, agents, access, token)
     try:
         async with api.http:

@@ -18,6 +18,9 @@ from novacron.clock import Clock
 from novacron.config import ServerConfig
 from novacron.control import once, premises, web
 from novacron.control.access.service import TOKEN_FILE, Access
+from novacron.control.images.routes import router as image_routes
+from novacron.control.images.service import ImageService
+from novacron.control.images.view import ImageView
 from novacron.control.link import Agents, Link
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.routes import router as migration_routes
@@ -30,7 +33,7 @@ from novacron.control.nodes.service import NodeService
 from novacron.control.nodes.view import NodeView, Pulse
 from novacron.control.observe import Figures
 from novacron.control.room import Room
-from novacron.control.store.records import MIGRATIONS, NODES, VMS, Records
+from novacron.control.store.records import IMAGES, MIGRATIONS, NODES, VMS, Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.stream import Stream, View
 from novacron.control.supervise import Work, keep_going
@@ -79,7 +82,10 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         first_token = await access.start(config.data_dir)
         link = Link(clock, secret, novacron.__version__)
         figures = Figures(records)
-        app = application(config, records, access, link, figures, clock, pool_id)
+        room = Room(records, config)
+        images = ImageService(records, room, clock, config.pool_dir)
+        await images.sweep()
+        app = application(config, records, access, link, figures, clock, pool_id, room, images)
         for name, work in _workers(config, records, access, link, clock).items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
             stack.push_async_callback(_end, worker)
@@ -97,20 +103,30 @@ class Lines(Agents, Pulse, web.Door, Protocol):
 
 
 def application(
-    config: ServerConfig, records: Records, access: Access, lines: Lines, figures: Figures, clock: Clock, pool_id: str
+    config: ServerConfig,
+    records: Records,
+    access: Access,
+    lines: Lines,
+    figures: Figures,
+    clock: Clock,
+    pool_id: str,
+    room: Room,
+    images: ImageService,
 ) -> FastAPI:
     """The web application on these parts. It starts nothing."""
-    room = Room(records, config)
-    vm_view, node_view, migration_view = VmView(records), NodeView(room, lines), MigrationView(records)
+    vm_view, node_view = VmView(records), NodeView(room, lines)
+    migration_view, image_view = MigrationView(records), ImageView(records)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
         MIGRATIONS.prefix: migration_view.data,
+        IMAGES.prefix: image_view.data,
     }
     routers = (
         vm_routes(records, VmService(records, lines, room, clock, pool_id), vm_view),
         node_routes(records, NodeService(records, room, clock), node_view),
         migration_routes(records, MigrationService(records, room, clock), migration_view),
+        image_routes(records, images, image_view),
     )
     return web.build(
         web.Parts(

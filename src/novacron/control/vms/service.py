@@ -57,13 +57,13 @@ class VmService:
         :raise NameTaken, Conflict: its name or a MAC address belongs to another.
         :raise NoRoom: no node can take it, with a reason for each.
         """
-        image = self._named("image", IMAGES, asked.image).record
         only_node = self._named("node", NODES, asked.node).record.id if asked.node else ""
         means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
-        spec = birth.spec_of(asked, image, means)
         for _ in range(WRITE_TRIES):
             async with self._room.turn():
                 ticket = await self._room.ticket()
+                image = self._named("image", IMAGES, asked.image).record  # it cannot be deleted in this turn
+                spec = birth.spec_of(asked, image, means)
                 others = [stored.record for stored in self._records.all(VMS)]
                 birth.check_macs(spec, others)
                 node_id = self._place(asked.name, birth.need_of(spec, self._pool_id, only_node))
