@@ -10,24 +10,21 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.images.inspect import Inspected, inspect
-from novacron.control.images.shelf import Arrived, Shelf
+from novacron.control.images.shelf import Arrived, Shelf, to_the_end
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.room import Room
 from novacron.control.store.records import IMAGES, VMS, WRITE_TRIES, Records, Stored, create, remove
 from novacron.errors import CompareFailed, Conflict, NoRoom, Reason, StateConflict, StoreUnavailable, TooLarge
 from novacron.model.image import FileRole, Image, ImageFile, ImageState, file_of, is_bootable
 from novacron.wire.rest.images import ImageCreate, ImageUpdate
-
-Result = TypeVar("Result")
 
 MAX_FILE_BYTES = {
     FileRole.DISK: 1 << 40,
@@ -116,7 +113,7 @@ class ImageService:
                 format=found.format,
                 virtual_size_bytes=found.virtual_size_bytes,
             )
-            return await _to_the_end(self._keep(image_id, file, arrived, held))
+            return await to_the_end(self._keep(image_id, file, arrived, held))
 
     async def seal(self, ref: str, held: frozenset[str] | None, once: Once) -> Outcome:
         """Its files are complete: VMs may be made from it.
@@ -131,7 +128,7 @@ class ImageService:
 
         :raise Conflict: VMs use it; a reason for each. :raise NotFound, PreconditionFailed
         """
-        await _to_the_end(self._delete(ref, held))
+        await to_the_end(self._delete(ref, held))
 
     # -- parts -----------------------------------------------------------------------------------------------
 
@@ -241,13 +238,3 @@ def _check_pending(image: Image, verb: str) -> None:
 def _inspect(role: FileRole, arrived: Arrived) -> Inspected:
     with arrived.path.open("rb", buffering=0) as file:
         return inspect(role, lambda offset, length: os.pread(file.fileno(), length, offset), arrived.size_bytes)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Do it whole, even when who asked is cancelled: a record half way would not match its file."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -16,9 +16,9 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -56,14 +56,15 @@ class Shelf:
         :raise TooLarge: more than `max_bytes`. :raise NoRoom: the pool is full. :raise Unavailable: it is not there.
         :raise ImageRefused: another digest than expected.
         """
-        path = await self._do(self._new_incoming)
+        path = self._incoming / str(uuid.uuid4())
         try:
+            await self._do(lambda: self._make(path))
             digest, size = await self._write(path, stream, max_bytes)
             if expected and digest != expected:
                 raise _other_digest(digest)
             yield Arrived(path, digest, size)
         finally:
-            await asyncio.shield(self._do(lambda: path.unlink(missing_ok=True)))
+            await self._do(lambda: path.unlink(missing_ok=True))
 
     async def show(self, arrived: Arrived) -> Path:
         """Put it in `images`, read-only; the note to settle when its record is written, or is not to be."""
@@ -89,7 +90,7 @@ class Shelf:
 
     async def _do(self, work: Callable[[], Result]) -> Result:
         try:
-            return await asyncio.to_thread(work)
+            return await to_the_end(asyncio.to_thread(work))
         except OSError as wrong:
             if wrong.errno in _FULL:
                 raise NoRoom("the storage pool is full: delete images or volumes, or make it larger") from wrong
@@ -121,11 +122,9 @@ class Shelf:
             await self._do(lambda: os.fsync(file.fileno()))
         return hasher.hexdigest(), size
 
-    def _new_incoming(self) -> Path:
+    def _make(self, path: Path) -> None:
         self._incoming.mkdir(mode=0o700, exist_ok=True)
-        path = self._incoming / str(uuid.uuid4())
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        return path
 
     def _show(self, arrived: Arrived) -> Path:
         arrived.path.chmod(0o444)
@@ -166,6 +165,16 @@ class Shelf:
     def _free_bytes(self) -> int:
         seen = os.statvfs(self._images)
         return seen.f_bavail * seen.f_frsize
+
+
+async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do it whole even when who asked is cancelled, and only then say so: half of it would be nobody's to undo."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _sync(directory: Path) -> None:
