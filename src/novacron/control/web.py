@@ -76,6 +76,7 @@ def build(parts: Parts) -> FastAPI:
     )
     app.state.records = parts.records
     app.state.clock = parts.clock
+    app.state.events = parts.events
     handle_errors(app)
     for router in (*parts.routers, _server(parts), _lines(parts)):
         app.router.routes.extend(router.routes)  # flat: included routers are matched twice for each request
