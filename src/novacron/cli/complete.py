@@ -23,7 +23,7 @@ def names(noun: str) -> Callable[[click.Context, click.Parameter, str], list[str
 
         calls: dict[str, Call[Any]] = {"vms": vms.search(), "nodes": nodes.search(), "images": images.search()}
         try:
-            with session_of(ctx).connect(WITHIN_S) as nova:
+            with session_of(ctx).connect_briefly(WITHIN_S) as nova:
                 page = nova.do(calls[noun])
         except NovaCronError:
             return []  # somebody is typing: an error would land in the middle of their line

@@ -81,7 +81,8 @@ def write(file: Path, contexts: Contexts) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            draft.write_text(as_toml(contexts))
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                opened.write(as_toml(contexts))
             draft.replace(file)
         finally:
             draft.unlink(missing_ok=True)

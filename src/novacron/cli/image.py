@@ -26,14 +26,15 @@ def image() -> None:
 
 @image.command("list")
 @selects
+@click.option("--state", type=click.Choice(["pending", "ready"]), help="Only those in this state.")
 @prints
 @asks
-def list_images(session: Session, selector: tuple[str, ...]) -> None:
+def list_images(session: Session, selector: tuple[str, ...], state: str | None) -> None:
     """List images, oldest first."""
     from novacron.client import images
 
     with session.connect() as nova:
-        session.printer.many(nova.each(images.search(labels=selector)), _columns(), _name)
+        session.printer.many(nova.each(images.search(labels=selector, state=state or "")), _columns(), _name)
 
 
 @image.command()
@@ -92,7 +93,7 @@ def create(
 @confirms
 @asks
 def delete(session: Session, image: str, yes: bool) -> None:
-    """Delete an image; VMs made from it are not touched."""
+    """Delete an image that no VM was made from."""
     from novacron.cli import safe
     from novacron.client import images
 

@@ -16,11 +16,11 @@ NOUNS = {
     "migration": ("novacron.cli.migration:migration", "Watch and cancel the moving of VMs."),
     "node": ("novacron.cli.node:node", "Look after the hosts that run VMs."),
     "image": ("novacron.cli.image:image", "Keep what VMs are made from."),
-    "events": ("novacron.cli.events:events", "Show changes as they happen."),
+    "events": ("novacron.cli.events:events", "Show changes of VMs, nodes, images and migrations."),
     "context": ("novacron.cli.context:context", "Remember servers by name."),
     "server": ("novacron.cli.run:server", "Run a control plane."),
     "agent": ("novacron.cli.run:agent", "Run a node's agent."),
-    "completion": ("novacron.cli.completion:completion", "Print a shell's completion script."),
+    "completion": ("novacron.cli.completion:completion", "Print the completion script of a shell."),
     "version": ("novacron.cli.version:version", "Print the version."),
 }
 INTERRUPTED = 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,7 +151,5 @@ def confirms(function: F) -> F:
 
 def confirm(what: str, *, yes: bool) -> None:
     """Ask on a terminal; off one, or with yes, go on. :raise click.Abort"""
-    import sys
-
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
         click.confirm(what, abort=True, err=True)

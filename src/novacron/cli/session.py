@@ -42,21 +42,26 @@ class Session:
 
         return default_file(self.environment)
 
-    def connect(self, answer_within_s: float = 30.0) -> Client:
+    def connect(self) -> Client:
         """A client of the server that is meant; nothing has been sent yet.
 
         :raise NovaCronError: the configuration is wrong or the token cannot be read.
         """
         from novacron.client.sync import Client
 
+        server, token, ca_file = self._resolved()
+        return Client(server, token, ca_file=ca_file, on_notice=_notice)
+
+    def connect_briefly(self, within_s: float) -> Client:
+        """The same for somebody who is typing: it tries once, soon gives up, and says nothing meanwhile."""
+        from novacron.client.sync import Client
+
+        server, token, ca_file = self._resolved()
+        return Client(server, token, ca_file=ca_file, answer_within_s=within_s, tries=1)
+
+    def _resolved(self) -> tuple[str, str, Path | None]:
         target = self._target()
-        return Client(
-            target.server,
-            self._token(target),
-            ca_file=Path(target.ca_file) if target.ca_file else None,
-            answer_within_s=answer_within_s,
-            on_notice=_notice,
-        )
+        return target.server, self._token(target), Path(target.ca_file) if target.ca_file else None
 
     def _target(self) -> Context:
         """Options before environment before context. A context's token and CA go to that context's server alone."""

@@ -348,7 +348,7 @@ def _wish(given: dict[str, Any], stopped: bool) -> VmCreate:
         labels=dict(given["labels"]),
         kernel_cmdline=given["cmdline"],
         root_disk_bytes=given["root_disk"],
-        disks=[vms.DiskIn(size_bytes=size) for size in given["disks"]],
+        disks=tuple(vms.DiskIn(size_bytes=size) for size in given["disks"]),
         cloud_init=vms.CloudInitIn(user_data=user_data, network_config=network) if user_data or network else None,
         guest_agent=given["guest_agent"],
         **more,

@@ -66,7 +66,7 @@ def nic_in(nic: dict[str, Any]) -> NicIn:
     """What `read_nic` read, as it is sent."""
     from novacron.client.vms import ForwardIn, NicIn
 
-    forwards = [ForwardIn(host_port=host, guest_port=guest) for host, guest in nic.get("forwards", ())]
+    forwards = tuple(ForwardIn(host_port=host, guest_port=guest) for host, guest in nic.get("forwards", ()))
     return NicIn(**(nic | {"forwards": forwards}))
 
 

@@ -60,10 +60,14 @@ class AsyncClient:
         ca_file: Path | None = None,
         answer_within_s: float = ANSWER_WITHIN_S,
         on_notice: Callable[[str], None] | None = None,
+        tries: int = flow.TRIES,
         clock: Clock | None = None,
     ) -> None:
-        """server: `https://host:port`, `http://` on this machine, or `unix:/path`. :raise InvalidInput"""
-        self._line = open_line(server, token, ca_file, answer_within_s, on_notice)
+        """server: `https://host:port`, `http://` on this machine, `unix:/path`. tries: of calls that may be repeated.
+
+        :raise InvalidInput: an argument is wrong; it says which.
+        """
+        self._line = open_line(server, token, ca_file, answer_within_s, on_notice, tries)
         self._clock = clock or SystemClock()
         transport = httpx2.AsyncHTTPTransport(**transport_options(self._line))
         self._http = httpx2.AsyncClient(transport=transport, **http_options(self._line))

@@ -61,10 +61,14 @@ Flow = Generator[Effect, Any, T]
 
 
 class Means(msgspec.Struct, frozen=True):
-    """What flows are handed: chance, and `notice`, told in a sentence of trouble that is being dealt with."""
+    """What flows are handed: chance, and `notice`, told in a sentence of trouble that is being dealt with.
+
+    tries: how often a call that may be repeated is sent before its failure counts.
+    """
 
     rng: random.Random
     notice: Callable[[str], None]
+    tries: int = TRIES
 
     def rest_s(self, failures: int) -> float:
         """How long to rest after that many failures: doubling, spread so that clients do not march in step."""
@@ -78,7 +82,7 @@ def perform(call: Call[T], means: Means, key: str = "") -> Flow[T]:
     :raise NovaCronError: what the server refused, or why it could not be asked.
     """
     request = request_of(call, key or secrets.token_urlsafe(18))
-    tries = TRIES if call.is_repeatable else 1
+    tries = means.tries if call.is_repeatable else 1
     for attempt in range(1, tries + 1):
         try:
             response: Response = yield Send(request)

@@ -52,6 +52,7 @@ def open_line(
     ca_file: Path | None,
     answer_within_s: float,
     on_notice: Callable[[str], None] | None,
+    tries: int,
 ) -> Line:
     """A line to `server`; nothing is dialled yet. Without `on_notice`, trouble that is dealt with goes to the log.
 
@@ -59,7 +60,7 @@ def open_line(
     """
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise InvalidInput.field("token", "holds characters no token has", "give the token alone, on one line")
-    means = Means(random.Random(), on_notice or _log.warning)  # noqa: S311 (spreads retries, no secret)
+    means = Means(random.Random(), on_notice or _log.warning, tries)  # noqa: S311 (spreads retries, no secret)
     return Line(endpoint_of(server, ca_file), token, answer_within_s, means)
 
 

@@ -65,10 +65,14 @@ class Client:
         ca_file: Path | None = None,
         answer_within_s: float = ANSWER_WITHIN_S,
         on_notice: Callable[[str], None] | None = None,
+        tries: int = flow.TRIES,
         clock: Clock | None = None,
     ) -> None:
-        """server: `https://host:port`, `http://` on this machine, or `unix:/path`. :raise InvalidInput"""
-        self._line = open_line(server, token, ca_file, answer_within_s, on_notice)
+        """server: `https://host:port`, `http://` on this machine, `unix:/path`. tries: of calls that may be repeated.
+
+        :raise InvalidInput: an argument is wrong; it says which.
+        """
+        self._line = open_line(server, token, ca_file, answer_within_s, on_notice, tries)
         self._clock = clock
         transport = httpx2.HTTPTransport(**transport_options(self._line))
         self._http = httpx2.Client(transport=transport, **http_options(self._line))
