@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from novacron.control.access.guard import permission_of
-from novacron.wire.rest.common import Problem
+from novacron.wire.rest.common import Problem, Strict
 
 TITLE = "NovaCron"
 ABOUT = """\
@@ -57,6 +57,7 @@ def document(app: FastAPI, version: str) -> dict[str, Any]:
     components.setdefault("schemas", {}).update(shared["$defs"])
     components["schemas"].pop("HTTPValidationError", None)
     components["schemas"].pop("ValidationError", None)
+    _restore_examples(components["schemas"])
     components["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "The first one lies in admin.token."}
     }
@@ -66,6 +67,14 @@ def document(app: FastAPI, version: str) -> dict[str, Any]:
             for method in route.methods or ():
                 _complete(made["paths"][route.path_format][method.lower()], route)
     return made
+
+
+def _restore_examples(schemas: dict[str, Any]) -> None:
+    """FastAPI leaves nulls out of what it encodes; in an example they are words like any other."""
+    for model in Strict.__subclasses__():
+        extra = model.model_config.get("json_schema_extra")
+        if model.__name__ in schemas and isinstance(extra, dict) and "examples" in extra:
+            schemas[model.__name__]["examples"] = extra["examples"]
 
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:

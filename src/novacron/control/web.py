@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Protocol
@@ -142,18 +143,21 @@ def _lines(parts: Parts) -> APIRouter:
 
 
 def _reading(app: FastAPI) -> APIRouter:
-    """The document and its page, both made once, from all routes mounted so far."""
+    """The document and its page, made from all routes when first asked for, then kept."""
     routes = APIRouter()
-    made = document(app, novacron.__version__)
-    as_json, as_page = _encode(made), render(made)
+
+    @functools.cache
+    def made() -> tuple[bytes, bytes]:
+        described = document(app, novacron.__version__)
+        return _encode(described), render(described)
 
     @routes.get(OPENAPI, dependencies=[needs("docs.read")], include_in_schema=False)
     async def openapi() -> Response:
-        return Response(as_json, media_type="application/json")
+        return Response(made()[0], media_type="application/json")
 
     @routes.get(DOCS, dependencies=[needs("docs.read")], include_in_schema=False)
     async def docs() -> Response:
-        return Response(as_page, 200, {"content-security-policy": CONTENT_SECURITY_POLICY}, "text/html")
+        return Response(made()[1], 200, {"content-security-policy": CONTENT_SECURITY_POLICY}, "text/html")
 
     return routes
 

@@ -47,3 +47,26 @@ class Image(Strict):
     created_at: datetime.datetime
     updated_at: datetime.datetime
     revision: int
+
+    model_config = Strict.model_config | example(
+        {
+            "id": "0190b36e-7c1a-7000-8000-000000000003",
+            "name": "debian-12",
+            "description": "Debian 12 cloud image",
+            "labels": {},
+            "state": "ready",
+            "cmdline": "",
+            "files": [
+                {
+                    "role": "disk",
+                    "digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                    "size_bytes": 345000000,
+                    "format": "qcow2",
+                    "virtual_size_bytes": 2147483648,
+                }
+            ],
+            "created_at": "2026-01-02T03:00:00Z",
+            "updated_at": "2026-01-02T03:01:00Z",
+            "revision": 5,
+        }
+    )

@@ -80,3 +80,34 @@ class Migration(Strict):
     updated_at: datetime.datetime
     finished_at: datetime.datetime | None
     revision: int
+
+    model_config = Strict.model_config | example(
+        {
+            "id": "0190b36e-7c1a-7000-8000-000000000006",
+            "vm_id": "0190b36e-7c1a-7000-8000-000000000001",
+            "vm_name": "web-1",
+            "kind": "live",
+            "strategy": "precopy",
+            "state": "completed",
+            "source_node": "node-1",
+            "source_node_id": "0190b36e-7c1a-7000-8000-000000000002",
+            "target_node": "node-2",
+            "target_node_id": "0190b36e-7c1a-7000-8000-000000000007",
+            "may_cancel": False,
+            "max_downtime_ms": 100,
+            "bandwidth_bytes_per_s": 0,
+            "finish_within_s": 3600.0,
+            "labels": {},
+            "explanation": ["target node-2: chosen, it scored best of 2 other nodes"],
+            "steps_begun": ["accept", "send", "commit", "take_over", "verify", "release"],
+            "steps_done": ["accept", "send", "commit", "take_over", "verify", "release"],
+            "steps_undone": [],
+            "progress": None,
+            "figures": {"total_ms": 1830.5, "downtime_qemu_ms": 41.0, "bytes_transferred": 281018368},
+            "problem": None,
+            "created_at": "2026-01-02T03:10:00Z",
+            "updated_at": "2026-01-02T03:10:02Z",
+            "finished_at": "2026-01-02T03:10:02Z",
+            "revision": 61,
+        }
+    )

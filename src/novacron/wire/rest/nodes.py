@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from novacron.model.node import NodeState
-from novacron.wire.rest.common import Labels, Strict
+from novacron.wire.rest.common import Labels, Strict, example
 
 
 class AcceleratorOut(Strict):
@@ -70,9 +70,37 @@ class Node(Strict):
     updated_at: datetime.datetime
     revision: int
 
+    model_config = Strict.model_config | example(
+        {
+            "id": "0190b36e-7c1a-7000-8000-000000000002",
+            "name": "node-1",
+            "labels": {"rack": "a"},
+            "state": "up",
+            "state_reason": "its agent joined",
+            "state_since": "2026-01-02T03:04:05Z",
+            "cordoned": False,
+            "facts": None,
+            "usage": {
+                "memory_available_mib": 14000,
+                "load_1m": 0.4,
+                "pool_free_bytes": 90000000000,
+                "pool_size_bytes": 100000000000,
+                "machines_running": 1,
+            },
+            "heard_ago_s": 0.8,
+            "vm_count": 1,
+            "memory_committed_mib": 2048,
+            "created_at": "2026-01-02T03:04:05Z",
+            "updated_at": "2026-01-02T03:04:05Z",
+            "revision": 7,
+        }
+    )
+
 
 class NodeUpdate(Strict):
     """cordoned: no new VM is placed here; those that run go on running."""
 
     labels: Labels | None = None
     cordoned: bool | None = None
+
+    model_config = Strict.model_config | example({"cordoned": True})

@@ -109,6 +109,8 @@ class StopRequest(Strict):
     force: bool = False
     deadline_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
+    model_config = Strict.model_config | example({"deadline_s": 30})
+
 
 class DiskOut(Strict):
     volume_id: str
@@ -181,6 +183,57 @@ class Vm(Strict):
     updated_at: datetime.datetime
     state_since: datetime.datetime | None
     revision: int
+
+    model_config = Strict.model_config | example(
+        {
+            "id": "0190b36e-7c1a-7000-8000-000000000001",
+            "name": "web-1",
+            "description": "",
+            "labels": {"tier": "web"},
+            "type": "kvm",
+            "state": "running",
+            "desired": "running",
+            "task": None,
+            "problem": None,
+            "node": "node-1",
+            "node_id": "0190b36e-7c1a-7000-8000-000000000002",
+            "generation": 1,
+            "migration_id": None,
+            "image_id": "0190b36e-7c1a-7000-8000-000000000003",
+            "vcpus": 2,
+            "memory_mib": 2048,
+            "machine": "q35",
+            "firmware": "auto",
+            "kernel_cmdline": "",
+            "machine_type": "pc-q35-7.2",
+            "cpu_model": "qemu64",
+            "accelerator": "kvm",
+            "pid": 4711,
+            "disks": [{"volume_id": "0190b36e-7c1a-7000-8000-000000000004", "size_bytes": 10737418240}],
+            "nics": [
+                {
+                    "id": "0190b36e-7c1a-7000-8000-000000000005",
+                    "mac": "52:4e:43:0a:0b:0c",
+                    "network": "user",
+                    "forwards": [{"guest_port": 22}],
+                }
+            ],
+            "endpoints": [
+                {
+                    "nic_id": "0190b36e-7c1a-7000-8000-000000000005",
+                    "guest_port": 22,
+                    "host": "127.0.0.1",
+                    "host_port": 40022,
+                }
+            ],
+            "guest_agent": False,
+            "cloud_init": False,
+            "created_at": "2026-01-02T03:04:05Z",
+            "updated_at": "2026-01-02T03:04:09Z",
+            "state_since": "2026-01-02T03:04:08Z",
+            "revision": 42,
+        }
+    )
 
 
 class ConsoleLog(Strict):
