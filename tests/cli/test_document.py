@@ -37,4 +37,4 @@ def test_the_short_help_of_a_noun_is_the_first_sentence_of_its_own() -> None:
     for name, (_, text) in NOUNS.items():
         command = novacron.get_command(ctx, name)
         assert command is not None
-        assert (command.help or "").startswith(text)
+        assert (command.help or "").startswith(text.rstrip("."))

@@ -84,12 +84,9 @@ def _parts(root: click.Command, path: str, parent: click.Context | None) -> Iter
 def _command(words: str, ctx: click.Context) -> str:
     level = "##" if ctx.parent and ctx.parent.parent is None else "###"
     usage = " ".join([words, *ctx.command.collect_usage_pieces(ctx)])
-    options = [
-        record
-        for one in ctx.command.get_params(ctx)
-        if isinstance(one, click.Option) and (record := one.get_help_record(ctx))
-    ]
-    table = "\n".join(f"- `{names}`: {text}" for names, text in options if names != "--help")
+    options = [one for one in ctx.command.get_params(ctx) if isinstance(one, click.Option) and "--help" not in one.opts]
+    records = [record for one in options if (record := one.get_help_record(ctx))]
+    table = "\n".join(f"- `{names}`: {text}" for names, text in records)
     return f"{level} {words}\n`{usage}`\n\n{_help(ctx.command)}\n" + (f"\n{table}\n" if table else "")
 
 
