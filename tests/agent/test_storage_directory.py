@@ -144,6 +144,17 @@ async def test_asked_many_times_at_once_by_two_nodes_there_is_one(pool_dir: Path
     assert nothing_left(pool_dir)
 
 
+async def test_a_volume_that_another_node_made_meanwhile_is_kept(pool_dir: Path, tmp_path: Path) -> None:
+    volume = pool_dir / "volumes" / f"{VOLUME}.qcow2"
+    slow = program(tmp_path, 'qemu-img "$@" || exit 1', f"echo precious > {volume}")
+    made = await DirectoryPool(pool_dir, str(slow)).ensure_volume(
+        Disk(volume_id=VOLUME, size_bytes=MIB), uid=None, gid=None
+    )
+    assert made.path == volume
+    assert volume.read_text() == "precious\n"
+    assert nothing_left(pool_dir)
+
+
 @pytest.mark.root
 async def test_it_belongs_to_the_machines_user(pool: DirectoryPool) -> None:
     if os.geteuid() != 0:

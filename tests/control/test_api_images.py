@@ -27,7 +27,7 @@ from novacron.control.access.guard import Guard
 from novacron.control.access.service import Access
 from novacron.control.images.routes import router
 from novacron.control.images.service import ImageService
-from novacron.control.images.shelf import Shelf
+from novacron.control.images.shelf import Arrived, Shelf
 from novacron.control.images.view import ImageView
 from novacron.control.problems import handle_errors
 from novacron.control.room import Room
@@ -379,6 +379,25 @@ async def test_of_two_images_with_the_same_bytes_neither_loses_them_to_the_other
         assert house.files() == set()
 
 
+async def test_bytes_are_not_taken_away_between_showing_and_recording_them(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, coming = await house.filled("leaving"), await house.make("coming")
+    show, deleting = Shelf.show, list[asyncio.Task[None]]()
+
+    async def show_and_let_the_other_try(self: Shelf, arrived: Arrived) -> Path:
+        note = await show(self, arrived)
+        deleting.append(asyncio.create_task(house.service.delete(leaving, None)))
+        await asyncio.wait(deleting, timeout=0.2)  # it must not get through now; if it could it would in this time
+        return note
+
+    monkeypatch.setattr(Shelf, "show", show_and_let_the_other_try)
+    assert (await house.put(coming, "disk", RAW)).status_code == 200
+    await deleting[0]
+    assert house.files() == {sha(RAW)}
+    assert house.incoming() == []
+
+
 async def test_an_image_deleted_while_its_file_comes(house: House) -> None:
     image_id = await house.make("a")
 
@@ -432,6 +451,37 @@ async def test_given_up_while_it_is_recorded_record_and_file_agree(house: House)
         assert house.files() == {file.digest for file in files}
         assert house.incoming() == []
         await house.http.delete(f"{PATH}/{image_id}")
+
+
+async def test_given_up_while_the_store_writes_it_waits_for_the_outcome(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit goes on when nobody waits for it any more: only its outcome tells whether the file stays."""
+    image_id = await house.make()
+    reached, gate, commit = asyncio.Event(), asyncio.Event(), house.records.commit
+
+    async def late(*words: Any, **more: Any) -> int:
+        async def write() -> int:
+            await gate.wait()
+            return await commit(*words, **more)
+
+        reached.set()
+        return await asyncio.shield(asyncio.create_task(write()))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield RAW
+
+    monkeypatch.setattr(house.records, "commit", late)
+    putting = asyncio.create_task(house.service.put_file(image_id, FileRole.DISK, pieces()))
+    await reached.wait()
+    putting.cancel()
+    await asyncio.wait([putting], timeout=0.1)  # time to do wrong
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    await house.records.caught_up(await house.records.store.revision())
+    assert [file.digest for file in house.records.find(IMAGES, image_id).record.files] == [sha(RAW)]
+    assert house.files() == {sha(RAW)}
 
 
 async def test_a_broken_connection_leaves_nothing(house: House) -> None:

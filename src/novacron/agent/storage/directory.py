@@ -69,7 +69,8 @@ class DirectoryPool:
         backing = await asyncio.to_thread(self._backing, disk.backing_digest)
         if not await asyncio.to_thread(_is_file, path):
             await self._make(disk, path, backing[0][1] if backing else None)
-        await asyncio.to_thread(_hand_over, path, uid, gid)
+        if uid is not None or gid is not None:
+            await asyncio.to_thread(_hand_over, path, uid, gid)
         chain = tuple((image, format_.value) for image, (format_, _) in backing)
         return DiskFile(volume_id=disk.volume_id, path=path, format=DiskFormat.QCOW2.value, backing=chain)
 
@@ -214,9 +215,7 @@ def _finish(making: Path, path: Path) -> None:
 def _hand_over(path: Path, uid: int | None, gid: int | None) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.fchmod(fd, 0o600)
-        if uid is not None or gid is not None:
-            os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
+        os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
     finally:
         os.close(fd)
 
