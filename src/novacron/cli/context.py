@@ -19,7 +19,7 @@ def context() -> None:
 def list_contexts(ctx: click.Context) -> None:
     """List contexts; the one in use is marked."""
     from novacron.cli import contexts, safe
-    from novacron.cli.output import plain_table
+    from novacron.cli.output import table
 
     kept = contexts.read(session_of(ctx).config_file)
     rows = [
@@ -29,7 +29,7 @@ def list_contexts(ctx: click.Context) -> None:
         ]
         for name, one in kept.contexts.items()
     ]
-    click.echo(plain_table(["IN USE", "NAME", "SERVER", "TOKEN FILE", "CA FILE"], rows))
+    click.echo(table(["IN USE", "NAME", "SERVER", "TOKEN FILE", "CA FILE"], rows))
 
 
 @context.command()

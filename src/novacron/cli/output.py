@@ -1,8 +1,8 @@
-"""How records are printed: a table (rich on a terminal, aligned text elsewhere), JSON, YAML, or names alone."""
+"""How records are printed: a table (coloured on a terminal), JSON, YAML, or names alone."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
@@ -15,10 +15,10 @@ from novacron.cli import safe
 T = TypeVar("T")
 GAP = "  "
 
+_STATE = "STATE"
 _COLOURS = {
     **dict.fromkeys(("running", "up", "ready", "completed"), "green"),
     **dict.fromkeys(("error", "failed", "fenced", "down", "unknown"), "red"),
-    **dict.fromkeys(("stopped", "cancelled"), "dim"),
     **dict.fromkeys(("suspect", "fencing", "rolled_back", "paused", "cordoned"), "yellow"),
 }
 
@@ -43,14 +43,14 @@ class Printer:
         return self.format in ("table", "wide")
 
     def many(self, items: Iterable[T], columns: Sequence[Column[T]], name: Callable[[T], str]) -> None:
-        """A list; names and JSON lines of YAML are printed as they come, tables once all have."""
+        """A list; names are printed as they come, everything else once all have."""
         if self.format == "name":
             for item in items:
                 click.echo(safe.line(name(item)))
         elif self.is_for_people:
             shown = [column for column in columns if self.format == "wide" or not column.wide]
             rows = [[safe.line(column.text(item)) for column in shown] for item in items]
-            _table([column.title for column in shown], rows)
+            click.echo(table([column.title for column in shown], rows, coloured=_wants_colours()))
         else:
             click.echo(as_text([msgspec.to_builtins(item) for item in items], self.format))
 
@@ -83,29 +83,27 @@ def as_text(data: Any, format_: str) -> str:
     return text.rstrip("\n")
 
 
-def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, two spaces between, none at the ends."""
-    every = [titles, *rows]
-    widths = [max(len(row[at]) for row in every) for at in range(len(titles))]
-    return "\n".join(
-        GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every
-    )
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, coloured: bool = False) -> str:
+    """Aligned columns, two spaces between, none at the ends. Nothing is cut: a terminal too narrow wraps the line.
+
+    coloured: states in their colours.
+    """
+    widths = [max(len(row[at]) for row in [titles, *rows]) for at in range(len(titles))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return GAP.join(_painted(*pair) if coloured else pair[1] for pair in zip(titles, padded, strict=True)).rstrip()
+
+    return "\n".join(line(row) for row in [titles, *rows])
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if not sys.stdout.isatty():
-        click.echo(plain_table(titles, rows))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _painted(title: str, padded: str) -> str:
+    colour = _COLOURS.get(padded.rstrip()) if title == _STATE else None
+    return click.style(padded, fg=colour) if colour else padded
 
-    table = Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold" if title == "NAME" else "ellipsis", no_wrap=title != "NAME")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    Console(width=shutil.get_terminal_size().columns).print(table)
+
+def _wants_colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _details(pairs: Sequence[tuple[str, str]]) -> None:
