@@ -25,6 +25,7 @@ from novacron.model.migration import Progress
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
 from novacron.wire import agent as wire
+from tests.agent.waiting import until
 from tests.control.serving import SECRET, on_loopback, on_unix_socket, serving
 
 pytestmark = pytest.mark.anyio
@@ -104,12 +105,6 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await made.connected()
     yield made
     await made.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_a_verb_is_done_and_its_change_reported_at_once(place: Place) -> None:

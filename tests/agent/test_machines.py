@@ -27,6 +27,7 @@ from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_agent import SimAgent
 from novacron.testing.sim_cluster import SimCluster
 from novacron.wire import agent as wire
+from tests.agent.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -189,14 +190,12 @@ async def test_a_cancelled_start_leaves_nothing(node: Node) -> None:
 
     node.cluster.pool.ensure_volume = slowly  # type: ignore[method-assign]
     starting = asyncio.create_task(node.start())
-    while not (node.agent.root / "run" / VM).exists():
-        await asyncio.sleep(0.001)
+    await until((node.agent.root / "run" / VM).exists)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
     gate.set()
-    while node.report().reason != "its start was cancelled":
-        await asyncio.sleep(0.001)
+    await until(lambda: node.report().reason == "its start was cancelled")
     assert node.agent.host.machines == {}
     assert (await node.start()).status is MachineStatus.RUNNING
 
@@ -229,12 +228,9 @@ async def test_ends_that_were_watched_are_known_after_a_restart(node: Node) -> N
     node.cluster.on_report(lambda _, report: seen.extend(report.machines))
     await node.start()
     node.agent.host.power_off(VM)
-    while not seen or seen[-1].reason != "guest_shutdown":
-        await asyncio.sleep(0.001)
-    holding = node.agent.ledger.get(VM)
-    while holding is None or holding.ended is None:
-        await asyncio.sleep(0.001)
-        holding = node.agent.ledger.get(VM)
+    await until(lambda: bool(seen) and seen[-1].reason == "guest_shutdown")
+    file = node.agent.root / "state" / "machines" / VM / FILE
+    await until(lambda: b"guest_shutdown" in file.read_bytes())
     await node.restart()
     assert (node.status, node.report().reason) == (MachineStatus.STOPPED, "guest_shutdown")
 

@@ -18,6 +18,7 @@ from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_agent import SimAgent
 from novacron.testing.sim_cluster import SimCluster
 from novacron.wire import agent as wire
+from tests.agent.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -310,10 +311,3 @@ async def test_there_and_back_again(walk: Walk) -> None:
         await walk.release()
     await walk.call("b", wire.Release(vm_id=VM, generation=3, migration_id=back), Figures)
     assert walk.cluster.world.running(VM) == ["a"]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a thing done in a thread to show."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)

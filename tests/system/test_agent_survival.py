@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -36,6 +36,7 @@ from novacron.model.machine import (
 )
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.wire import agent as wire
+from tests.agent.waiting import until
 from tests.control.serving import SECRET, on_unix_socket, serving
 
 pytestmark = [
@@ -188,12 +189,6 @@ def machine_pids() -> list[int]:
             if VM.encode() in words and b"qemu" in words and state != "Z":
                 found.append(pid)
     return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def started_at(pid: int) -> str:
