@@ -293,6 +293,7 @@ async def test_the_log_beside_the_file_does_not_grow_without_end(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_writer, "CHECKPOINT_BYTES", 1 << 20)
+    monkeypatch.setattr(sqlite_writer, "CHECKPOINT_LATEST_BYTES", 1 << 20)  # whether or not a writer waits just then
     store = await SqliteStore.open(file, durable=False)
     for _ in range(100):
         await store.commit([Put("k", os.urandom(200_000))])

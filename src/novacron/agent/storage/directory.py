@@ -103,7 +103,7 @@ class DirectoryPool:
     async def _make(self, disk: Disk, path: Path, backing: tuple[DiskFormat, int] | None) -> None:
         making = await asyncio.to_thread(self._making_dir) / f"{disk.volume_id}.{uuid.uuid4()}"
         size = max(disk.size_bytes, backing[1] if backing else 0)
-        child_of = ()
+        child_of: tuple[str, ...] = ()
         if backing:  # relative, so that every node finds it wherever the pool is mounted; -u: it is not opened now
             child_of = ("-u", "-b", f"../images/{disk.backing_digest}", "-F", backing[0].value)
         try:
