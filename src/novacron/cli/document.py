@@ -21,7 +21,7 @@ Written by `python -m novacron.cli.document`; a test keeps it in step with the c
   are not looked at. The options may stand before the noun or after the verb.
 - **Who asks**: `--token-file`, else `NOVACRON_TOKEN`, else `NOVACRON_TOKEN_FILE`, else the context's file. A server
   writes its first token to `admin.token` in its data directory. Tokens are never arguments, and a context's token goes
-  to that context's server only.
+  to that context's server only. `--context` counts more than the environment.
 - **What is printed**: results on stdout, progress and errors on stderr. `-o table` (default; `wide` has more columns)
   is for people; `json` and `yaml` hold every field; `name` prints one name (migrations: id) a line. Characters that
   could act on a terminal are written as escapes.

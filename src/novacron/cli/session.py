@@ -64,20 +64,26 @@ class Session:
         return target.server, self._token(target), Path(target.ca_file) if target.ca_file else None
 
     def _target(self) -> Context:
-        """Options before environment before context. A context's token and CA go to that context's server alone."""
+        """Options before environment before context, but a context that was asked for before the environment.
+
+        A context's token and CA go to that context's server alone.
+        """
         from novacron.cli.contexts import Context, read
         from novacron.client.endpoint import DEFAULT_SERVER
 
         kept = self._kept(read(self.config_file))
-        named = "" if self.context else self.environment.get("NOVACRON_SERVER", "")
-        server = self.server or named or (kept.server if kept else DEFAULT_SERVER)
+        server = self.server or self._said("NOVACRON_SERVER") or (kept.server if kept else DEFAULT_SERVER)
         same = kept is not None and kept.server == server
-        token_file = self.token_file or self.environment.get("NOVACRON_TOKEN_FILE", "")
+        token_file = self.token_file or self._said("NOVACRON_TOKEN_FILE")
         return Context(
             server,
             str(token_file) or (kept.token_file if kept and same else ""),
             str(self.ca_file or "") or (kept.ca_file if kept and same else ""),
         )
+
+    def _said(self, name: str) -> str:
+        """What the environment says; nothing when a context was asked for."""
+        return "" if self.context else self.environment.get(name, "")
 
     def _kept(self, contexts: Contexts) -> Context | None:
         name = self.context or contexts.current
@@ -85,7 +91,7 @@ class Session:
 
     def _token(self, target: Context) -> str:
         """The option's file, then NOVACRON_TOKEN, then the environment's or the context's file."""
-        given = self.environment.get("NOVACRON_TOKEN", "")
+        given = self._said("NOVACRON_TOKEN")
         if given and self.token_file is None:
             return given
         return _read_token(Path(target.token_file)) if target.token_file else ""

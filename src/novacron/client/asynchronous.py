@@ -90,7 +90,7 @@ class AsyncClient:
         """Make one call. key: its Idempotency-Key, when the caller keeps one across restarts of its own."""
         return await self._run(flow.perform(call, self._line.means, key))
 
-    def each(self, call: Call[Page[T]]) -> AsyncIterator[T]:
+    def each(self, call: Call[Page[T]]) -> AsyncGenerator[T, None]:
         """Every item of a list, fetched page by page as they are used."""
         return self._given(flow.each(call, self._line.means))
 
@@ -118,8 +118,10 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         after: int | None = None,
         until_live: bool = False,
-    ) -> AsyncIterator[Event | Resync]:
+    ) -> AsyncGenerator[Event | Resync, None]:
         """Events that fit all conditions, for ever; through broken lines it goes on where it stopped.
+
+        Its line is closed with it: `async with contextlib.aclosing(nova.events()) as events`.
 
         after: the `seq` of the last one known; None: only what is new. A Resync means that some are no longer kept.
         until_live: end when everything that had happened before has been given.
@@ -242,8 +244,13 @@ class _Stage:
 
     async def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None:
+        if stream is None:
+            return
+        try:
             await stream.close()
+        except asyncio.CancelledError:
+            stream.transport.abort()  # no time for a farewell, but nothing of it may stay
+            raise
 
 
 async def exchange(

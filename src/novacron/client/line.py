@@ -23,6 +23,7 @@ from novacron.wire.stream import MAX_FRAME_BYTES, Subscribe, ToClient
 CONNECT_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 30.0
 CLOSE_WITHIN_S = 1.0
+KEEP_IDLE_S = 2.0
 MAX_ANSWER_BYTES = 64 << 20
 MAX_HEARD_BYTES = 16 * MAX_FRAME_BYTES  # a newer server may send larger objects
 
@@ -79,7 +80,9 @@ def transport_options(line: Line) -> dict[str, Any]:
     """Arguments of httpx2's transports."""
     # Without TLS: a context that trusts nobody, which costs no reading of the system's certificates.
     verify = line.endpoint.tls() or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return {"verify": verify, "uds": line.endpoint.socket or None, "trust_env": False}
+    # Servers let go of a connection that is idle for some seconds; using one just then would lose a request.
+    limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_IDLE_S)
+    return {"verify": verify, "uds": line.endpoint.socket or None, "trust_env": False, "limits": limits}
 
 
 def websocket_options(line: Line, within_s: float | None) -> dict[str, Any]:

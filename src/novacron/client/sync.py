@@ -93,7 +93,7 @@ class Client:
         """Make one call. key: its Idempotency-Key, when the caller keeps one across restarts of its own."""
         return self._run(flow.perform(call, self._line.means, key))
 
-    def each(self, call: Call[Page[T]]) -> Iterator[T]:
+    def each(self, call: Call[Page[T]]) -> Generator[T, None, None]:
         """Every item of a list, fetched page by page as they are used."""
         return self._steps(flow.each(call, self._line.means))
 
@@ -121,7 +121,7 @@ class Client:
         labels: Mapping[str, str] | None = None,
         after: int | None = None,
         until_live: bool = False,
-    ) -> Iterator[Event | Resync]:
+    ) -> Generator[Event | Resync, None, None]:
         """Events that fit all conditions, for ever; through broken lines it goes on where it stopped.
 
         after: the `seq` of the last one known; None: only what is new. A Resync means that some are no longer kept.
