@@ -136,7 +136,7 @@ class Qemu:
             )
             # fmt: on
 
-        self.process = place.run(start)
+        self.process = place.run_as_node(start)
         log.close()
         for made in listening:
             made.close()
@@ -150,7 +150,7 @@ class Qemu:
         for path in (folder, folder / "keys.psk"):
             os.chown(path, self._template.uid, self._template.gid)
         credentials = {"qom-type": "tls-creds-psk", "id": "key", "endpoint": endpoint, "dir": str(folder)}
-        self.monitor.execute("object-add", credentials | {"username": USERNAME})
+        self.monitor.execute("object-add", credentials | ({"username": USERNAME} if endpoint == "client" else {}))
 
     def end(self) -> None:
         self.monitor.close()
@@ -235,7 +235,7 @@ class Floor:
         with IPRoute() as ip:
             with contextlib.suppress(IndexError):
                 ip.link("del", index=ip.link_lookup(ifname=self._tap)[0])
-            ip.tuntap("add", mode="tap", ifname=self._tap, uid=self._template.uid)
+            ip.link("add", kind="tuntap", mode="tap", ifname=self._tap, uid=self._template.uid)
             bridge = ip.link_lookup(ifname=BRIDGE)[0]
             ip.link("set", index=ip.link_lookup(ifname=self._tap)[0], master=bridge, state="up")
 

@@ -50,7 +50,7 @@ class Child:
                     start_new_session=True,  # Ctrl-C is for the lab, which ends them in order
                 )
 
-        self.process = namespace.run(start) if namespace else start()
+        self.process = namespace.run_as_node(start) if namespace else start()
 
     def check(self) -> None:
         """:raise LabFailed: it has ended, with the last it wrote."""
