@@ -10,6 +10,7 @@ from novacron.errors import NovaCronError
 
 _BAR = 30
 _EVERY_S = 0.5
+_INDENT = " " * 11
 
 
 class Screen:
@@ -44,7 +45,7 @@ class Screen:
         self._state, self._shown_s = migration.state, now
         text = describe(migration)
         if self._out.isatty():
-            self._write(f"\r\x1b[K{text}")
+            self._write(f"\r\x1b[K{_INDENT}{text}")
             self._drawn = True
         else:
             self.say(text)
@@ -66,12 +67,12 @@ class Screen:
 def describe(migration: Migration) -> str:
     """One line about a migration under way. What remains may grow again: a guest dirties what was sent."""
     progress = migration.progress
-    if progress is None or not progress.total_bytes:
-        return f"           migration: {migration.state}"
+    if progress is None or not progress.total_bytes or migration.state != "transferring":
+        return f"migration: {migration.state}"
     done = 1 - progress.remaining_bytes / progress.total_bytes
     bar = "#" * round(_BAR * done)
     return (
-        f"           migration: {migration.state:12} [{bar:<{_BAR}}] {progress.transferred_bytes / 1e6:.0f} MB sent, "
+        f"migration: {migration.state} [{bar:<{_BAR}}] {progress.transferred_bytes / 1e6:.0f} MB sent, "
         f"{progress.remaining_bytes / 1e6:.0f} MB remain, {progress.rate_bytes_per_s / 1e6:.0f} MB/s, "
         f"pass {progress.iteration}"
     )
