@@ -118,7 +118,7 @@ async def test_a_verb_is_done_and_its_change_reported_at_once(place: Place) -> N
 
 async def test_a_cancelled_call_is_cancelled_here(place: Place) -> None:
     place.gate.clear()
-    asking = asyncio.create_task(place.start())
+    asking = asyncio.create_task(place.start(deadline_s=600))
     await until(lambda: place.performed == ["machine.start"])
     asking.cancel()
     await until(lambda: place.cancelled == ["machine.start"])

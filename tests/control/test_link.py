@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -23,6 +23,8 @@ from novacron.wire import agent as wire
 from tests.control.serving import SECRET, on_loopback, serving
 
 pytestmark = pytest.mark.anyio
+
+Frame = TypeVar("Frame")
 
 NODE = "01890000-0000-7000-8000-000000000001"
 VM = "01890000-0000-7000-8000-0000000000aa"
@@ -70,7 +72,7 @@ class Server:
     async def agent(self, first: bytes | None = None) -> ClientConnection:
         """A welcomed agent."""
         socket = await self.dial(first)
-        msgspec.json.decode(await socket.recv(), type=wire.Welcome)
+        await next_frame(socket, wire.Welcome)
         return socket
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -89,8 +91,13 @@ async def server() -> AsyncIterator[Server]:
         yield Server(link, address)
 
 
+async def next_frame(socket: ClientConnection, kind: type[Frame]) -> Frame:
+    async with asyncio.timeout(5):
+        return msgspec.json.decode(await socket.recv(), type=kind)
+
+
 async def next_call(socket: ClientConnection) -> wire.Call:
-    return msgspec.json.decode(await socket.recv(), type=wire.Call)
+    return await next_frame(socket, wire.Call)
 
 
 async def closed_with(socket: ClientConnection) -> int:
@@ -177,7 +184,7 @@ async def test_a_deadline_passes_and_the_agent_is_told(server: Server) -> None:
     call = await next_call(socket)
     with pytest.raises(DeadlineExceeded):
         await asking
-    assert msgspec.json.decode(await socket.recv(), type=wire.Cancel).id == call.id
+    assert (await next_frame(socket, wire.Cancel)).id == call.id
     await socket.send(paused(call))  # too late: ignored
     asking = asyncio.create_task(server.pause())
     await socket.send(paused(await next_call(socket)))
@@ -192,7 +199,7 @@ async def test_a_cancelled_caller_cancels_at_the_agent(server: Server) -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert msgspec.json.decode(await socket.recv(), type=wire.Cancel).id == call.id
+    assert (await next_frame(socket, wire.Cancel)).id == call.id
     await socket.close()
 
 
