@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from novacron.lab.failure import LabFailed
+from novacron.lab.guest.line import Status
 from novacron.lab.measure import Window
 from novacron.lab.namespaces import Namespace
 
@@ -68,6 +69,10 @@ class Talker:
         if reply.error or reply.answer.startswith("error "):
             raise LabFailed.because(f"asking the guest for {line!r}: {reply.error or reply.answer[6:]}")
         return reply.answer
+
+    async def status(self) -> Status:
+        """The guest's own account of itself. :raise LabFailed: as `ask`."""
+        return msgspec.json.decode(await self.ask("status"), type=Status)
 
     async def begin(self) -> None:
         """A window begins."""

@@ -145,7 +145,7 @@ def _endpoint(vm: vms.Vm) -> tuple[str, int]:
 
 async def migrate(lab: Lab, talker: Talker, vm: vms.Vm, screen: Screen) -> tuple[migrations.Migration, Window]:
     """Move it while the client talks, and verify that it is the same guest, elsewhere."""
-    before = msgspec.json.decode(await talker.ask("status"), type=Status)
+    before = await talker.status()
     target = next(node for node in lab.nodes if node != vm.node)
     screen.say(f"live-migrating {VM} from {vm.node} to {target}; the client keeps talking")
     await talker.begin()
