@@ -165,7 +165,7 @@ class Listing(msgspec.Struct, frozen=True):
 
 def listing(
     cursor: Annotated[
-        str | None, Query(description="`next_cursor` of the page before.", min_length=1, max_length=64)
+        str | None, Query(description="`next_cursor` of the page before.", pattern="^[A-Za-z0-9_-]{48,52}$")
     ] = None,
     limit: Annotated[int, Query(description="Records in a page.", ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
     label: Annotated[

@@ -158,7 +158,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
     "too_long": lambda c: (f"has more than {c['max_length']} items", f"give at most {c['max_length']}"),
     "enum": lambda c: ("is not a known value", f"give one of {c['expected']}"),
     "literal_error": lambda c: ("is not a known value", f"give one of {c['expected']}"),
-    "value_error": lambda c: ("is not allowed", str(c["error"])),
+    "value_error": lambda c: (str(c["error"]), ""),
     "string_pattern_mismatch": lambda c: (
         ("is not a legal name", NAME_RULE)
         if c["pattern"] == NAME_PATTERN

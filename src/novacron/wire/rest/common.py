@@ -27,7 +27,7 @@ def _legal_name(text: str) -> str:
     try:
         return check_name(text)
     except InvalidInput as wrong:
-        raise ValueError(wrong.reasons[0].remedy) from wrong
+        raise ValueError(f"is not a legal name: it takes {wrong.reasons[0].remedy}") from wrong
 
 
 Name = Annotated[
@@ -40,7 +40,14 @@ Ref = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=NAME
 
 LabelKey = Annotated[str, StringConstraints(max_length=63, pattern=LABEL_KEY_PATTERN)]
 LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=LABEL_VALUE_PATTERN)]
-Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)]
+
+
+def _bound_keys(schema: dict[str, Any]) -> None:
+    """Say in the schema that other keys are refused: `patternProperties` alone would let them through."""
+    schema["additionalProperties"] = False
+
+
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS, json_schema_extra=_bound_keys)]
 Description = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
 
 Item = TypeVar("Item")
