@@ -25,7 +25,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(link: Link, listen: socket.socket) -> AsyncIterator[str]:
+async def serving(link: Link, listen: socket.socket, max_size: int = MAX_FRAME_BYTES) -> AsyncIterator[str]:
     """The server's address as AgentConfig.server wants it; it has ended when this is left."""
     app = Starlette(routes=[WebSocketRoute(PATH, link.serve)])
     config = uvicorn.Config(
@@ -33,7 +33,7 @@ async def serving(link: Link, listen: socket.socket) -> AsyncIterator[str]:
         lifespan="off",
         log_level="warning",
         access_log=False,
-        ws_max_size=MAX_FRAME_BYTES,
+        ws_max_size=max_size,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=1,
     )

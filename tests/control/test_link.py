@@ -87,7 +87,7 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     link = Link(SystemClock(), SECRET, "9.9")
-    async with serving(link, on_loopback()) as address:
+    async with serving(link, on_loopback(), 2 * wire.MAX_FRAME_BYTES) as address:  # the Link has its own bound
         yield Server(link, address)
 
 
