@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import signal
 import socket
 import sys
@@ -64,6 +65,8 @@ async def run(config: ServerConfig) -> None:
     async with contextlib.AsyncExitStack() as stack:
         listening = stack.enter_context(contextlib.closing(listen.tcp(config.host, config.port)))
         house = await stack.enter_async_context(open_house(config, SystemClock()))
+        gc.collect()
+        gc.freeze()  # records read at the start stay: going over them again and again would stall every request
         url = listen.address_of(listening, tls=tls)
         servers = [await stack.enter_async_context(_serving(house, config, listening, tls=tls))]
         if config.socket:
