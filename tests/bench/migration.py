@@ -297,12 +297,11 @@ def conclusions(verdicts: list[Verdict]) -> list[str]:
     lines = [""]
     for each in verdicts:
         wall, downtime = ("met" if met else "NOT MET" for met in (each.wall_met, each.downtime_met))
+        difference, guest, client = each.wall_difference_ms, each.guest_ratio, each.client_ratio
+        lines.append(f"{each.load}: wall time is the floor's {difference:+.0f} ms; goal {WALL_GOAL_MS:+.0f} ms: {wall}")
         lines.append(
-            f"{each.load}: wall time is the floor's {each.wall_difference_ms:+.0f} ms; goal {WALL_GOAL_MS:+.0f} ms: {wall}"
-        )
-        lines.append(
-            f"{each.load}: the guest lost {each.guest_ratio:.2f} x the floor's time (the client {each.client_ratio:.2f} x); "
-            f"goal {DOWNTIME_GOAL:.2f} x: {downtime}"
+            f"{each.load}: the guest lost {guest:.2f} x the time it lost on the floor, the client {client:.2f} x; "
+            f"goal for the guest {DOWNTIME_GOAL:.2f} x: {downtime}"
         )
     return lines
 

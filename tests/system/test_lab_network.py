@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
 from novacron.lab.failure import LabFailed
 from novacron.lab.lab import clean
@@ -99,6 +100,21 @@ def test_namespaces_end_with_their_holder() -> None:
     leave.set()
     inside.join()
     assert not namespaces() & inodes
+
+
+@pytest.mark.root
+@needs_root
+def test_a_node_keeps_its_hardware_address_when_a_tap_with_a_lower_one_joins(fabric: Fabric) -> None:
+    def plug() -> tuple[str, str]:
+        with IPRoute() as ip:
+            bridge = ip.link_lookup(ifname=BRIDGE)[0]
+            before = ip.get_links(bridge)[0].get("address")
+            ip.link("add", kind="tuntap", mode="tap", ifname="low", address="02:00:00:00:00:01")
+            ip.link("set", index=ip.link_lookup(ifname="low")[0], master=bridge, state="up")
+            return before, ip.get_links(bridge)[0].get("address")
+
+    before, after = fabric.nodes[0].run(plug)
+    assert before == after
 
 
 def test_addresses_are_distinct() -> None:

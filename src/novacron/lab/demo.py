@@ -227,13 +227,13 @@ def _rows(figures: Figures, window: Window) -> list[tuple[str, str]]:
 def _tell(screen: Screen, lab: Lab) -> None:
     command = Path(sys.executable).with_name("novacron")
     screen.lines(
-        f"API        {lab.server}  (documentation: {lab.server}/docs)",
+        f"API        {lab.server}  (documentation: {lab.server}/api/docs)",
         f"token      {lab.token_file.read_text().strip()}  (kept in {lab.token_file})",
         "try",
         f"  export NOVACRON_SERVER={lab.server} NOVACRON_TOKEN_FILE={lab.token_file}",
         f"  {command} vm list",
         f"  {command} vm migrate {VM} --wait",
-        f"  {command} events",
+        f"  {command} events --follow",
     )
 
 
@@ -251,15 +251,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m novacron.lab.demo", description=(__doc__ or "").splitlines()[0])
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--once", action="store_true", help="end by itself; the last line is JSON")
-    choice.add_argument("--clean", action="store_true", help="end and remove what a demo that was cut off left")
-    parser.add_argument("--dir", type=Path, default=usual_path(), help="the lab's directory (default: %(default)s)")
+    choice.add_argument(
+        "--clean", action="store_true", help="end and remove what a demo or a bench that was cut off left"
+    )
+    parser.add_argument("--dir", type=Path, help=f"the lab's directory (default: {usual_path()})")
     given = parser.parse_args()
     screen = Screen(sys.stdout)
     try:
         if given.clean:
-            screen.say(f"ended {clean(given.dir)} processes of a demo that was cut off")
+            places = [given.dir] if given.dir else [usual_path(), usual_path("bench")]
+            screen.say(f"ended {sum(map(clean, places))} processes of labs that were cut off")
             return
-        figures = asyncio.run(_until_signal(screen, given.dir, once=given.once))
+        figures = asyncio.run(_until_signal(screen, given.dir or usual_path(), once=given.once))
     except NovaCronError as failure:
         screen.failure(failure)
         sys.exit(1)

@@ -23,7 +23,10 @@ _VM_END_S = 30.0
 
 
 class Lab(NamedTuple):
-    """A lab that runs. fabric: None without root, where the guests are on user-mode networks."""
+    """A lab that runs. fabric: None without root, where the guests are on user-mode networks.
+
+    children: the processes by name ("server", then the nodes'), for those who want to see them die.
+    """
 
     path: Path
     server: str
@@ -31,6 +34,7 @@ class Lab(NamedTuple):
     client: AsyncClient
     fabric: Fabric | None
     nodes: tuple[str, ...]
+    children: dict[str, Child]
 
 
 def usual_path(name: str = "demo") -> Path:
@@ -100,7 +104,8 @@ async def _build(stack: contextlib.AsyncExitStack, directory: LabDir, count: int
     if fabric:
         await asyncio.to_thread(fabric.settle)
     say(f"{' and '.join(names)} are up")
-    return Lab(path, url, token_file, client, fabric, names)
+    children = {child.name: child for child in (server, *agents)}
+    return Lab(path, url, token_file, client, fabric, names, children)
 
 
 async def _end_machines(client: AsyncClient, say: Say) -> None:

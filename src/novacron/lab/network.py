@@ -91,7 +91,10 @@ def _plug(port: str) -> None:
 
 
 def _add_bridge(ip: IPRoute, name: str, address: str) -> int:
-    ip.link("add", ifname=name, kind="bridge")
+    # A hardware address of its own: else a bridge takes its ports' lowest, and with each tap that comes or goes the
+    # neighbours send to one it no longer has, until they have asked anew.
+    own = "02:" + ":".join(f"{byte:02x}" for byte in (0x77, *ipaddress.IPv4Address(address).packed))
+    ip.link("add", ifname=name, kind="bridge", address=own)
     index = _index(ip, name)
     ip.addr("add", index=index, address=address, prefixlen=_NETWORK.prefixlen)
     ip.link("set", index=index, state="up")

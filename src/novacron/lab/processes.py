@@ -36,12 +36,17 @@ class Child:
         self.directory = lab.path / name
         self.directory.mkdir(mode=0o711, exist_ok=True)
         self.log = lab.path / f"{name}.log"
+        self._command = command
+        self._namespace = namespace
         lab.note(command)
+        self.log.unlink(missing_ok=True)
+        self.process = self._start()
 
+    def _start(self) -> subprocess.Popen[bytes]:
         def start() -> subprocess.Popen[bytes]:
-            with open(self.log, "wb", opener=_private) as log:
+            with open(self.log, "ab", opener=_private) as log:
                 return subprocess.Popen(  # noqa: S603 - a list of our own
-                    command,
+                    self._command,
                     cwd=self.directory,
                     env={key: value for key, value in os.environ.items() if not key.startswith("NOVACRON_")},
                     stdin=subprocess.DEVNULL,
@@ -50,7 +55,16 @@ class Child:
                     start_new_session=True,  # Ctrl-C is for the lab, which ends them in order
                 )
 
-        self.process = namespace.run_as_node(start) if namespace else start()
+        return self._namespace.run_as_node(start) if self._namespace else start()
+
+    def kill(self) -> None:
+        """End it as a crash would: at once, with no word to anybody."""
+        self.process.kill()
+        self.process.wait()
+
+    def start_again(self) -> None:
+        """After its end: the same process anew, writing on in the same log."""
+        self.process = self._start()
 
     def check(self) -> None:
         """:raise LabFailed: it has ended, with the last it wrote."""
