@@ -40,6 +40,10 @@ class Line(msgspec.Struct, frozen=True):
     answer_within_s: float
     means: Means
 
+    def __repr__(self) -> str:
+        """Without the token: reprs end up in logs and tracebacks."""
+        return f"Line({self.endpoint.text})"
+
     @property
     def headers(self) -> dict[str, str]:
         """What every request and the WebSocket's first one carry."""

@@ -1,0 +1,89 @@
+"""Settings: where they come from, and how a wrong one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from novacron.config import AgentConfig, ServerConfig, is_loopback, load
+from novacron.errors import InvalidInput
+
+SERVER: dict[str, Any] = {"data_dir": "/d", "pool_dir": "/p"}
+AGENT: dict[str, Any] = {
+    "server": "unix:/s",
+    "secret_file": "/f",
+    "node_name": "node-1",
+    "state_dir": "/s",
+    "run_dir": "/r",
+    "pool_dir": "/p",
+}
+
+
+def test_flags_count_more_than_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('data_dir = "/d"\npool_dir = "/p"\nport = 1000\nlog_format = "json"\n')
+    config = load(ServerConfig, file, {"port": "2000", "log_format": None})
+    assert (config.port, config.log_format, config.data_dir) == (2000, "json", Path("/d"))
+
+
+def test_loopback_is_the_default_and_needs_no_tls() -> None:
+    assert load(ServerConfig, None, SERVER).host == "127.0.0.1"
+    for host in ("127.0.0.9", "::1", "localhost"):
+        assert is_loopback(host)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org"):
+        assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"host": "0.0.0.0"}, "host"),
+        ({"tls_cert": "/c"}, "tls_cert"),
+        ({"port": "70000"}, "port"),
+        ({"cpu_overcommit": "0.5"}, "cpu_overcommit"),
+        ({"log_format": "xml"}, "log_format"),
+        ({"prot": "1"}, "prot"),
+        ({"port": "many"}, "config"),
+    ],
+)
+def test_a_wrong_server_setting_is_named(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        load(ServerConfig, None, SERVER | change)
+    assert refused.value.reasons[0].subject == field
+
+
+def test_off_loopback_with_tls_is_fine() -> None:
+    config = load(ServerConfig, None, SERVER | {"host": "0.0.0.0", "tls_cert": "/c", "tls_key": "/k"})
+    assert config.tls_key == Path("/k")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"node_name": "a,process=x"}, "node_name"),
+        ({"node_name": "-a"}, "node_name"),
+        ({"server": "http://192.0.2.1:8470"}, "server"),
+        ({"server": "ftp://x"}, "server"),
+        ({"migration_host": "node-1"}, "migration_host"),
+        ({"accelerator": "hax"}, "accelerator"),
+    ],
+)
+def test_a_wrong_agent_setting_is_named(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        load(AgentConfig, None, AGENT | change)
+    assert refused.value.reasons[0].subject == field
+
+
+def test_a_missing_setting_is_named() -> None:
+    with pytest.raises(InvalidInput, match="pool_dir"):
+        load(ServerConfig, None, {"data_dir": "/d"})
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "x.toml"
+    broken.write_text("port = ")
+    for file in (broken, tmp_path / "absent.toml"):
+        with pytest.raises(InvalidInput, match=file.name):
+            load(ServerConfig, file, SERVER)
