@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from novacron.clock import SystemClock
 from novacron.config import ServerConfig
 from novacron.control.access.service import Access
-from novacron.control.house import application
+from novacron.control.house import application, workers
 from novacron.control.images.service import ImageService
 from novacron.control.observe import Figures
 from novacron.control.room import Room
@@ -62,6 +62,12 @@ class TinyAgents:
 
     def heard_ago_s(self, node_id: str) -> float | None:
         return 0.5 if node_id in self.connected else None
+
+    def on_hello(self, listener: Any) -> None:
+        pass
+
+    def on_report(self, listener: Any) -> None:
+        pass
 
     async def serve(self, websocket: WebSocket) -> None:
         await websocket.close(4401)
@@ -185,29 +191,31 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def an_api(directory: Path) -> AsyncIterator[Api]:
-    """A server with an empty store in `directory`."""
+async def an_api(directory: Path, lines: Any = None, pool_id: str = POOL_ID) -> AsyncIterator[Api]:
+    """A server with an empty store in `directory`; with `lines` to agents its workers work."""
     clock = SystemClock()
-    (directory / "images").mkdir()
+    (directory / "images").mkdir(exist_ok=True)
     store = await SqliteStore.open(directory / "store.db", durable=False)
     records = Records(store, clock, random.Random(7))
     await records.start()
     access = Access(store)
     token = await access.start(directory)
     assert token is not None
-    following = asyncio.create_task(access.run())
-    agents = TinyAgents()
+    agents = lines or TinyAgents()
     config = ServerConfig(data_dir=directory, pool_dir=directory)
     room = Room(records, config)
     images = ImageService(records, room, clock, directory)
-    app = application(config, records, access, agents, Figures(records), clock, POOL_ID, room, images)
+    app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images)
+    work = workers(config, records, access, agents, clock) if lines else {"access": access.run}
+    working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)
     try:
         async with api.http:
             yield api
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        for one in working:
+            one.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await records.stop()
         await store.close()
 

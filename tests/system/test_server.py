@@ -174,9 +174,15 @@ async def test_why_it_does_not_start(tmp_path: Path) -> None:
         ("--socket", "/tmp/" + "x" * 120): "107 bytes",
         ("--agent-secret-file", str(loose)): "can be read by others",
     }
-    told = await asyncio.gather(*(refused(other, *flags) for flags in refusals))
+
+    async def start_in(place: str, flags: tuple[str, str]) -> str:
+        (tmp_path / place).mkdir()
+        return await refused(tmp_path / place, *flags)
+
+    told = await asyncio.gather(*(start_in(f"d{n}", flags) for n, flags in enumerate(refusals)))
     for said, expected in zip(told, refusals.values(), strict=True):
         assert expected in said
+    assert not (tmp_path / "d2" / "data").exists()  # nothing was made, no token was given to nobody
 
 
 async def test_settings_come_from_a_file_and_flags_count_more(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from novacron.control.access.service import TOKEN_FILE, Access
 from novacron.control.images.routes import router as image_routes
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
-from novacron.control.link import Agents, Link
+from novacron.control.link import Agents, HelloListener, Link, ReportListener
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.routes import router as migration_routes
 from novacron.control.migrations.service import MigrationService
@@ -86,7 +86,7 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         images = ImageService(records, room, clock, config.pool_dir)
         await images.sweep()
         app = application(config, records, access, link, figures, clock, pool_id, room, images)
-        for name, work in _workers(config, records, access, link, clock).items():
+        for name, work in workers(config, records, access, link, clock).items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
             stack.push_async_callback(_end, worker)
         yield House(
@@ -99,7 +99,15 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
 
 
 class Lines(Agents, Pulse, web.Door, Protocol):
-    """All that the application asks of the lines to the agents; `Link` is one."""
+    """All that is asked of the lines to the agents; `Link` is one."""
+
+    def on_hello(self, listener: HelloListener) -> None:
+        """Call `listener` when a node's line opens."""
+        ...
+
+    def on_report(self, listener: ReportListener) -> None:
+        """Call `listener` with each heartbeat, after the hello and in order."""
+        ...
 
 
 def application(
@@ -142,11 +150,11 @@ def application(
     )
 
 
-def _workers(config: ServerConfig, records: Records, access: Access, link: Link, clock: Clock) -> Mapping[str, Work]:
-    """What runs for as long as the house is open, by name."""
-    observer = Observer(records, link, clock)
-    link.on_hello(observer.hello)
-    link.on_report(observer.report)
+def workers(config: ServerConfig, records: Records, access: Access, lines: Lines, clock: Clock) -> Mapping[str, Work]:
+    """What runs for as long as the house is open, by name. Takes in what nodes say from now on."""
+    observer = Observer(records, lines, clock)
+    lines.on_hello(observer.hello)
+    lines.on_report(observer.report)
 
     async def keep_house() -> None:
         while True:
@@ -158,9 +166,9 @@ def _workers(config: ServerConfig, records: Records, access: Access, link: Link,
 
     return {
         "access": access.run,
-        "reconciler": Reconciler(records, link, clock).run,
-        "conductor": Conductor(records, link, clock).run,
-        "health": Health(records, link, clock).run,
+        "reconciler": Reconciler(records, lines, clock).run,
+        "conductor": Conductor(records, lines, clock).run,
+        "health": Health(records, lines, clock).run,
         "housekeeping": keep_house,
     }
 

@@ -16,7 +16,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import structlog
@@ -63,21 +63,32 @@ async def run(config: ServerConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     tls = config.tls_cert is not None
     async with contextlib.AsyncExitStack() as stack:
-        listening = stack.enter_context(contextlib.closing(listen.tcp(config.host, config.port)))
+        listening = [(stack.enter_context(contextlib.closing(listen.tcp(config.host, config.port))), tls)]
+        if config.socket:
+            listening.append((stack.enter_context(_local(Path(config.socket))), False))
+        url = listen.address_of(listening[0][0], tls=tls)
         house = await stack.enter_async_context(open_house(config, SystemClock()))
         gc.collect()
         gc.freeze()  # records read at the start stay: going over them again and again would stall every request
-        url = listen.address_of(listening, tls=tls)
-        servers = [await stack.enter_async_context(_serving(house, config, listening, tls=tls))]
-        if config.socket:
-            local = listen.unix(Path(config.socket))
-            stack.callback(Path(config.socket).unlink, missing_ok=True)
-            servers.append(await stack.enter_async_context(_serving(house, config, local, tls=False)))
+        servers = [
+            await stack.enter_async_context(_serving(house, config, bound, tls=with_tls))
+            for bound, with_tls in listening
+        ]
         if house.first_token is not None:
             _say(f"admin token, shown this once and kept in {house.token_file}: {house.first_token}")
         _say(f"ready {url}")
         await _until_over(stop, house, servers)
         _log.info("ending; machines run on")
+
+
+@contextlib.contextmanager
+def _local(path: Path) -> Iterator[socket.socket]:
+    """The unix socket; afterwards its file is gone."""
+    with contextlib.closing(listen.unix(path)) as bound:
+        try:
+            yield bound
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.asynccontextmanager
