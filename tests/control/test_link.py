@@ -355,7 +355,7 @@ async def test_a_broken_listener_does_not_keep_the_others_from_hearing(server: S
     await socket.close()
 
 
-async def test_a_slow_listener_delays_no_reply(server: Server) -> None:
+async def test_a_slow_listener_delays_no_migration(server: Server) -> None:
     gate = asyncio.Event()
 
     async def slow(node_id: str, frame: wire.Report) -> None:
@@ -364,10 +364,35 @@ async def test_a_slow_listener_delays_no_reply(server: Server) -> None:
     server.link.on_report(slow)
     socket = await server.agent()
     await socket.send(report(1))
-    asking = asyncio.create_task(server.pause())
+    verb = wire.Verify(vm_id=VM, generation=1, migration_id="m")
+    asking = asyncio.create_task(server.link.call(NODE, verb, MachineReport, deadline_s=5.0))
     await socket.send(paused(await next_call(socket)))
     await asking
     gate.set()
+    await socket.close()
+
+
+async def test_who_acts_on_an_answer_has_seen_the_reports_before_it(server: Server) -> None:
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    async def slow(node_id: str, frame: wire.Report) -> None:
+        entered.set()
+        await gate.wait()
+        server.heard.append("seen")
+
+    server.link.on_report(slow)
+    socket = await server.agent()
+    asking = asyncio.create_task(server.pause())
+    call = await next_call(socket)
+    await socket.send(report(1))
+    await socket.send(paused(call))
+    await entered.wait()
+    await socket.send(report(2))
+    await server.until(lambda: server.link.usage(NODE) == NodeUsage(machines_running=2))  # read past the answer
+    assert not asking.done()
+    gate.set()
+    await asking
+    assert "seen" in server.heard
     await socket.close()
 
 

@@ -67,6 +67,9 @@ HELLO_WITHIN_S = 10.0
 MAX_BACKLOG = 1024
 """Reports waiting for their listeners before the line is dropped; the agent then dials again and tells everything."""
 
+_AT_ONCE = "migration."
+"""Replies to these verbs are handed on at once, past waiting reports: a guest may be standing still."""
+
 CLOSE_NORMAL, CLOSE_GARBAGE, CLOSE_TOO_BIG, CLOSE_BUSY = 1000, 1007, 1009, 1013
 CLOSE_SECRET, CLOSE_REPLACED, CLOSE_PROTOCOL = 4401, 4409, 4426
 
@@ -141,11 +144,18 @@ class _Line:
         self.node_id = hello.node_id
         self.name = hello.node_name
         self.pending: dict[int, asyncio.Future[Reply]] = {}
-        self.backlog: asyncio.Queue[Hello | Report] = asyncio.Queue(MAX_BACKLOG)
+        self.in_order: set[int] = set()  # calls whose replies wait for the reports that came before them
+        self.backlog: asyncio.Queue[Hello | Report | Reply] = asyncio.Queue(MAX_BACKLOG)
         self.backlog.put_nowait(hello)
         self.told = asyncio.Event()  # nothing of this line will be told any more
         self.reading: asyncio.Task[tuple[int, str]] | None = None
         self.closing: tuple[int, str] | None = None
+
+    def resolve(self, reply: Reply) -> None:
+        """Hand a reply to its caller, if one still waits."""
+        waiting = self.pending.get(reply.id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(reply)
 
     async def send(self, frame: bytes) -> None:
         """:raise NodeUnreachable: the line has broken."""
@@ -215,6 +225,8 @@ class Link(LineListeners):
             raise TooLarge(f"the arguments of {verb} take {len(frame)} bytes, over {MAX_FRAME_BYTES}")
         waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         line.pending[call_id] = waiting
+        if not verb.startswith(_AT_ONCE):
+            line.in_order.add(call_id)
         try:
             async with asyncio.timeout(deadline_s):
                 await line.send(frame)
@@ -227,6 +239,7 @@ class Link(LineListeners):
             raise
         finally:
             del line.pending[call_id]
+            line.in_order.discard(call_id)
             if waiting.done() and not waiting.cancelled():
                 waiting.exception()  # looked at, also when a timeout came first
         if reply.error is not None:
@@ -323,14 +336,13 @@ class Link(LineListeners):
             frame = _decoded(await receive())
             self._hear(line)
             match frame:
-                case Reply():
-                    waiting = line.pending.get(frame.id)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(frame)
+                case Reply() if frame.id not in line.in_order:
+                    line.resolve(frame)
                 case MigrationProgress():
                     self.tell_progress(frame)
-                case Report():
-                    self._usage[line.node_id] = frame.usage
+                case Report() | Reply():
+                    if isinstance(frame, Report):
+                        self._usage[line.node_id] = frame.usage
                     if line.backlog.full():
                         return CLOSE_BUSY, "reports come faster than they are taken in"
                     line.backlog.put_nowait(frame)
@@ -340,13 +352,18 @@ class Link(LineListeners):
                     return frame
 
     async def _tell_all(self, line: _Line, older: _Line | None) -> None:
-        """Tell listeners in order, apart from reading: a slow listener must not delay a reply."""
+        """Tell listeners in order, apart from reading: a slow listener must not delay a migration's replies.
+
+        Other replies take their turn here: who acts on one has seen every report that the node made before it.
+        """
         if older is not None:
             await older.told.wait()
         while True:
             frame = await line.backlog.get()
             if isinstance(frame, Hello):
                 await self.tell_hello(frame)
+            elif isinstance(frame, Reply):
+                line.resolve(frame)
             else:
                 await self.tell_report(line.node_id, frame)
             line.backlog.task_done()

@@ -31,7 +31,7 @@ class Observer:
     async def hello(self, hello: Hello) -> None:
         """A node has come (back).
 
-        :raise NameTaken: another node has its name: the line is refused.
+        :raise NameTaken: another node has its name; it is not taken in, and gets no work.
         """
         now = self._clock.wall()
         if self._records.get(NODES, hello.node_id) is None:
