@@ -9,6 +9,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+_TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # locals may hold secrets
+
 
 def set_up(log_format: str) -> None:
     """log_format: text or json."""
@@ -18,7 +20,7 @@ def set_up(log_format: str) -> None:
         _printable,
     ]
     last: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.processors.ExceptionRenderer(_TRACEBACK), structlog.processors.JSONRenderer()]
         if log_format == "json"
         else [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
