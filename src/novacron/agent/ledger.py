@@ -139,12 +139,16 @@ class Ledger:
         """
         self._holdings[holding.vm_id] = holding
         try:
-            await asyncio.to_thread(self._flush, holding.vm_id)
+            await self._write(holding.vm_id)
         except OSError as wrong:
             raise NovaCronError(f"cannot write the file of machine {holding.vm_id}: {wrong}") from wrong
 
-    def _flush(self, vm_id: str) -> None:
-        """Write the newest holding. In a thread: a slow disk must not hold up another machine's hand-off."""
+    async def _write(self, vm_id: str) -> None:
+        """In a thread: a slow disk must not hold up another machine's hand-off."""
+        await asyncio.to_thread(self.flush, vm_id)
+
+    def flush(self, vm_id: str) -> None:
+        """Write the newest holding, unless it is written. Blocks."""
         with self._writing.setdefault(vm_id, threading.Lock()):
             newest = self._holdings[vm_id]
             if self._written.get(vm_id) == newest:

@@ -72,15 +72,22 @@ class SimNetwork:
 
 
 class SimLedger(Ledger):
-    """The production ledger; that of a killed agent writes no more."""
+    """The production ledger; that of a killed agent begins no more writes."""
 
     def __init__(self, directory: Path, life: Life) -> None:
         super().__init__(directory)
         self._life = life
+        self.writes: set[asyncio.Task[None]] = set()
 
     async def put(self, holding: Holding) -> None:
         self._life.check()
         await super().put(holding)
+
+    async def _write(self, vm_id: str) -> None:
+        write = asyncio.create_task(super()._write(vm_id))
+        self.writes.add(write)
+        write.add_done_callback(self.writes.discard)
+        await asyncio.shield(write)
 
 
 class SimAgent:
@@ -99,6 +106,7 @@ class SimAgent:
         self._works: set[asyncio.Task[Reply]] = set()
         self._life = Life()
         self._life.dead = True
+        self.ledger = SimLedger(self.root / "state" / "machines", self._life)
         self.machines: Machines
         self.verbs: Verbs
         self.heartbeat: Heartbeat
@@ -131,8 +139,8 @@ class SimAgent:
             work.cancel()
 
     async def settled(self) -> None:
-        """Wait until the works of the killed agent are over."""
-        await asyncio.gather(*self._works, return_exceptions=True)
+        """Wait until the works of the killed agent are over, and the threads that write its files."""
+        await asyncio.gather(*self._works, *self.ledger.writes, return_exceptions=True)
 
     def lose(self, verb: str, *, after: bool = False, error: NovaCronError | None = None, times: int = 1) -> None:
         """The next `times` calls of `verb` are lost on the way there, or (`after`) their replies on the way back."""
