@@ -25,7 +25,12 @@ MigrationRef = Annotated[Ref, Path(description="Id of a migration.")]
 def router(records: Records, service: MigrationService, view: MigrationView) -> APIRouter:
     """All paths of migrations."""
     routes = noun("migrations")
+    _reading(routes, records, view)
+    _writing(routes, service, view)
+    return routes
 
+
+def _reading(routes: APIRouter, records: Records, view: MigrationView) -> None:
     @routes.get(
         "/migrations",
         dependencies=[needs("migrations.read")],
@@ -63,6 +68,8 @@ def router(records: Records, service: MigrationService, view: MigrationView) -> 
         stored = records.find(MIGRATIONS, migration)
         return record(request, view.encoded(stored), stored.modified)
 
+
+def _writing(routes: APIRouter, service: MigrationService, view: MigrationView) -> None:
     @routes.post(
         "/migrations",
         dependencies=[needs("migrations.create")],
@@ -72,7 +79,7 @@ def router(records: Records, service: MigrationService, view: MigrationView) -> 
     )
     async def create_migration(request: Request, body: wire.MigrationCreate, who: Caller, once: Asked) -> Response:
         """Move a running VM to another node. Everything is checked first; a refusal has changed nothing."""
-        return _answer(request, await once.perform(MIGRATIONS, lambda: service.create(body, who.name, once)))
+        return _answer(request, view, await once.perform(MIGRATIONS, lambda: service.create(body, who.name, once)))
 
     @routes.post(
         "/migrations/{migration}/cancel",
@@ -82,14 +89,13 @@ def router(records: Records, service: MigrationService, view: MigrationView) -> 
     )
     async def cancel_migration(request: Request, migration: MigrationRef, held: IfMatch, once: Asked) -> Response:
         """Take a migration back, as long as the VM belongs to its source: it goes on running there."""
-        return _answer(request, await once.perform(MIGRATIONS, lambda: service.cancel(migration, held, once)))
+        return _answer(request, view, await once.perform(MIGRATIONS, lambda: service.cancel(migration, held, once)))
 
-    def _answer(request: Request, outcome: Outcome) -> Response:
-        stored = outcome.stored
-        where = {"location": f"{PREFIX}/migrations/{stored.record.id}"} if outcome.status == 202 else None
-        return record(request, view.encoded(stored), stored.modified, status=outcome.status, headers=where)
 
-    return routes
+def _answer(request: Request, view: MigrationView, outcome: Outcome) -> Response:
+    stored = outcome.stored
+    where = {"location": f"{PREFIX}/migrations/{stored.record.id}"} if outcome.status == 202 else None
+    return record(request, view.encoded(stored), stored.modified, status=outcome.status, headers=where)
 
 
 def _vm_id(records: Records, ref: str) -> str:

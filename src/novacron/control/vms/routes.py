@@ -32,6 +32,7 @@ def router(records: Records, service: VmService, view: VmView) -> APIRouter:
     _reading(routes, records, service, view)
     _writing(routes, service, view)
     _acting(routes, service, view)
+    _stopping(routes, service, view)
     return routes
 
 
@@ -125,6 +126,32 @@ def _acting(routes: APIRouter, service: VmService, view: VmView) -> None:
         return _answer(request, view, outcome)
 
     @routes.post(
+        "/vms/{vm}/pause",
+        dependencies=[needs("vms.pause")],
+        responses=problems(404, 409, 412) | _ACTED,
+        response_model=wire.Vm,
+    )
+    async def pause_vm(request: Request, vm: VmRef, who: Caller, held: IfMatch, once: Asked) -> Response:
+        """Have a running VM stand still; its memory is kept."""
+        outcome = await once.perform(VMS, lambda: service.pause(vm, who.name, held, once))
+        return _answer(request, view, outcome)
+
+    @routes.post(
+        "/vms/{vm}/resume",
+        dependencies=[needs("vms.resume")],
+        responses=problems(404, 409, 412) | _ACTED,
+        response_model=wire.Vm,
+    )
+    async def resume_vm(request: Request, vm: VmRef, who: Caller, held: IfMatch, once: Asked) -> Response:
+        """Have a paused VM go on."""
+        outcome = await once.perform(VMS, lambda: service.resume(vm, who.name, held, once))
+        return _answer(request, view, outcome)
+
+
+def _stopping(routes: APIRouter, service: VmService, view: VmView) -> None:
+    """The verbs that end a machine, and say how."""
+
+    @routes.post(
         "/vms/{vm}/stop",
         dependencies=[needs("vms.stop")],
         responses=problems(404, 409, 412) | _ACTED,
@@ -150,28 +177,6 @@ def _acting(routes: APIRouter, service: VmService, view: VmView) -> None:
         """Stop a VM as `stop` does, then start it."""
         how = body or wire.StopRequest()
         outcome = await once.perform(VMS, lambda: service.restart(vm, how, who.name, held, once))
-        return _answer(request, view, outcome)
-
-    @routes.post(
-        "/vms/{vm}/pause",
-        dependencies=[needs("vms.pause")],
-        responses=problems(404, 409, 412) | _ACTED,
-        response_model=wire.Vm,
-    )
-    async def pause_vm(request: Request, vm: VmRef, who: Caller, held: IfMatch, once: Asked) -> Response:
-        """Have a running VM stand still; its memory is kept."""
-        outcome = await once.perform(VMS, lambda: service.pause(vm, who.name, held, once))
-        return _answer(request, view, outcome)
-
-    @routes.post(
-        "/vms/{vm}/resume",
-        dependencies=[needs("vms.resume")],
-        responses=problems(404, 409, 412) | _ACTED,
-        response_model=wire.Vm,
-    )
-    async def resume_vm(request: Request, vm: VmRef, who: Caller, held: IfMatch, once: Asked) -> Response:
-        """Have a paused VM go on."""
-        outcome = await once.perform(VMS, lambda: service.resume(vm, who.name, held, once))
         return _answer(request, view, outcome)
 
 
