@@ -27,7 +27,7 @@ from novacron.lab.namespaces import Namespace
 from novacron.lab.network import BRIDGE
 from novacron.model.migration import Goals
 
-DEADLINE_S = 60.0
+DEADLINE_S = 600.0
 USERNAME = "floor"
 
 

@@ -1,8 +1,8 @@
 """End what a lab left: its processes first, then its files. Namespaces and what is in them go with the last process.
 
-A process is the lab's when its working directory lies inside the lab's and it either runs a command the lab wrote down
-or is a QEMU, which only an agent starts there. Others who look around in there are left alone. Every signal goes to a
-pidfd whose process was looked at again after the descriptor was opened.
+A process is the lab's when it works inside the lab's directory and runs a command the lab wrote down, or when it is a
+QEMU that works in there or has files from there: only the lab starts those. Others who look around in there are left
+alone. Every signal goes to a pidfd whose process was looked at again after the descriptor was opened.
 """
 
 from __future__ import annotations
@@ -24,15 +24,26 @@ KILL_S = 10.0
 _GONE = " (deleted)"
 
 
+Told = tuple[list[str], bool]
+"""A process: its argument list, and whether it works inside the lab's directory."""
+
+
 def clean(path: Path) -> int:
     """End what is left of the lab in `path` and empty it; the number of processes ended. The lab must be held.
 
     :raise LabFailed: a process does not end.
     """
     commands = record.read(path).commands
+
+    def is_ours(told: Told) -> bool:
+        return told[1] and told[0] in commands
+
+    def is_machine(told: Told) -> bool:
+        argv, inside = told
+        return Path(argv[0]).name.startswith("qemu-") and (inside or any(word.startswith(f"{path}/") for word in argv))
+
     # Agents before machines: an agent that lives would see its machine die and might start something.
-    ended = _end_all(lambda argv: argv in commands, path)
-    ended += _end_all(lambda argv: Path(argv[0]).name.startswith("qemu-"), path)
+    ended = _end_all(is_ours, path) + _end_all(is_machine, path)
     for left in path.iterdir():
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
@@ -41,7 +52,7 @@ def clean(path: Path) -> int:
     return ended
 
 
-def _end_all(ours: Callable[[list[str]], bool], path: Path) -> int:
+def _end_all(ours: Callable[[Told], bool], path: Path) -> int:
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(opened) for opened in _processes(ours, path)]
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -53,7 +64,7 @@ def _end_all(ours: Callable[[list[str]], bool], path: Path) -> int:
     raise LabFailed.because(f"a process of the lab in {path} does not end", "look at it with ps")
 
 
-def _processes(ours: Callable[[list[str]], bool], path: Path) -> Iterator[contextlib.AbstractContextManager[int]]:
+def _processes(ours: Callable[[Told], bool], path: Path) -> Iterator[contextlib.AbstractContextManager[int]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid() and _matches(entry, ours, path):
             try:
@@ -66,10 +77,10 @@ def _processes(ours: Callable[[list[str]], bool], path: Path) -> Iterator[contex
                 os.close(descriptor)
 
 
-def _matches(entry: Path, ours: Callable[[list[str]], bool], path: Path) -> bool:
+def _matches(entry: Path, ours: Callable[[Told], bool], path: Path) -> bool:
     try:
         inside = Path(str((entry / "cwd").readlink()).removesuffix(_GONE)).is_relative_to(path)
-        return inside and ours((entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0"))
+        return ours(((entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0"), inside))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False  # it ended meanwhile, or belongs to somebody else
 

@@ -25,6 +25,7 @@ class _Reply(msgspec.Struct, frozen=True):
 
 
 class _Answered(msgspec.Struct, frozen=True, tag_field="event", tag="answered"):
+    move: int
     at_ns: int
 
 
@@ -34,7 +35,8 @@ class Talker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._replies: asyncio.Queue[bytes] = asyncio.Queue()
-        self._answered: asyncio.Queue[int] = asyncio.Queue()
+        self._answered: asyncio.Queue[_Answered] = asyncio.Queue()
+        self._moves = 0
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
@@ -53,14 +55,18 @@ class Talker:
     def move(self, host: str, port: int) -> None:
         """Talk to this address from now on; `answered` tells when the first answer came."""
         self._order(f"move {host} {port}")
+        self._moves += 1
 
     def leave(self) -> None:
         """Hang up, and talk to nobody until `move`."""
         self._order("leave")
 
     async def answered(self, deadline_s: float = 60.0) -> int:
-        """When the first answer of the next connection came: time.monotonic_ns. :raise LabFailed: not in time."""
-        return await self._next(self._answered, deadline_s, "the guest did not answer on the network")
+        """When the first answer since the last `move` came: time.monotonic_ns. :raise LabFailed: not in time."""
+        while True:
+            heard = await self._next(self._answered, deadline_s, "the guest did not answer on the network")
+            if heard.move == self._moves:  # else a connection of before
+                return heard.at_ns
 
     async def ask(self, line: str) -> str:
         """What the guest answers. :raise LabFailed: it refused, or does not answer."""
@@ -120,6 +126,6 @@ class Talker:
     async def _read(self) -> None:
         while self._process.stdout and (line := await self._process.stdout.readline()):
             if line.startswith(b'{"event"'):
-                self._answered.put_nowait(msgspec.json.decode(line, type=_Answered).at_ns)
+                self._answered.put_nowait(msgspec.json.decode(line, type=_Answered))
             else:
                 self._replies.put_nowait(line)

@@ -26,6 +26,7 @@ class Lab(NamedTuple):
     """A lab that runs. fabric: None without root, where the guests are on user-mode networks.
 
     children: the processes by name ("server", then the nodes'), for those who want to see them die.
+    note: tells the cleanup of another command that is about to be started in the lab's directory.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Lab(NamedTuple):
     fabric: Fabric | None
     nodes: tuple[str, ...]
     children: dict[str, Child]
+    note: Callable[[list[str]], None]
 
 
 def usual_path(name: str = "demo") -> Path:
@@ -105,7 +107,7 @@ async def _build(stack: contextlib.AsyncExitStack, directory: LabDir, count: int
         await asyncio.to_thread(fabric.settle)
     say(f"{' and '.join(names)} are up")
     children = {child.name: child for child in (server, *agents)}
-    return Lab(path, url, token_file, client, fabric, names, children)
+    return Lab(path, url, token_file, client, fabric, names, children, directory.note)
 
 
 async def _end_machines(client: AsyncClient, say: Say) -> None:

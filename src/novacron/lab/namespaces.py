@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 _CLONE_NEWNET = 0x40000000
 _CLONE_NEWNS = 0x00020000
-_MS_REC, _MS_SLAVE = 1 << 14, 1 << 19
+_MS_BIND, _MS_REC, _MS_SLAVE = 1 << 12, 1 << 14, 1 << 19
 _TUN = Path("/dev/net/tun")
 _TUN_NUMBER = (10, 200)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -80,6 +80,16 @@ def _make() -> int:
 def _checked(result: int, doing: str) -> None:
     if result != 0:
         raise LabFailed.because(f"cannot {doing}: {os.strerror(ctypes.get_errno())}", "run the lab as root")
+
+
+def bind(source: Path, target: Path) -> None:
+    """Show `source` at `target` in the calling thread's mount namespace: for what is called in `run_as_node`."""
+    _mount(str(source), str(target), None, _MS_BIND)
+
+
+def empty(directory: Path) -> None:
+    """Show an empty directory in its place, likewise."""
+    _mount("tmpfs", str(directory), "tmpfs")
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:

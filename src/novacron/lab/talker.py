@@ -6,7 +6,8 @@ answer comes. It is a process of its own so that nothing else of the demo or the
 It is told what to do by lines on standard input and answers with lines of JSON (`conversation.Talker` is the other
 end); at the end of its input it ends.
 
-    move HOST PORT   connect there; `{"event": "answered", "at_ns": …}` follows at the first answer of each connection
+    move HOST PORT   connect there, again and again if need be; `{"event": "answered", "move": …, "at_ns": …}` follows
+                     at the first answer of each connection, with the number of the move that led to it
     leave            hang up, and connect to nobody
     ask LINE         → {"answer": what the guest says to that line}
     begin            → {}   a window begins: gaps are forgotten, here and in the guest
@@ -94,6 +95,8 @@ class Measuring:
         self.reconnects = reconnects
         self.answers = 0
         self.longest_ns = 0
+        self.asked_on: Connection | None = None  # which connection the status was asked on, once the end is wanted
+        self.ending = False
         self.status: Status | None = None
         self.after: list[Sample] = []
 
@@ -129,6 +132,7 @@ class Talker:
         self._endpoint: tuple[str, int] | None = None
         self._connection: Connection | None = None
         self._connections = 0
+        self._moves = 0
         self._retry_ns = 0
         self._last_answer_ns = 0
         self._recent: collections.deque[Sample] = collections.deque(maxlen=SAMPLES)
@@ -158,6 +162,9 @@ class Talker:
                 self._selector.register(self._connection.socket, selectors.EVENT_READ)
         elif not connection.answered and now - connection.opened_ns > FIRST_ANSWER_NS:
             self._hang_up()
+        elif self._measuring is not None and self._measuring.ending and self._measuring.asked_on is not connection:
+            self._measuring.asked_on = connection  # and again on the next one, should this one break before it answers
+            self._say(connection, "status", "status")
         elif len(connection.pending) < MAX_OUTSTANDING and (connection.answered or not connection.pending):
             self._say(connection, "clock", "clock")
         else:
@@ -193,14 +200,14 @@ class Talker:
         now = time.monotonic_ns()
         if fresh and answers:
             self._connections += 1
-            _print({"event": "answered", "at_ns": now})
+            _print({"event": "answered", "move": self._moves, "at_ns": now})
         for pending, answer in answers:
             self._take(pending, answer, now)
 
     def _take(self, pending: Pending, answer: str, now: int) -> None:
         if pending.kind == "ask":
             _print({"answer": answer})
-        elif pending.kind == "status" and self._measuring is not None:
+        elif pending.kind == "status" and self._measuring is not None and self._measuring.status is None:
             self._measuring.status = msgspec.json.decode(answer, type=Status)
         elif pending.kind == "clock":
             sample = Sample(pending.sent_ns, now, int(answer))
@@ -226,11 +233,15 @@ class Talker:
         if verb == "move":
             host, _, port = rest.rpartition(" ")
             self._endpoint = (host, int(port))
+            self._moves += 1
+            self._recent.clear()  # of another guest, perhaps
             self._hang_up()
             self._retry_ns = 0
         elif verb == "leave":
             self._endpoint = None
             self._hang_up()
+        elif verb == "end" and self._measuring is not None:
+            self._measuring.ending = True
         elif self._connection is None or not self._recent:
             _print({"error": "there is no connection to the guest"})
         elif verb == "ask":
@@ -240,8 +251,6 @@ class Talker:
             self._measuring = Measuring(before, self._connections)
             self._say(self._connection, "reset", "gaps reset")
             _print({})
-        elif verb == "end":
-            self._say(self._connection, "status", "status")
 
 
 def _print(message: object) -> None:
