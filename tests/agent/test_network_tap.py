@@ -38,6 +38,8 @@ def inside(work: Callable[[], Awaitable[None]]) -> None:
                 raise OSError(ctypes.get_errno(), "unshare")
             run("mount", "--make-rprivate", "/")
             run("mount", "-t", "sysfs", "sysfs", "/sys")
+            run("mount", "-t", "tmpfs", "tmpfs", "/dev/net")  # containers lack what udev does
+            run("mknod", "-m", "666", "/dev/net/tun", "c", "10", "200")
             run("ip", "link", "add", "br0", "mtu", "1400", "type", "bridge")
             run("ip", "link", "set", "br0", "up")
             asyncio.run(work())
@@ -96,6 +98,22 @@ def test_its_owner_alone_may_open_it_without_privilege() -> None:
                 os._exit(0)
             _, status = os.waitpid(child, 0)
             assert (os.waitstatus_to_exitcode(status) == 0) is allowed
+
+    inside(work)
+
+
+def test_a_closed_or_missing_device_is_told_with_its_remedy() -> None:
+    async def work() -> None:
+        tun = Path("/dev/net/tun")
+        tun.chmod(0o600)
+        with pytest.raises(Unsupported) as closed:
+            await TapNetwork().plug(NIC, 12345)
+        assert closed.value.reasons[0].remedy == "chmod 666 /dev/net/tun"
+        await TapNetwork().plug(NIC, None)  # the agent itself may
+        tun.unlink()
+        with pytest.raises(Unsupported) as missing:
+            await TapNetwork().plug(NIC, None)
+        assert missing.value.reasons[0].code == "tun.missing"
 
     inside(work)
 

@@ -41,10 +41,14 @@ class TapNetwork:
     async def plug(self, nic: Nic, uid: int | None) -> NicPlug:
         """A tap that is up on the card's bridge, with the bridge's MTU. The host itself speaks no IPv6 on it.
 
+        :raise InvalidInput: no name of a bridge.
         :raise Unsupported: no such bridge here, no /dev/net/tun, or no privilege. After a failure there is no tap,
         unless there was one before.
         """
         name = tap_name(nic.id)
+        if _INTERFACE.match(nic.bridge) is None:
+            raise InvalidInput.field("bridge", "is not the name of a bridge", "give an interface name of the node")
+        _check_door(uid)
         async with AsyncIPRoute() as kernel:
             bridge = await _bridge(kernel, nic.bridge)
             existed = await _find(kernel, name) is not None
@@ -62,6 +66,19 @@ class TapNetwork:
     async def unplug(self, nic: Nic) -> None:
         async with AsyncIPRoute() as kernel:
             await _remove(kernel, tap_name(nic.id))
+
+
+def _check_door(uid: int | None) -> None:
+    """A machine with a user of its own opens its tap itself. The kernel lets it; the device file must, too."""
+    try:
+        mode = TUN.stat().st_mode
+    except OSError as missing:
+        raise Unsupported(
+            f"this node has no {TUN}", [Reason("tun.missing", str(missing), str(TUN), "modprobe tun")]
+        ) from missing
+    if uid is not None and mode & 0o006 != 0o006:
+        closed = "it is closed to unprivileged users, who may open only taps of their own through it"
+        raise Unsupported(f"machines cannot open {TUN}", [Reason("tun.closed", closed, str(TUN), f"chmod 666 {TUN}")])
 
 
 async def bridges() -> tuple[str, ...]:
@@ -89,8 +106,6 @@ async def _find(kernel: AsyncIPRoute, name: str) -> Any | None:
 
 
 async def _bridge(kernel: AsyncIPRoute, name: str) -> Any:
-    if _INTERFACE.match(name) is None:
-        raise InvalidInput.field("bridge", "is not the name of a bridge", "give an interface name of the node")
     found = await _find(kernel, name)
     if found is None or not _is_bridge(found):
         there = ", ".join(await _bridges(kernel)) or "none"
