@@ -43,7 +43,7 @@ def later(room: ControlRoom, *changes: tuple[str, dict[str, Any]]) -> None:
         for type_, data in changes:
             room.happen(type_, data)
 
-    threading.Thread(target=happen).start()
+    threading.Thread(target=happen, daemon=True).start()
 
 
 def test_create_sends_what_was_said(room: ControlRoom, run: Run, tmp_path: Path) -> None:

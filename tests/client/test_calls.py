@@ -79,6 +79,8 @@ def test_pages_are_fetched_until_the_end(room: ControlRoom, client: Face) -> Non
     assert (first["state"], first["limit"]) == ("running", "2")
     assert "cursor" not in first
     assert second["cursor"] == "c2"
+    assert second.getlist("label") == ["tier=web", "stage!=test"]
+    assert (second["state"], second["limit"]) == ("running", "2")
 
 
 def test_if_match_and_the_field_that_stays(room: ControlRoom, client: Face) -> None:
@@ -201,7 +203,7 @@ def cut_off() -> Iterator[tuple[str, list[bytes]]]:
                     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
                     connection.sendall(head.encode() + body)
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
     listener.shutdown(socket.SHUT_RDWR)

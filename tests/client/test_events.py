@@ -117,7 +117,7 @@ def later(room: ControlRoom, *changes: tuple[str, dict[str, Any]], streams: int 
         for type_, data in changes:
             room.happen(type_, data)
 
-    thread = threading.Thread(target=happen)
+    thread = threading.Thread(target=happen, daemon=True)
     thread.start()
     return thread
 
@@ -170,7 +170,7 @@ def test_after_a_resync_it_reads_again(room: ControlRoom, client: Face) -> None:
         room.happen("vm.updated", vm(revision=20))
         room.forget()
 
-    thread = threading.Thread(target=forget)
+    thread = threading.Thread(target=forget, daemon=True)
     thread.start()
     assert client.wait_vm("web-1", "running").revision == 20
     thread.join()
@@ -185,6 +185,14 @@ def test_an_older_state_heard_late_changes_nothing(room: ControlRoom, client: Fa
         ("vm.updated", vm(state="stopped", desired="stopped", revision=16)),
     )
     assert client.wait_vm("web-1", goals.vm_settles("stopped")).revision == 16
+    thread.join()
+
+
+def test_a_restart_is_not_done_while_the_old_run_still_runs(room: ControlRoom, client: Face) -> None:
+    room.on("GET", "/vms/web-1", said(vm(task=TASK | {"kind": "restart"})))
+    room.on("GET", f"/vms/{VM_ID}", said(vm(task=TASK | {"kind": "restart"})))
+    thread = later(room, ("vm.updated", vm(state="starting", task=TASK, revision=11)), ("vm.updated", vm(revision=12)))
+    assert client.wait_vm("web-1", goals.vm_settles("running")).revision == 12
     thread.join()
 
 
