@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from tests.client.control_room import (
     said,
     vm,
 )
+from tests.client.served import served
 
 TASK = {"id": "01940000-0000-7000-8000-00000000000a", "kind": "start", "requested_at": NOW}
 PROBLEM = {"code": "machine_died", "message": "QEMU ended: no such file", "at": NOW, "remedy": "look at the disk"}
@@ -261,3 +263,32 @@ def test_a_migration_is_watched_to_its_end(room: ControlRoom, client: Face) -> N
     thread.join()
     assert ended.figures.downtime_qemu_ms == 12.0
     assert states == ["transferring", "transferring", "switching", "completed"]
+
+
+def test_waiting_outlives_a_server_that_is_started_again(room: ControlRoom, connect: Connect) -> None:
+    starting = said(vm(state="starting", task=TASK))
+    room.on("GET", "/vms/web-1", starting)
+    room.on("GET", f"/vms/{VM_ID}", starting)
+    notices: list[str] = []
+    found: list[Any] = []
+    with served(room.app) as address:
+        port = int(address.rpartition(":")[2])
+        client = connect(address, on_notice=notices.append)
+        waiting = threading.Thread(target=lambda: found.append(client.wait_vm("web-1", "running")), daemon=True)
+        waiting.start()
+        until(lambda: bool(room.subscribed))
+    until(lambda: any("cannot reach the server" in notice for notice in notices))
+    room.on("GET", f"/vms/{VM_ID}", said(vm(revision=30)))
+    with served(room.app, port=port):
+        waiting.join(20)
+    assert [one.revision for one in found] == [30]
+    assert room.subscribed[-1].after == 1000
+
+
+def until(holds: Callable[[], bool]) -> None:
+    waited = threading.Event()
+    for _ in range(2000):
+        if holds():
+            return
+        waited.wait(0.01)
+    raise AssertionError("it did not come")
