@@ -22,6 +22,7 @@ from novacron.control.house import application, workers
 from novacron.control.images.service import ImageService
 from novacron.control.observe import Figures
 from novacron.control.room import Room
+from novacron.control.store.base import Store
 from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import NodeUnreachable
@@ -193,14 +194,32 @@ class Api:
 @contextlib.asynccontextmanager
 async def an_api(directory: Path, lines: Any = None, pool_id: str = POOL_ID) -> AsyncIterator[Api]:
     """A server with an empty store in `directory`; with `lines` to agents its workers work."""
-    clock = SystemClock()
     (directory / "images").mkdir(exist_ok=True)
     store = await SqliteStore.open(directory / "store.db", durable=False)
-    records = Records(store, clock, random.Random(7))
+    token = await Access(store).start(directory)
+    assert token is not None
+    try:
+        async with _serving(store, token, directory, lines, pool_id) as api:
+            yield api
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def another(api: Api, directory: Path) -> AsyncIterator[Api]:
+    """A second server on the same store, as there are several behind one etcd."""
+    async with _serving(api.records.store, api.token, directory, None, POOL_ID) as other:
+        other.agents.connected = api.agents.connected
+        yield other
+
+
+@contextlib.asynccontextmanager
+async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_id: str) -> AsyncIterator[Api]:
+    clock = SystemClock()
+    records = Records(store, clock, random.Random())
     await records.start()
     access = Access(store)
-    token = await access.start(directory)
-    assert token is not None
+    await access.start(directory)
     agents = lines or TinyAgents()
     config = ServerConfig(data_dir=directory, pool_dir=directory)
     room = Room(records, config)
@@ -217,7 +236,6 @@ async def an_api(directory: Path, lines: Any = None, pool_id: str = POOL_ID) -> 
             one.cancel()
         await asyncio.gather(*working, return_exceptions=True)
         await records.stop()
-        await store.close()
 
 
 def problem_of(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:

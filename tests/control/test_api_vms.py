@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from novacron.model.machine import MachineStatus
 from novacron.model.vm import Desired, TaskKind
 from novacron.wire.rest import vms as wire
 from novacron.wire.rest.common import PageOf
-from tests.control.api import GIB, NOW, Api, fields_of, problem_of
+from tests.control.api import GIB, NOW, Api, another, fields_of, problem_of
 
 pytestmark = pytest.mark.anyio
 
@@ -163,13 +164,13 @@ async def test_a_body_that_is_no_request(api: Api, body: bytes, status: int, cod
 async def test_a_body_that_grows_past_its_bound_is_cut_off(api: Api) -> None:
     sent = 0
 
-    async def endless() -> Any:
+    async def pieces() -> Any:
         nonlocal sent
-        while True:
+        for _ in range(64):
             sent += 1 << 16
             yield b" " * (1 << 16)
 
-    answer = await api.http.post("/api/v1/vms", content=endless(), headers={"content-type": "application/json"})
+    answer = await api.http.post("/api/v1/vms", content=pieces(), headers={"content-type": "application/json"})
     problem_of(answer, 413, "too_large")
     assert sent <= (1 << 20) + (1 << 18)
 
@@ -204,6 +205,21 @@ async def test_fifty_at_once_never_promise_the_same_room_twice(api: Api) -> None
     statuses = await asyncio.gather(*(make(number) for number in range(50)))
     assert statuses.count(202) == 10
     assert statuses.count(507) == 40
+    slots = [stored.record.isolation_slot for stored in api.records.all(VMS)]
+    assert sorted(slots) == list(range(1, 11))
+
+
+async def test_two_servers_on_one_store_do_not_promise_the_same_room_either(api: Api, tmp_path: Path) -> None:
+    await api.node(memory_mib=512 + 10 * 256)
+    await api.image()
+    async with another(api, tmp_path) as other:
+
+        async def make(number: int) -> int:
+            body = {"name": f"vm-{number}", "image": "tiny", "memory_mib": 256}
+            return (await (api, other)[number % 2].http.post("/api/v1/vms", json=body)).status_code
+
+        statuses = await asyncio.gather(*(make(number) for number in range(24)))
+    assert (statuses.count(202), statuses.count(507)) == (10, 14)
     slots = [stored.record.isolation_slot for stored in api.records.all(VMS)]
     assert sorted(slots) == list(range(1, 11))
 
