@@ -327,3 +327,11 @@ async def test_usage_is_in_bytes(pool: DirectoryPool, pool_dir: Path) -> None:
     free, size = pool.usage()
     assert 0 < free <= size
     assert size == shutil.disk_usage(pool_dir).total
+
+
+async def test_a_volume_in_use_that_is_missing_is_not_replaced_by_an_empty_one(pool: DirectoryPool) -> None:
+    disk = Disk(volume_id=VOLUME, size_bytes=MIB)
+    with pytest.raises(NotFound, match="missing"):
+        await pool.ensure_volume(disk, uid=None, gid=None, in_use=True)
+    made = await pool.ensure_volume(disk, uid=None, gid=None)
+    assert await pool.ensure_volume(disk, uid=None, gid=None, in_use=True) == made

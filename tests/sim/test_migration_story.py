@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from novacron.control.migrations.journal import Journal
 from novacron.control.store.records import MIGRATIONS
 from novacron.errors import (
     DeadlineExceeded,
@@ -18,6 +19,7 @@ from novacron.errors import (
 )
 from novacron.model import migration as machine
 from novacron.model.migration import MigrationState
+from novacron.model.vm import Problem
 from tests.sim.house import House, house
 
 pytestmark = pytest.mark.anyio
@@ -98,13 +100,25 @@ async def test_a_target_that_ran_is_never_given_back(tmp_path: Path) -> None:
         assert h.cluster.world.violations == []
 
 
-@pytest.mark.parametrize("at", ["preparing", "transferring"])
+@pytest.mark.parametrize("at", ["accept", "send"])
 async def test_cancel(tmp_path: Path, at: str) -> None:
     async with house(tmp_path, transfer_s=5.0) as h:
         vm_id = await h.running_vm("a")
         migration_id = await h.migrate(vm_id, "b")
-        await h.until(lambda: h.migration(migration_id).state.value == at, at)
+        await h.until(lambda: at in h.migration(migration_id).began, at)
         await h.records.change(MIGRATIONS, migration_id, lambda now: machine.cancelled(now, h.clock.wall()))
+        assert await h.ended(migration_id) is MigrationState.CANCELLED
+        assert await h.check_peace(vm_id) == "a"
+
+
+async def test_a_step_that_fails_once_cancelled_is_no_failed_undo(tmp_path: Path) -> None:
+    async with house(tmp_path, transfer_s=5.0) as h:
+        vm_id = await h.running_vm("a")
+        migration_id = await h.migrate(vm_id, "b")
+        await h.until(lambda: "send" in h.migration(migration_id).began, "send")
+        await h.records.change(MIGRATIONS, migration_id, lambda now: machine.cancelled(now, h.clock.wall()))
+        problem = Problem(code="migration_failed", message="the stream broke", at=h.clock.wall())
+        await Journal(h.records, h.clock).went_wrong(migration_id, problem)
         assert await h.ended(migration_id) is MigrationState.CANCELLED
         assert await h.check_peace(vm_id) == "a"
 

@@ -37,8 +37,8 @@ class Pool(Protocol):
         """:raise NotFound: the pool does not hold it."""
         ...
 
-    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None) -> DiskFile:
-        """The volume, made when missing, owned by the user who will run the machine."""
+    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None, in_use: bool = False) -> DiskFile:
+        """The volume, owned by the user who will run the machine; made when missing, unless it is in use."""
         ...
 
     async def remove_volume(self, volume_id: str) -> None:
@@ -89,7 +89,8 @@ class Provisioner:
         """Everything made, or found made: idempotent."""
         uid = self._uid_base + spec.isolation_slot if self._uid_base else None
         run_dir = self._make_run_dir(spec.vm_id, uid)
-        disks = [await self._pool.ensure_volume(disk, uid=uid, gid=uid) for disk in spec.disks]
+        ran_before = bool(spec.machine_type)  # hardware is pinned by the first start
+        disks = [await self._pool.ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before) for disk in spec.disks]
         plugs = []
         for nic in spec.nics:
             network = self._network(nic)

@@ -13,7 +13,7 @@ from novacron.agent.mover import Announce, Mover
 from novacron.agent.network import Network
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.verbs import Verbs, table
-from novacron.errors import NodeUnreachable, NovaCronError
+from novacron.errors import NodeUnreachable, NotFound, NovaCronError
 from novacron.model.identity import new_id
 from novacron.model.machine import Disk, MachineReport, NetworkKind, Nic
 from novacron.model.node import NodeFacts, NodeUsage
@@ -38,8 +38,17 @@ class SimPool:
     def image_path(self, digest: str) -> Path:
         return self._root / "images" / digest
 
-    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None) -> DiskFile:  # noqa: ARG002
+    async def ensure_volume(
+        self,
+        disk: Disk,
+        *,
+        uid: int | None,
+        gid: int | None,
+        in_use: bool = False,  # noqa: ARG002
+    ) -> DiskFile:
         path = self._root / "volumes" / f"{disk.volume_id}.qcow2"
+        if in_use and not path.exists():
+            raise NotFound(f"volume {disk.volume_id} is missing from the pool")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return DiskFile(volume_id=disk.volume_id, path=path, format="qcow2")

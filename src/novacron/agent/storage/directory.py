@@ -21,7 +21,7 @@ import uuid
 from pathlib import Path
 
 from novacron.agent.drivers.base import DiskFile
-from novacron.errors import DeadlineExceeded, DriverError, InvalidInput, NoRoom, NotFound, Unavailable
+from novacron.errors import DeadlineExceeded, DriverError, InvalidInput, NoRoom, NotFound, Reason, Unavailable
 from novacron.model.identity import is_id
 from novacron.model.image import DiskFormat
 from novacron.model.machine import Disk
@@ -58,16 +58,23 @@ class DirectoryPool:
             raise NotFound(f"the storage pool {self._dir} holds no image {digest}")
         return path
 
-    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None) -> DiskFile:
+    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None, in_use: bool = False) -> DiskFile:
         """The volume, made when missing; mode 0600 and owned by `uid` and `gid` when given. Idempotent.
 
-        :raise NotFound: the image it is a child of is not in the pool.
+        in_use: its machine has run before, so it holds data: one that is missing is not replaced by an empty one.
+
+        :raise NotFound: the image it is a child of is not in the pool, or a volume in use is missing.
         :raise NoRoom: the pool is full. :raise Unavailable: it is not there. :raise DriverError: qemu-img failed.
         After a failure there is no volume, or a whole one.
         """
         path = self._volume_path(disk.volume_id)
         backing = await asyncio.to_thread(self._backing, disk.backing_digest)
         if not await asyncio.to_thread(_is_file, path):
+            if in_use:
+                raise NotFound(
+                    f"volume {disk.volume_id} is missing from the storage pool {self._dir}",
+                    [Reason("volume.missing", "its machine has run before", remedy="mount the pool that holds it")],
+                )
             await self._make(disk, path, backing[0][1] if backing else None)
         if uid is not None or gid is not None:
             await asyncio.to_thread(_hand_over, path, uid, gid)

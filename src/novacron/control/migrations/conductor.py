@@ -121,7 +121,7 @@ class Conductor:
                 except (Unavailable, DeadlineExceeded, CompareFailed):
                     raise
                 except NovaCronError as error:
-                    await self._journal.went_wrong(migration.id, self._problem(migration, error))
+                    await self._journal.went_wrong(migration.id, self._problem(migration, error), undoing=True)
             case Do(step):
                 await self._perform(migration, step, give_up_s)
             case None:

@@ -108,11 +108,14 @@ class Journal:
 
         await self._records.change(VMS, migration.vm_id, write)
 
-    async def went_wrong(self, migration_id: str, problem: Problem) -> None:
-        """A step failed for good: roll back, or, where that cannot be, failed, and the VM is let go."""
+    async def went_wrong(self, migration_id: str, problem: Problem, *, undoing: bool = False) -> None:
+        """A step failed for good: roll back, or, where that cannot be, failed, and the VM is let go.
+
+        undoing: what failed was taking a step back. A step that fails after a cancel request changes nothing.
+        """
         while True:
             migration, vm = self._pair(migration_id)
-            if is_final(migration.record):
+            if is_final(migration.record) or undoing != (migration.record.state in UNDOING):
                 return
             now = self._now()
             story = machine.went_wrong(migration.record, problem, now)
