@@ -42,9 +42,9 @@ class SimPool:
         self,
         disk: Disk,
         *,
-        uid: int | None,
-        gid: int | None,
-        in_use: bool = False,  # noqa: ARG002
+        uid: int | None,  # noqa: ARG002
+        gid: int | None,  # noqa: ARG002
+        in_use: bool = False,
     ) -> DiskFile:
         path = self._root / "volumes" / f"{disk.volume_id}.qcow2"
         if in_use and not path.exists():
