@@ -188,8 +188,8 @@ class Machine:
             if transfer is not None:
                 self.migration_state = (await monitor.ask(Info, "query-migrate")).status
             arriving = transfer is not None and transfer.role is Role.TARGET and not transfer.taken_over
-            departing = transfer is not None and transfer.role is Role.SOURCE
-            new, reason = status.meaning(str(answer["status"]), arriving=arriving, leaving=departing)
+            sent = transfer is not None and transfer.role is Role.SOURCE and self.migration_state == "completed"
+            new, reason = status.meaning(str(answer["status"]), arriving=arriving, sent=sent)
         except (DeadlineExceeded, MonitorFailed) as wrong:
             hung_up = self.monitor is None or not self.monitor.connected
             ends = hung_up and await self.process.wait(HANG_UP_DEADLINE_S)

@@ -29,6 +29,7 @@ from novacron.model.migration import Figures, Goals
 
 PROGRESS_INTERVAL_S = 0.25
 CANCEL_DEADLINE_S = 2.0
+KICK_AFTER_S = 0.1
 YANK_DEADLINE_S = 10.0
 SETTLE_DEADLINE_S = 10.0
 SETTLE_PAUSE_S = 0.002
@@ -62,25 +63,35 @@ async def begin(
     )
     machine.save()
     try:
-        await _order(machine, migration_id, to, goals, features)
+        await _prepare(machine, migration_id, to, goals, features)
+        await _order(machine, address_of(to), stall_s)
     except BaseException as wrong:
         await _settle(machine)
         if isinstance(wrong, DriverError):
             raise MigrationFailed(f"the transfer could not begin: {wrong.message}", wrong.reasons) from wrong
         raise
-    _follow(machine, stall_s)
 
 
-async def _order(machine: Machine, migration_id: str, to: Reception, goals: Goals, features: tuple[str, ...]) -> None:
+async def _prepare(machine: Machine, migration_id: str, to: Reception, goals: Goals, features: tuple[str, ...]) -> None:
     require(features)
     monitor = machine.door()
-    target = address_of(to)
     tls.write(machine.run_dir, migration_id, to.key_hex, machine.record.uid, machine.record.gid)
     await tls.install(monitor, machine.run_dir, migration_id, "client")
     await monitor.execute("migrate-set-capabilities", capabilities(on=True))
     await monitor.execute("migrate-set-parameters", source_parameters(goals, tls.OBJECT_ID))
+
+
+async def _order(machine: Machine, target: str, stall_s: float) -> None:
+    # Followed from before it begins: a small guest stands still before the answer to `migrate` is here.
     machine.migration_state = "setup"  # not the last transfer's end
-    await monitor.execute("migrate", {"uri": target})
+    work = _follow(machine, stall_s)
+    try:
+        await machine.door().execute("migrate", {"uri": target})
+    except BaseException:
+        work.cancel()
+        await asyncio.wait({work})
+        await abort(machine)  # refused, there is nothing to end; else it may be under way
+        raise
 
 
 def rejoin(machine: Machine, stall_s: float) -> None:
@@ -109,9 +120,10 @@ async def departed(machine: Machine) -> Departure:
     return Departure(stopped_ago_ms=(machine.clock.monotonic_s() - stopped_at_s) * 1e3)
 
 
-def _follow(machine: Machine, stall_s: float) -> None:
+def _follow(machine: Machine, stall_s: float) -> asyncio.Task[None]:
     machine.work = asyncio.create_task(_Follower(machine, stall_s).run())
     machine.work.add_done_callback(lambda work: None if work.cancelled() else work.exception())
+    return machine.work
 
 
 class _Follower:
@@ -148,7 +160,7 @@ class _Follower:
             await self._machine.until(
                 lambda: self._machine.migration_state != "pre-switchover", CANCEL_DEADLINE_S, "go on"
             )
-        except (DeadlineExceeded, MonitorFailed):
+        except (DeadlineExceeded, DriverError):
             if self._machine.migration_state == "pre-switchover":
                 await self._give_up("QEMU did not go on at the switch-over")
 
@@ -179,15 +191,16 @@ class _Follower:
 
     async def _look(self) -> None:
         machine = self._machine
+        before = machine.migration_state
         try:
             info = await machine.door().ask(Info, "query-migrate")
-        except (DeadlineExceeded, MonitorFailed):
-            return  # a monitor that hangs is what the stall deadline is for
+        except (DeadlineExceeded, DriverError):
+            return  # a monitor that hangs is what the stall deadline is for, a process that ended is seen next
         if info.ram.transferred != self._transferred:
             self._transferred = info.ram.transferred
             self._moved_at_s = machine.clock.monotonic_s()
-        if machine.migration_state not in status.OVER:
-            machine.migration_state = info.status  # an event may have been missed by an earlier agent
+        if machine.migration_state == before:  # else an event has overtaken this answer
+            machine.migration_state = info.status
             machine.progress(progress_of(info, machine.clock.wall()))
 
     async def _check_deadlines(self) -> None:
@@ -223,10 +236,21 @@ async def abort(machine: Machine) -> None:
     def over() -> bool:
         return machine.migration_state in status.OVER or machine.ended
 
+    if over():
+        return
     with contextlib.suppress(DeadlineExceeded, MonitorFailed):
-        if not over():
-            await machine.door().execute("migrate_cancel", deadline_s=CANCEL_DEADLINE_S)
-            await machine.until(over, CANCEL_DEADLINE_S, "cancel")
+        await machine.door().execute("migrate_cancel", deadline_s=CANCEL_DEADLINE_S)
+        seen = (await machine.door().ask(Info, "query-migrate")).status
+        if seen not in status.UNDER_WAY:  # it had not begun, or its last event is behind this answer
+            machine.migration_state = seen if seen in status.OVER else "cancelled"
+            return
+        with contextlib.suppress(DeadlineExceeded):
+            await machine.until(over, KICK_AFTER_S, "cancel")
+            return
+        # A cancel that comes in between the stop and `pre-switchover` finds QEMU (7.2) about to wait for a
+        # migrate-continue, and does not wake it. This does; where nobody waits it is refused or has no effect.
+        await machine.door().execute("migrate-continue", {"state": "cancelling"}, deadline_s=CANCEL_DEADLINE_S)
+        await machine.until(over, CANCEL_DEADLINE_S, "cancel")
     if not over():
         await _yank(machine)
         await machine.until(over, YANK_DEADLINE_S, "let go of the stream")
@@ -262,9 +286,10 @@ async def release(machine: Machine, migration_id: str) -> Figures:
     if machine.ended:
         return (transfer and transfer.figures) or Figures()
     run_state = await settled(machine) if transfer else machine.status.value
-    if transfer is None or run_state != "postmigrate":
+    info = await machine.door().ask(Info, "query-migrate")
+    if transfer is None or run_state == "running" or info.status != "completed":
         raise StateConflict.of(f"machine {machine.vm_id}", run_state, ("handed_off",), "release")
-    transfer.figures = figures_of(await machine.door().ask(Info, "query-migrate"))
+    transfer.figures = figures_of(info)
     transfer.closed = True
     await machine.end(Ending(MachineStatus.ABSENT, "it runs on another node"))
     tls.erase(machine.run_dir)
@@ -299,7 +324,11 @@ async def _settle(machine: Machine) -> str:
     ):
         with contextlib.suppress(DeadlineExceeded):  # QEMU continues a machine whose transfer failed by itself
             await machine.until(
-                lambda: seen.get("RESUME", 0.0) > seen["STOP"] or machine.ended, RESUME_DEADLINE_S, "resume"
+                lambda: (
+                    seen.get("RESUME", 0.0) > seen["STOP"] or machine.migration_state == "completed" or machine.ended
+                ),
+                RESUME_DEADLINE_S,
+                "resume",
             )
     run_state = await settled(machine)
     if run_state in ("paused", "postmigrate") and not transfer.was_paused:

@@ -50,6 +50,7 @@ class Monitor:
         self._client.register_listener(_Forwarder(clock, on_event))
         self._late: set[asyncio.Task[object]] = set()
         self._watch: asyncio.Task[None] | None = None
+        self._lost = False
 
     async def connect(self, to: socket.socket, deadline_s: float = DEADLINE_S) -> None:
         """Greet and negotiate over a connected socket, which the monitor owns from now on.
@@ -100,8 +101,13 @@ class Monitor:
 
     async def close(self) -> None:
         """Hang up. QEMU runs on."""
-        if self._watch is not None:
-            self._watch.cancel()
+        watch = self._watch
+        if watch is not None and self._lost:
+            await asyncio.wait({watch})  # it is hanging up already, and the library's farewell is for one alone
+            return
+        if watch is not None:
+            watch.cancel()
+            await asyncio.wait({watch})
         await self._hang_up()
 
     async def _send(self, command: str, arguments: Mapping[str, object] | None, deadline_s: float, *, oob: bool) -> Any:
@@ -131,6 +137,7 @@ class Monitor:
     async def _until_lost(self) -> None:
         while self.connected:
             await self._client.runstate_changed()
+        self._lost = True
         await self._hang_up()
         self._on_lost()
 

@@ -28,15 +28,15 @@ _MEANS: dict[str, tuple[MachineStatus, str]] = {
 }
 
 
-def meaning(run_state: str, *, arriving: bool, leaving: bool) -> tuple[MachineStatus, str]:
+def meaning(run_state: str, *, arriving: bool, sent: bool) -> tuple[MachineStatus, str]:
     """The status and its reason.
 
-    arriving: it was started for a stream and has not been taken over. leaving: it has been sent; if not, it was
-    reclaimed, and `postmigrate` is no more than a pause.
+    arriving: it was started for a stream and has not been taken over. sent: its state has left whole and has not been
+    reclaimed, so that no pause of it is an ordinary one; and when it has been, `postmigrate` is no more than a pause.
     """
     status, reason = _MEANS.get(run_state, (MachineStatus.PAUSED, f"QEMU says {run_state}"))
     if arriving and status is MachineStatus.PAUSED:
         return MachineStatus.INCOMING, ""
-    if status is MachineStatus.HANDED_OFF and not leaving:
-        return MachineStatus.PAUSED, ""
+    if status in (MachineStatus.HANDED_OFF, MachineStatus.PAUSED) and run_state != "finish-migrate":
+        return (MachineStatus.HANDED_OFF, "") if sent else (MachineStatus.PAUSED, reason)
     return status, reason
