@@ -20,6 +20,7 @@ from novacron.config import ServerConfig
 from novacron.control.access.service import Access
 from novacron.control.house import application, workers
 from novacron.control.images.service import ImageService
+from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.observe import Figures
 from novacron.control.room import Room
 from novacron.control.store.base import Store
@@ -109,6 +110,7 @@ class Api:
                 DriverFacts(
                     name="qemu",
                     version="7.2",
+                    features=LIVE_FEATURES,
                     machine_types=("pc-q35-7.2",),
                     default_machine_types={"q35": "pc-q35-7.2", "microvm": "microvm"},
                     cpu_models=("qemu64",),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.store.records import MIGRATIONS, VMS
 from novacron.model.machine import MachineStatus, NetworkKind, Nic
 from novacron.model.migration import MigrationState, Progress, began, did, finished, next_action
@@ -75,6 +76,7 @@ async def test_the_view_follows_the_story(api: Api) -> None:
         ({"bridges": ()}, "bridge.missing"),
         ({"memory_mib": 800}, "memory.short"),
         ({"drivers": ()}, "driver.missing"),
+        ({"features": LIVE_FEATURES[1:]}, "driver.feature_missing"),
         ({"machine_types": ()}, "machine_type.missing"),
         ({"cpu_models": ()}, "cpu_model.missing"),
         ({"accelerator": Accelerator(name="kvm", reason="probed")}, "accelerator.differs"),
@@ -150,6 +152,15 @@ async def test_a_wrong_field_is_named(api: Api, body: dict[str, Any], field: str
     source, _ = await _two_nodes(api)
     await api.vm(node=source, status=MachineStatus.RUNNING)
     assert fields_of(problem_of(await _move(api, **body), 422, "invalid_input")) == [field]
+
+
+async def test_a_source_that_cannot_send_says_what_it_lacks(api: Api) -> None:
+    source, _ = await _two_nodes(api)
+    await _spoil(api, source, {"features": LIVE_FEATURES[:-1]})
+    await api.vm(node=source, status=MachineStatus.RUNNING)
+    problem = problem_of(await _move(api), 422, "unsupported")
+    assert [reason["subject"] for reason in problem["reasons"]] == ["node-1"]
+    assert LIVE_FEATURES[-1] in problem["reasons"][0]["message"]
 
 
 @pytest.mark.parametrize("kind", ["cold", "warm"])

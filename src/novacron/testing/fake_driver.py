@@ -199,6 +199,12 @@ class FakeHost:
             listener(machine.report)
 
 
+FEATURES = tuple(
+    f"migrate.{name}" for name in ("events", "return-path", "pause-before-switchover", "late-block-activate")
+)
+"""What a real driver would have found in its hypervisor."""
+
+
 class FakeDriver:
     """Implements drivers.base.Driver on a FakeHost."""
 
@@ -226,7 +232,7 @@ class FakeDriver:
         return DriverFacts(
             name=self.name,
             version="1",
-            features=("live-migration",),
+            features=FEATURES,
             machine_types=tuple(MACHINE_TYPES.values()),
             default_machine_types=MACHINE_TYPES,
             cpu_models=("fake64",),

@@ -7,13 +7,19 @@ from collections.abc import Sequence
 import msgspec
 
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose
+from novacron.control.scheduler.snapshot import driver_of
 from novacron.errors import Busy, InvalidInput, NoRoom, NovaCronError, Reason, StateConflict, Unsupported
 from novacron.model.machine import MachineStatus, NetworkKind
 from novacron.model.migration import STEPS, MigrationKind
 from novacron.model.vm import Desired, Vm, state_of, status_of
 
-LIVE_FEATURES: tuple[str, ...] = ()
-"""What both drivers must have found in their hypervisor for a live move."""
+LIVE_FEATURES = (
+    "migrate.events",
+    "migrate.return-path",
+    "migrate.pause-before-switchover",
+    "migrate.late-block-activate",
+)
+"""What the drivers on both sides must have found in their hypervisor for a live move (DESIGN §7)."""
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -71,7 +77,7 @@ def plan(vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits) -> 
     """Where the VM goes: to the target asked for, or (target_id empty) to the best node that can take it.
 
     :raise InvalidInput: the target is where it runs already.
-    :raise StateConflict, Busy: it cannot be moved now.
+    :raise StateConflict, Busy: it cannot be moved now. :raise Unsupported: its node cannot send it.
     :raise NoRoom: no node, or not the one asked for, can take it; a reason for each.
     """
     check_vm(vm)
@@ -80,10 +86,25 @@ def plan(vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits) -> 
     source = next((one for one in nodes if one.node.id == vm.node_id), None)
     if source is None:
         raise StateConflict.of(f"VM {vm.name}", "on a node that is not known", ("on a known node",), "migrate")
-    choice = choose(need_of(vm, source, target_id), nodes, limits)
+    need = need_of(vm, source, target_id)
+    _check_source(vm, source, need)
+    choice = choose(need, nodes, limits)
     if choice.node_id is None:
         raise _refused(vm, choice.refusals, target_id)
     return Move(choice.node_id, _explained(nodes, choice.node_id, target_id))
+
+
+def _check_source(vm: Vm, source: Candidate, need: Need) -> None:
+    driver = driver_of(source, need.driver)
+    missing = [feature for feature in need.features if driver is None or feature not in driver.features]
+    if missing:
+        raise Unsupported(
+            f"cannot migrate {vm.name}: its node {source.node.name} cannot send running machines",
+            [
+                Reason("driver.feature_missing", f"its hypervisor lacks {feature}", source.node.name, "renew it there")
+                for feature in missing
+            ],
+        )
 
 
 def _refused(vm: Vm, refusals: Sequence[Reason], target_id: str) -> NovaCronError:
