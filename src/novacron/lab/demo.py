@@ -108,11 +108,11 @@ async def upload(lab: Lab, files: GuestFiles, screen: Screen) -> None:
     screen.say(f"image {image.name} is {image.state}: {size / 1e6:.1f} MB")
 
 
-async def boot(lab: Lab, talker: Talker, screen: Screen) -> Booted:
-    """Create the VM and wait until its guest answers on the network."""
+async def boot(lab: Lab, talker: Talker, screen: Screen, kernel_cmdline: str = "") -> Booted:
+    """Create the VM, with these words more for its kernel, and wait until its guest answers on the network."""
     screen.say(f"creating VM {VM} with {MEMORY_MIB} MiB")
     asked_ns = time.monotonic_ns()
-    created = await lab.client.do(vms.create(wanted_vm(bridged=lab.fabric is not None)))
+    created = await lab.client.do(vms.create(wanted_vm(kernel_cmdline, bridged=lab.fabric is not None)))
     if lab.fabric:
         talker.move(guest_address(0).partition("/")[0], PORT)
     vm = await lab.client.wait_vm(created.id, "running")
@@ -125,14 +125,14 @@ async def boot(lab: Lab, talker: Talker, screen: Screen) -> Booted:
     return Booted(vm=vm, provision_ms=provision_ms, boot_s=boot_s)
 
 
-def wanted_vm(*, bridged: bool) -> vms.VmCreate:
+def wanted_vm(kernel_cmdline: str, *, bridged: bool) -> vms.VmCreate:
     """On the nodes' bridge, or on a user-mode network that forwards to the guest's service."""
+    cmdline = f"novacron.name={VM} {kernel_cmdline}".strip()
     if bridged:
         nic = vms.NicIn(network="bridge", bridge=BRIDGE)
-        cmdline = f"novacron.name={VM} novacron.ip={guest_address(0)}"
+        cmdline += f" novacron.ip={guest_address(0)}"
     else:
         nic = vms.NicIn(network="user", forwards=[vms.ForwardIn(guest_port=PORT)])
-        cmdline = f"novacron.name={VM}"
     return vms.VmCreate(name=VM, image=IMAGE, memory_mib=MEMORY_MIB, nics=[nic], kernel_cmdline=cmdline)
 
 
