@@ -60,7 +60,7 @@ DOMAIN = """
   <os><type arch='x86_64' machine='{machine}'>hvm</type>
     <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline></os>
   <features><acpi/></features>
-  <cpu mode='custom'><model>qemu64</model></cpu>
+  <cpu mode='custom'><model>{cpu}</model></cpu>
   <devices><emulator>{emulator}</emulator>
     <interface type='bridge'><source bridge='{bridge}'/><mac address='{mac}'/><model type='virtio'/></interface>
     <rng model='virtio'><backend model='builtin'/></rng><memballoon model='none'/>
@@ -129,7 +129,7 @@ class Libvirt:
         ]
         self._directory, self._hosts, self._at = directory, hosts, 0
 
-    async def boot(self, files: GuestFiles, machine: str, memory_mib: int, address: str) -> None:
+    async def boot(self, files: GuestFiles, machine: str, cpu: str, memory_mib: int, address: str) -> None:
         """:raise LabFailed: libvirt refuses."""
         for daemon in self._daemons:
             await daemon.until_ready()
@@ -141,6 +141,7 @@ class Libvirt:
                 name=NAME,
                 memory_mib=memory_mib,
                 machine=machine,
+                cpu=cpu,
                 kernel=kernel,
                 initrd=initrd,
                 mac=MAC,
