@@ -11,7 +11,7 @@ from novacron.control.vms import decide
 from novacron.errors import NoRoom, Reason
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
 from novacron.model.machine import MachineReport, MachineStatus, StopMode
-from novacron.model.vm import Desired, Problem, Task, TaskKind, Vm, VmSpec, VmState, state_of
+from novacron.model.vm import Desired, Problem, Task, TaskKind, Vm, VmSpec, VmState, running_spec, state_of
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -157,3 +157,13 @@ def test_a_kernel_image_gets_both_command_lines() -> None:
     assert told.boot.cmdline == "console=ttyS0 novacron.ip=10.0.0.1/24"
     assert told.boot.kernel == "d"
     assert (told.vm_id, told.generation) == ("v", 3)
+
+
+def test_what_runs_keeps_the_size_it_was_started_with() -> None:
+    image = Image(id="i", name="g", state=ImageState.READY, created_at=NOW, updated_at=NOW)
+    started = decide.booting(vm("running", "running", spec=VmSpec(image_id="i", memory_mib=512)))
+    resized = msgspec.structs.replace(started, spec=VmSpec(image_id="i", memory_mib=1024))
+    assert decide.machine_spec(resized, image).memory_mib == 512
+    assert running_spec(resized).memory_mib == 512
+    assert decide.machine_spec(decide.booting(resized), image).memory_mib == 1024
+    assert running_spec(msgspec.structs.replace(resized, observed=report("stopped"))).memory_mib == 1024

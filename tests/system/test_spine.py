@@ -139,6 +139,14 @@ async def test_a_live_migration_moves_the_guest_and_measures_it(lab: Lab, vm: vm
     assert figures.downtime_stopped_ms > 0
 
 
+async def test_a_resized_machine_moves_as_it_runs(lab: Lab, vm: vms.Vm) -> None:
+    await lab.client.do(vms.update(vm.id, vms.VmUpdate(memory_mib=48)))
+    begun = await lab.client.do(migrations.create(migrations.MigrationCreate(vm=vm.id)))
+    done = await lab.client.wait_migration(begun.id, deadline_s=END_S)
+    assert done.state == "completed"
+    await ticks_on(lab, vm.id)
+
+
 async def test_a_server_killed_in_a_migration_is_followed_by_another(lab: Lab, vm: vms.Vm) -> None:
     begun = await begin_slowly(lab, vm)
     await restart_server(lab)

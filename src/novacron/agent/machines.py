@@ -19,10 +19,9 @@ from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.provisioner import Provisioner
 from novacron.clock import Clock
 from novacron.errors import Busy, NotFound, StateConflict
-from novacron.model.machine import MachineReport, MachineSpec, MachineStatus, StopMode
+from novacron.model.machine import ENDED, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.wire import agent as wire
 
-ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
 ELSEWHERE = frozenset({MachineStatus.HANDED_OFF, MachineStatus.INCOMING})
 """Its one copy may run on another node: it must not be continued or booted here by an ordinary verb."""
 

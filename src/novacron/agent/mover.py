@@ -16,11 +16,11 @@ import msgspec
 
 from novacron.agent.drivers.base import Driver, Launch, Reception
 from novacron.agent.ledger import Holding, Ledger, Role
-from novacron.agent.machines import ENDED, Machines
+from novacron.agent.machines import Machines
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
 from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
-from novacron.model.machine import MachineReport, MachineStatus
+from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Figures, Progress
 from novacron.wire import agent as wire
 

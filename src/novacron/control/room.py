@@ -15,13 +15,11 @@ from novacron.config import ServerConfig
 from novacron.control.scheduler.placement import Candidate, Limits
 from novacron.control.store.base import Expect, Put
 from novacron.control.store.records import MIGRATIONS, NODES, VMS, Records, Write
-from novacron.model.machine import MachineStatus
+from novacron.model.machine import ENDED
 from novacron.model.migration import is_final
-from novacron.model.vm import Desired, Vm, status_of
+from novacron.model.vm import Desired, Vm, running_spec, status_of
 
 TICKET = "scheduler/ticket"
-
-_ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
 
 
 class Committed(msgspec.Struct):
@@ -34,7 +32,7 @@ class Committed(msgspec.Struct):
 
 def holds_room(vm: Vm) -> bool:
     """Whether its memory is promised: it is wanted running or paused, or it still runs."""
-    return vm.desired in (Desired.RUNNING, Desired.PAUSED) or status_of(vm) not in _ENDED
+    return vm.desired in (Desired.RUNNING, Desired.PAUSED) or status_of(vm) not in ENDED
 
 
 def committed(records: Records) -> dict[str, Committed]:
@@ -44,9 +42,9 @@ def committed(records: Records) -> dict[str, Committed]:
         vm = stored.record
         mine = found.setdefault(vm.node_id, Committed())
         mine.vm_count += 1
-        if holds_room(vm):
-            mine.memory_mib += vm.spec.memory_mib
-            mine.vcpus += vm.spec.vcpus
+        if holds_room(vm):  # what it runs with, or what it will be started with: whichever is more
+            mine.memory_mib += max(vm.spec.memory_mib, running_spec(vm).memory_mib)
+            mine.vcpus += max(vm.spec.vcpus, running_spec(vm).vcpus)
         if vm.migration_id:
             _add_other_side(records, vm, found)
     return found
@@ -58,8 +56,8 @@ def _add_other_side(records: Records, vm: Vm, found: dict[str, Committed]) -> No
         return
     for node_id in {migration.record.source_node, migration.record.target_node} - {vm.node_id}:
         other = found.setdefault(node_id, Committed())
-        other.memory_mib += vm.spec.memory_mib
-        other.vcpus += vm.spec.vcpus
+        other.memory_mib += running_spec(vm).memory_mib
+        other.vcpus += running_spec(vm).vcpus
 
 
 class Room:

@@ -110,6 +110,10 @@ class MachineStatus(StrEnum):
     UNKNOWN = "unknown"  # the process lives, its monitor does not answer
 
 
+ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
+"""Nothing of it runs."""
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where a guest's forwarded TCP port can be reached on the node."""
 

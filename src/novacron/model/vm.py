@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from novacron.model.machine import (
+    ENDED,
     CloudInit,
     Disk,
     Firmware,
@@ -111,7 +112,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one VM.
 
     node_id: its one owner (empty: placed nowhere yet); generation: of that ownership, grows when the owner
-    changes; migration_id: the migration that holds it, empty otherwise.
+    changes; migration_id: the migration that holds it, empty otherwise; booted: the spec its machine was last
+    started with (a changed size counts from the next start, and a machine that moves moves as it is).
     """
 
     id: str
@@ -130,6 +132,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     generation: int = 0
     migration_id: str = ""
     pins: Pins = Pins()
+    booted: VmSpec | None = None
     isolation_slot: int = 0
 
 
@@ -156,6 +159,11 @@ _SEEN: dict[MachineStatus, VmState] = {
 def status_of(vm: Vm) -> MachineStatus:
     """What its node last saw of it; `absent` when no node has seen it."""
     return vm.observed.status if vm.observed else MachineStatus.ABSENT
+
+
+def running_spec(vm: Vm) -> VmSpec:
+    """The spec its machine runs with; the wished one when none runs."""
+    return vm.booted if vm.booted is not None and status_of(vm) not in ENDED else vm.spec
 
 
 def state_of(vm: Vm) -> VmState:

@@ -21,11 +21,10 @@ import msgspec
 from novacron.agent.drivers.base import Arrival, Departure, Launch, ProgressListener, Reception, ReportListener
 from novacron.clock import Clock
 from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict
-from novacron.model.machine import Endpoint, MachineReport, MachineStatus, StopMode
+from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.model.node import Accelerator, DriverFacts
 
-ENDED = frozenset({MachineStatus.STOPPED, MachineStatus.CRASHED})
 LOCKING = frozenset({MachineStatus.RUNNING, MachineStatus.PAUSED, MachineStatus.STALLED})
 """Those who hold the write lock of their disks."""
 MACHINE_TYPES = {"q35": "pc-q35-fake", "microvm": "microvm"}

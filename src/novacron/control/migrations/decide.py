@@ -11,7 +11,7 @@ from novacron.control.scheduler.snapshot import driver_of
 from novacron.errors import Busy, InvalidInput, NoRoom, NovaCronError, Reason, StateConflict, Unsupported
 from novacron.model.machine import MachineStatus, NetworkKind
 from novacron.model.migration import STEPS, MigrationKind
-from novacron.model.vm import Desired, Vm, state_of, status_of
+from novacron.model.vm import Desired, Vm, running_spec, state_of, status_of
 
 LIVE_FEATURES = (
     "migrate.events",
@@ -57,10 +57,10 @@ def check_vm(vm: Vm) -> None:
 
 def need_of(vm: Vm, source: Candidate, target_id: str) -> Need:
     """What the machine, as it runs, asks of its next node."""
-    facts = source.node.facts
+    facts, spec = source.node.facts, running_spec(vm)
     return Need(
-        memory_mib=vm.spec.memory_mib,
-        vcpus=vm.spec.vcpus,
+        memory_mib=spec.memory_mib,
+        vcpus=spec.vcpus,
         machine=vm.spec.machine,
         pool_id=facts.pool_ids[0] if facts and facts.pool_ids else "",
         bridges=tuple(sorted({nic.bridge for nic in vm.spec.nics if nic.network is NetworkKind.BRIDGE})),

@@ -10,10 +10,9 @@ import datetime
 import msgspec
 
 from novacron.errors import Busy, Reason, StateConflict
-from novacron.model.machine import MachineStatus
+from novacron.model.machine import ENDED, MachineStatus
 from novacron.model.vm import Desired, Task, TaskKind, Vm, state_of, status_of
 
-ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
 STILL = frozenset({MachineStatus.PAUSED, MachineStatus.STALLED})
 LIVING = STILL | {MachineStatus.RUNNING, MachineStatus.UNKNOWN}
 

@@ -9,10 +9,9 @@ import msgspec
 
 from novacron.errors import NovaCronError, Reason
 from novacron.model.image import FileRole, Image, file_of
-from novacron.model.machine import BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
+from novacron.model.machine import ENDED, BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, status_of
 
-ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
 GUEST_SHUTDOWN = "guest_shutdown"
 """The reason in a report when the guest powered itself off."""
 
@@ -142,30 +141,36 @@ def task_done(vm: Vm, task_id: str, now: datetime.datetime) -> Vm:
     return msgspec.structs.replace(vm, task=None, problem=None, updated_at=now)
 
 
+def booting(vm: Vm) -> Vm:
+    """The record just before its machine is started: what it is started with is kept."""
+    return msgspec.structs.replace(vm, booted=vm.spec)
+
+
 def machine_spec(vm: Vm, image: Image) -> MachineSpec:
-    """Everything a node must be told to run it."""
+    """Everything a node must be told to run it, as it runs or is about to."""
+    spec = vm.booted or vm.spec
     digests: Mapping[FileRole, str] = {file.role: file.digest for file in image.files}
     kernel = digests.get(FileRole.KERNEL, "")
-    cmdline = " ".join(part for part in (image.cmdline, vm.spec.kernel_cmdline) if part) if kernel else ""
+    cmdline = " ".join(part for part in (image.cmdline, spec.kernel_cmdline) if part) if kernel else ""
     return MachineSpec(
         vm_id=vm.id,
         generation=vm.generation,
-        vcpus=vm.spec.vcpus,
-        memory_mib=vm.spec.memory_mib,
-        machine=vm.spec.machine,
+        vcpus=spec.vcpus,
+        memory_mib=spec.memory_mib,
+        machine=spec.machine,
         machine_type=vm.pins.machine_type,
         cpu_model=vm.pins.cpu_model,
-        firmware=vm.spec.firmware,
+        firmware=spec.firmware,
         boot=BootFiles(
             kernel=kernel,
             initrd=digests.get(FileRole.INITRD, ""),
             firmware=digests.get(FileRole.FIRMWARE, ""),
             cmdline=cmdline,
         ),
-        disks=vm.spec.disks,
-        nics=vm.spec.nics,
-        cloud_init=vm.spec.cloud_init,
-        guest_agent=vm.spec.guest_agent,
+        disks=spec.disks,
+        nics=spec.nics,
+        cloud_init=spec.cloud_init,
+        guest_agent=spec.guest_agent,
         isolation_slot=vm.isolation_slot,
     )
 

@@ -126,6 +126,9 @@ class Reconciler:
                 verb = wire.Remove(vm_id=vm.id, generation=vm.generation, volumes=volumes)
                 await self._agents.call(vm.node_id, verb, type(None), deadline_s=VERB_DEADLINE_S)
                 await self._forget(vm.id)
+            case decide.Start():
+                await self._change(vm.id, decide.booting)
+                await self._have_done(self._records.find(VMS, vm.id).record, action)
             case _:
                 await self._have_done(vm, action)
 

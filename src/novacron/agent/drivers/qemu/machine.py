@@ -19,7 +19,7 @@ from novacron.agent.drivers.qemu.record import Ending, Record, Role, Transfer
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.clock import Clock
 from novacron.errors import DeadlineExceeded, DriverError, MachineDied, MonitorFailed, Reason
-from novacron.model.machine import MachineReport, MachineStatus
+from novacron.model.machine import ENDED, MachineReport, MachineStatus
 
 AGENT_SOCKET = "agent.qmp"
 RESCUE_SOCKET = "rescue.qmp"
@@ -28,7 +28,6 @@ STDERR_FILE = "stderr.log"
 LAST_WORDS_BYTES = 2048
 OURS = (AGENT_SOCKET, RESCUE_SOCKET, GUEST_AGENT_SOCKET, STDERR_FILE, "vnc.sock", records.FILE)
 
-ENDED = frozenset({MachineStatus.STOPPED, MachineStatus.CRASHED, MachineStatus.ABSENT})
 KILL_DEADLINE_S = 10.0
 HANG_UP_DEADLINE_S = 0.5  # a QEMU that ends closes its monitors a moment before
 REATTACH_PAUSE_S = 0.5
