@@ -43,6 +43,9 @@ bench-migration: setup ## Live migration against a bare QMP script and, if insta
 bench-api: setup ## Reads and pages of the API with 5,000 VMs in the store
 	@$(PY) -m tests.bench.api
 
+bench-store: setup ## Durable commits of the store against plain sqlite3 with the same fsync
+	@$(PY) -m tests.bench.store
+
 chaos: setup ## Kill real processes at chosen moments (slow)
 	@$(PYTEST) -q -m chaos tests
 
