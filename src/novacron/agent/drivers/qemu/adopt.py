@@ -6,7 +6,7 @@ from pathlib import Path
 
 from novacron.agent.drivers.base import ReportListener
 from novacron.agent.drivers.qemu import process, record
-from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.machine import HANG_UP_DEADLINE_S, Machine
 from novacron.agent.drivers.qemu.process import find_in
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.clock import Clock
@@ -39,7 +39,7 @@ async def adopt(path: Path, clock: Clock, listener: ReportListener) -> Machine |
     try:
         await machine.attach(ATTACH_DEADLINE_S)
     except (MonitorFailed, DeadlineExceeded) as wrong:
-        if held.alive:
+        if not await held.wait(HANG_UP_DEADLINE_S):  # it may be ending this very moment
             machine.become(MachineStatus.UNKNOWN, wrong.message)
             machine.reattach_later()
         return machine

@@ -117,8 +117,8 @@ class RunDir:
             return file.read(limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
     def remove_secret(self, folder: str, *names: str) -> None:
-        """Remove what `make_secret` made, if it exists."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.opened() as directory:
+        """Remove what `make_secret` made, if it exists. What the machine's user put beside it stays."""
+        with contextlib.suppress(OSError), self.opened() as directory:
             with _directory(folder, directory) as inner:
                 for name in names:
                     _unlink(name, inner)

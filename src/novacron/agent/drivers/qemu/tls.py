@@ -11,7 +11,7 @@ import secrets
 
 from novacron.agent.drivers.qemu.qmp import Monitor
 from novacron.agent.drivers.qemu.rundir import RunDir
-from novacron.errors import MonitorFailed, Unsupported
+from novacron.errors import DriverError, MonitorFailed, Unsupported
 from novacron.model.identity import is_id
 
 OBJECT_ID = "migration-key"
@@ -45,11 +45,15 @@ def write(run_dir: RunDir, migration_id: str, key_hex: str, uid: int | None, gid
     """Put the key where the machine's QEMU, and no other user, can read it.
 
     :raise Unsupported: the id or the key is not of the form ours have (they become a line of a file).
+    :raise DriverError: it cannot be written, or something of the machine's own lies in its place.
     """
     if not is_id(migration_id) or _KEY.match(key_hex) is None:
         raise Unsupported("a migration needs an id and a key of 64 hex digits")
     files = {FILE: f"{migration_id}:{key_hex}\n".encode(), GROUP_FILE: GROUP}
-    run_dir.make_secret(FOLDER, files, uid, gid)
+    try:
+        run_dir.make_secret(FOLDER, files, uid, gid)
+    except OSError as wrong:
+        raise DriverError(f"the key of migration {migration_id} cannot be written: {wrong}") from wrong
 
 
 def read(run_dir: RunDir, migration_id: str) -> str | None:
