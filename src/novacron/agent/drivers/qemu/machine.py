@@ -144,9 +144,9 @@ class Machine:
             async with asyncio.TaskGroup() as both:
                 both.create_task(monitor.connect(self._plug(AGENT_SOCKET, starting=starting), deadline_s))
                 both.create_task(rescue.connect(self._plug(RESCUE_SOCKET, starting=starting), deadline_s))
-        except* (MonitorFailed, DeadlineExceeded) as wrong:
+        except ExceptionGroup as both_wrong:  # not `except*`: what is raised there comes out wrapped before 3.11.4
             await asyncio.gather(monitor.close(), rescue.close())
-            raise wrong.exceptions[0] from None
+            raise both_wrong.exceptions[0] from None
         self.monitor, self.rescue = monitor, rescue
 
     def _plug(self, name: str, *, starting: bool) -> socket.socket:
