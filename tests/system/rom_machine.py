@@ -26,7 +26,9 @@ from novacron.model.identity import new_id
 from novacron.model.machine import MachineSpec
 
 BINARY = "qemu-system-x86_64"
-CACHE = Path(tempfile.gettempdir()) / f"novacron-test-cache-{os.geteuid()}"
+_CACHE = tempfile.TemporaryDirectory(prefix="novacron-rom-cache-")  # removed when the tests end
+CACHE = Path(_CACHE.name)
+CACHE.chmod(0o755)  # each machine's user reads its ROM there
 NOBODY = 65534
 TICK = re.compile(rb"^T ([0-9a-f]{8}) ([0-9a-f]{8})$", re.MULTILINE)
 PATIENCE_S = 20.0
@@ -133,7 +135,6 @@ async def hosts(uid: int | None = None) -> AsyncIterator[Hosts]:
     """Hosts in a directory every user may enter; no process and no file is left afterwards."""
     root = Path(tempfile.mkdtemp(prefix="novacron-rom-"))
     root.chmod(0o755)
-    CACHE.mkdir(mode=0o755, exist_ok=True)
     made = Hosts(root, uid)
     try:
         yield made
