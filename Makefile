@@ -46,7 +46,8 @@ bench-api: setup ## Reads and pages of the API with 5,000 VMs in the store
 bench-store: setup ## Durable commits of the store against plain sqlite3 with the same fsync
 	@$(PY) -m tests.bench.store
 
-chaos: setup ## Kill real processes at chosen moments (slow)
+chaos: setup ## Thousands of simulated faults, then real kills in real migrations (slow)
+	@NOVACRON_SIM_SEEDS=2000 $(PYTEST) -q -n 2 tests/sim
 	@$(PYTEST) -q -m chaos tests
 
 lock: setup ## Renew requirements/dev.txt (versions and hashes) from pyproject.toml

@@ -1,0 +1,98 @@
+"""A lab with a ticking guest, and what the tests of the spine ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from novacron.client import images, migrations, vms
+from novacron.lab.lab import Lab, open_lab
+from novacron.lab.processes import until_ready
+from novacron.lab.rom import rom
+from novacron.model.image import FileRole
+
+SLOW = 2 << 20  # bytes/s: a transfer that lasts long enough to be struck
+END_S = 60.0
+
+needs_guest = [
+    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed"),
+    pytest.mark.skipif(shutil.which("as") is None, reason="binutils are not installed: no guest can be built"),
+]
+
+
+@asynccontextmanager
+async def a_lab() -> AsyncIterator[Lab]:
+    """Two nodes without a bridge, and the image `ticker`; gone afterwards with everything in it."""
+    with tempfile.TemporaryDirectory(prefix="nc-", dir="/tmp") as folder:
+        path = Path(folder)
+        path.chmod(0o711)
+        async with open_lab(path / "lab", bridged=False) as made:
+            guest = rom(path / "cache", pages_per_tick=2, wss_pages=2048)
+            await made.client.do(images.create(images.ImageCreate(name="ticker")))
+            await made.client.upload("ticker", FileRole.FIRMWARE, guest)
+            await made.client.do(images.seal("ticker"))
+            yield made
+
+
+@asynccontextmanager
+async def a_vm(lab: Lab) -> AsyncIterator[vms.Vm]:
+    """A running VM; deleted afterwards, whatever became of it."""
+    wish = vms.VmCreate(name="spine", image="ticker", memory_mib=32, nics=[])
+    made = await lab.client.do(vms.create(wish))
+    yield await lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+    await lab.client.do(vms.delete(made.id, force=True))
+    await lab.client.wait_vm_gone(made.id, deadline_s=END_S)
+
+
+async def last_tick(lab: Lab, vm_id: str) -> tuple[int, int]:
+    """The newest (sequence number, bad pages) on the guest's console."""
+    text = (await lab.client.do(vms.console_log(vm_id))).text
+    ticks = [line.split() for line in text.splitlines() if line.startswith("T ")]
+    whole = [tick for tick in ticks if len(tick) == 3 and len(tick[2]) == 8]
+    return (int(whole[-1][1], 16), int(whole[-1][2], 16)) if whole else (0, 0)
+
+
+async def ticks_on(lab: Lab, vm_id: str) -> None:
+    """Return when the guest has ticked since; it has lost no page."""
+    before, _ = await last_tick(lab, vm_id)
+    async with asyncio.timeout(END_S):
+        while (now := await last_tick(lab, vm_id))[0] <= before:
+            await asyncio.sleep(0.05)
+    assert now[1] == 0
+
+
+async def begin_slowly(lab: Lab, vm: vms.Vm) -> migrations.Migration:
+    """A migration that is transferring, at a rate that leaves time to strike."""
+    wish = migrations.MigrationCreate(vm=vm.id, bandwidth_bytes_per_s=SLOW)
+    begun = await lab.client.do(migrations.create(wish))
+    async with asyncio.timeout(END_S):
+        while begun.state != "transferring":
+            begun = await lab.client.do(migrations.get(begun.id))
+    return begun
+
+
+def living_copies(vm_id: str) -> list[int]:
+    """Pids of the QEMUs of a VM on this machine, zombies left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and vm_id.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+async def restart(lab: Lab, name: str) -> None:
+    """kill -9, and again from the start; a server is waited for."""
+    child = lab.children[name]
+    child.kill()
+    child.start_again()
+    if name == "server":
+        await until_ready(child, int(lab.server.rpartition(":")[2]))
