@@ -1,7 +1,8 @@
-"""The serial log of a machine: its last bytes. Keeping it small is the driver's work."""
+"""The serial log of a machine: its last bytes, and how it is kept from filling the disk."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -11,6 +12,11 @@ from novacron.wire.agent import ConsoleText
 
 FILE = "console.log"
 MAX_READ_BYTES = 1 << 20
+TRIM_FROM_BYTES = 4 << 20
+_KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
+_BLOCK_BYTES = 512  # the unit of st_blocks
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def tail(run_dir: Path, max_bytes: int) -> ConsoleText:
@@ -27,6 +33,30 @@ def tail(run_dir: Path, max_bytes: int) -> ConsoleText:
         os.close(handle)
     kept = content.lstrip(b"\0")  # a hole, where a driver has dropped older bytes
     return ConsoleText(text=kept.decode("latin-1"), truncated=len(kept) < size)
+
+
+def trim(run_dir: Path) -> None:
+    """Give back the disk under all but the last MAX_READ_BYTES, once more than TRIM_FROM_BYTES are taken.
+
+    The hypervisor appends meanwhile and loses nothing: older bytes become a hole. Where the file system makes no
+    holes the log is emptied: better no log than a full disk.
+    """
+    try:
+        handle = _open(run_dir, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        status = os.fstat(handle)
+        if status.st_blocks * _BLOCK_BYTES > TRIM_FROM_BYTES and not _punch(handle, status.st_size - MAX_READ_BYTES):
+            os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _punch(handle: int, length: int) -> bool:
+    """Make a hole of the first `length` bytes; whether that could be done."""
+    done: int = _libc.fallocate(handle, _KEEP_SIZE_PUNCH_HOLE, ctypes.c_long(0), ctypes.c_long(length))
+    return done == 0
 
 
 def _open(run_dir: Path, flags: int) -> int:

@@ -22,6 +22,7 @@ from novacron.errors import Busy, NotFound, StateConflict
 from novacron.model.machine import ENDED, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.wire import agent as wire
 
+TRIM_INTERVAL_S = 2.0
 ELSEWHERE = frozenset({MachineStatus.HANDED_OFF, MachineStatus.INCOMING})
 """Its one copy may run on another node: it must not be continued or booted here by an ordinary verb."""
 
@@ -174,6 +175,16 @@ class Machines:
             await self._provisioner.clear_away(args.vm_id, holding.spec)
             await self._provisioner.remove_volumes(args.volumes)
             await self._ledger.put(Holding(vm_id=args.vm_id, generation=holding.generation, role=Role.GONE))
+
+    async def trim_consoles(self) -> None:
+        """For as long as the agent runs: no guest fills the disk through its serial line."""
+        while True:
+            for run_dir in self._provisioner.run_dirs():
+                try:
+                    await asyncio.to_thread(console.trim, run_dir)
+                except OSError as wrong:
+                    self._log.warning("a console log was not trimmed", log=str(run_dir), why=str(wrong))
+            await self._clock.sleep(TRIM_INTERVAL_S)
 
     async def console(self, args: wire.Console) -> wire.ConsoleText:
         """The last bytes of its serial log. :raise NotFound: nothing of it is here."""
