@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from novacron.control.migrations.journal import Journal
+from novacron.control.migrations.performer import Performer
 from novacron.control.store.records import MIGRATIONS
 from novacron.errors import (
     DeadlineExceeded,
@@ -193,3 +194,18 @@ async def test_a_source_that_never_returns_does_not_hold_the_machine(tmp_path: P
         assert h.cluster.world.running(vm_id) == ["b"]
         h.cluster["a"]._lost.clear()
         assert await h.check_peace(vm_id) == "b"  # and the stray half is swept away
+
+
+async def test_a_fault_of_ours_delays_and_strands_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verify, failures = Performer._verify, iter([RuntimeError("a bug")])
+
+    async def faulty(self: Performer, migration: machine.Migration, step: machine.Step) -> None:
+        for failure in failures:
+            raise failure
+        await verify(self, migration, step)
+
+    monkeypatch.setattr(Performer, "_verify", faulty)
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a")
+        assert await h.ended(await h.migrate(vm_id, "b")) is MigrationState.COMPLETED
+        assert await h.check_peace(vm_id) == "b"

@@ -35,6 +35,8 @@ from novacron.model.vm import Problem
 
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
+PASSING = (Unavailable, DeadlineExceeded, CompareFailed)
+"""Troubles that time may cure."""
 PATIENCE_S = 15.0
 """How long a node may stay silent before the commit until the migration is rolled back."""
 
@@ -79,12 +81,7 @@ class Conductor:
             return
         driving = asyncio.create_task(self._drive(migration.id), name=f"migrate-{migration.id}")
         self._driving[migration.id] = driving
-        driving.add_done_callback(lambda ended: self._ended(migration.id, ended))
-
-    def _ended(self, migration_id: str, driving: asyncio.Task[None]) -> None:
-        self._driving.pop(migration_id, None)
-        if not driving.cancelled() and (failure := driving.exception()) is not None:
-            self._log.error("a migration's conductor broke", migration_id=migration_id, exc_info=failure)
+        driving.add_done_callback(lambda _: self._driving.pop(migration.id, None))
 
     async def _drive(self, migration_id: str) -> None:
         """From whatever the record says to a final state."""
@@ -105,6 +102,9 @@ class Conductor:
                     continue
                 await self._clock.sleep(retry_s)
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
+            except Exception:  # noqa: BLE001  (a fault of ours must be seen, and must not leave a VM held for ever)
+                self._log.exception("conducting broke; trying again", migration_id=migration_id)
+                await self._clock.sleep(LAST_RETRY_S)
 
     async def _one_action(self, migration: Migration, give_up_s: float) -> None:
         """Do what comes next. A failure for good is written down; one that may pass is raised.
@@ -118,7 +118,7 @@ class Conductor:
             case Undo(step):
                 try:
                     await self._performer.undo(migration, step)
-                except (Unavailable, DeadlineExceeded, CompareFailed):
+                except PASSING:
                     raise
                 except NovaCronError as error:
                     await self._journal.went_wrong(migration.id, self._problem(migration, error), undoing=True)
@@ -141,18 +141,13 @@ class Conductor:
             limit.cancel()
             work.cancel()
             await asyncio.wait({work, limit})
+        failure = None if work.cancelled() else work.exception()
         if not in_time:
             await self._journal.went_wrong(migration.id, self._too_long(migration))
-        elif not work.cancelled():
-            await self._outcome(migration, work)
-
-    async def _outcome(self, migration: Migration, work: asyncio.Task[None]) -> None:
-        try:
-            work.result()
-        except (Unavailable, DeadlineExceeded, CompareFailed):
-            raise
-        except NovaCronError as error:
-            await self._journal.went_wrong(migration.id, self._problem(migration, error))
+        elif isinstance(failure, NovaCronError) and not isinstance(failure, PASSING):
+            await self._journal.went_wrong(migration.id, self._problem(migration, failure))
+        elif failure is not None:
+            raise failure
 
     async def _lost_patience(self, migration_id: str, error: NovaCronError) -> bool:
         """Roll back what still can be; whether that changed anything. After the commit nobody gives up."""

@@ -76,13 +76,10 @@ class Reconciler:
             return
         work = asyncio.create_task(self._work(vm.id, task_id), name=f"reconcile-{vm.id}")
         self._working[vm.id] = (task_id, work)
-        work.add_done_callback(lambda ended: self._ended(vm.id, ended))
+        work.add_done_callback(lambda _: self._ended(vm.id))
 
-    def _ended(self, vm_id: str, work: asyncio.Task[None]) -> None:
+    def _ended(self, vm_id: str) -> None:
         self._working.pop(vm_id, None)
-        if not work.cancelled() and (failure := work.exception()) is not None:
-            self._log.error("work on a VM broke", vm_id=vm_id, exc_info=failure)
-            return
         stored = self._records.get(VMS, vm_id)
         if stored is not None:
             self._consider(stored.record)
@@ -102,6 +99,9 @@ class Reconciler:
                 self._log.info("will try again", vm=vm.name, action=type(action).__name__, why=passing.message)
                 await self._clock.sleep(retry_s)
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
+            except Exception:  # noqa: BLE001  (a fault of ours must be seen, and must not leave a task undone for ever)
+                self._log.exception("work on a VM broke; trying again", vm=vm.name)
+                await self._clock.sleep(LAST_RETRY_S)
 
     async def _attempt(self, vm: Vm, task_id: str, action: Action) -> None:
         try:
