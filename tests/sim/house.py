@@ -163,6 +163,7 @@ def _with(vm: Vm, **change: object) -> Vm:
 
 @asynccontextmanager
 async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0) -> AsyncIterator[House]:
+    root.mkdir(exist_ok=True)
     clock = HandClock()
     store = await SqliteStore.open(root / "store.db", durable=False)
     records = Records(store, clock, random.Random(seed))
