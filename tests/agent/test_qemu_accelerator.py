@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,7 @@ async def test_an_order_is_obeyed(trying: Path, monkeypatch: pytest.MonkeyPatch,
 @needs_qemu
 @pytest.mark.system
 @pytest.mark.skipif(not Path("/sys/module/kvm_pvm").exists(), reason="this host has no kvm_pvm")
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm is not ours to open")
 async def test_on_a_host_with_kvm_pvm_it_is_tcg(tmp_path: Path) -> None:
     found = await choose("auto", Path(str(QEMU)), tmp_path, "key", SystemClock())
     assert (found.name, "kvm_pvm" in found.reason) == ("tcg", True)
