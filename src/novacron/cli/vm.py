@@ -293,7 +293,9 @@ def resume(session: Session, vm: str, wait: bool, timeout_s: float) -> None:
 @click.option("--max-downtime-ms", type=click.IntRange(1, 2_000_000), help="How long it may stand still; default 100.")
 @click.option("--bandwidth", type=RATE, metavar="RATE", help="At most so fast, as in 100MiB/s; default: as the link.")
 @click.option("--finish-within", type=TIME, metavar="TIME", help="Give up and roll back after this; default 1h.")
-@click.option("--kind", type=click.Choice(["live", "warm", "cold"]), help="Default live: it runs on meanwhile.")
+@click.option(
+    "--kind", type=click.Choice(["live"]), help="live: it runs on meanwhile (the default, and the only kind yet)."
+)
 @waits("2h")
 @prints
 @asks
