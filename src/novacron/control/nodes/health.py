@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -22,7 +25,7 @@ class Lines(Protocol):
     """What health knows of the line to each agent."""
 
     def heard_ago_s(self, node_id: str) -> float | None:
-        """Seconds since the node's last frame; None: it has no line."""
+        """Seconds since the node's last frame; None: none since this server started."""
         ...
 
 
@@ -54,29 +57,36 @@ class Health:
         self._records = records
         self._lines = lines
         self._clock = clock
-        self._last_heard_s: dict[str, float] = {}
         self._log = structlog.get_logger("health")
 
     async def run(self) -> None:
         started_s = self._clock.monotonic_s()
         while True:
-            now_s = self._clock.monotonic_s()
+            up_s = self._clock.monotonic_s() - started_s
+            lost: dict[str, bool] = {}
             for stored in self._records.all(NODES):
-                await self._look(stored.record, now_s, started_s)
+                with self._unwritten(stored.record.name):
+                    lost[stored.record.id] = await self._is_lost(stored.record, up_s)
+            await self._mark_vms(lost)
             await self._clock.sleep(LOOK_INTERVAL_S)
 
-    async def _look(self, node: Node, now_s: float, started_s: float) -> None:
+    async def _is_lost(self, node: Node, up_s: float) -> bool:
+        """Judge the node and write the verdict; whether what its VMs were last seen to be is old."""
         heard_ago_s = self._lines.heard_ago_s(node.id)
-        if heard_ago_s is not None:
-            self._last_heard_s[node.id] = now_s - heard_ago_s
-        verdict = judge(node.state, now_s - self._last_heard_s.get(node.id, started_s))
+        verdict = judge(node.state, up_s if heard_ago_s is None else heard_ago_s)
+        if verdict is None:
+            return node.state is not NodeState.UP
+        self._log.warning("node", node=node.name, state=verdict.state.value, why=verdict.reason)
+        await self._records.change(NODES, node.id, lambda old: self._turned(old, verdict))
+        return verdict.state is not NodeState.UP
+
+    @contextlib.contextmanager
+    def _unwritten(self, name: str) -> Iterator[None]:
+        """What could not be written is said, and tried again at the next look."""
         try:
-            if verdict is not None:
-                self._log.warning("node", node=node.name, state=verdict.state.value, why=verdict.reason)
-                await self._records.change(NODES, node.id, lambda old: self._turned(old, verdict))
-            await self._mark_vms(node.id, lost=(verdict.state if verdict else node.state) is not NodeState.UP)
+            yield
         except NovaCronError as error:
-            self._log.warning("a node's state was not written", node=node.name, why=error.message)
+            self._log.warning("a state was not written", name=name, why=error.message)
 
     def _turned(self, node: Node, verdict: Verdict) -> Node:
         now = self._clock.wall()
@@ -84,13 +94,17 @@ class Health:
             node, state=verdict.state, state_reason=verdict.reason, state_since=now, updated_at=now
         )
 
-    async def _mark_vms(self, node_id: str, *, lost: bool) -> None:
+    async def _mark_vms(self, lost: Mapping[str, bool]) -> None:
+        """lost: by node id."""
         for stored in self._records.all(VMS):
             vm = stored.record
-            if vm.node_id == node_id and vm.node_lost != lost:
-                await self._records.change(VMS, vm.id, lambda old: self._marked(old, node_id, lost=lost))
+            if vm.node_lost != lost.get(vm.node_id, vm.node_lost):
+                with self._unwritten(vm.name):
+                    await self._records.change(
+                        VMS, vm.id, functools.partial(self._marked, vm.node_id, not vm.node_lost)
+                    )
 
-    def _marked(self, vm: Vm, node_id: str, *, lost: bool) -> Vm | None:
+    def _marked(self, node_id: str, lost: bool, vm: Vm) -> Vm | None:
         if vm.node_id != node_id:
             return None
         return msgspec.structs.replace(vm, node_lost=lost, updated_at=self._clock.wall())
