@@ -220,6 +220,10 @@ class MigrationFailed(NovaCronError):
     code = "migration_failed"
 
 
+PASSING = (Unavailable, DeadlineExceeded, CompareFailed)
+"""Troubles that time may cure: what met one is kept and tried again."""
+
+
 def _tree(root: type[NovaCronError]) -> dict[str, type[NovaCronError]]:
     found = {root.code: root}
     for child in root.__subclasses__():

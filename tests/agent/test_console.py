@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from novacron.agent import console
+from novacron.agent.drivers.base import CONSOLE_FILE
 
 
 def test_older_bytes_give_their_disk_back_and_the_writer_loses_nothing(tmp_path: Path) -> None:
-    log = tmp_path / console.FILE
+    log = tmp_path / CONSOLE_FILE
     with log.open("ab", buffering=0) as guest:
         for number in range(80):
             guest.write(b"%06d " % number * (1 << 17 - 3))
@@ -24,23 +25,23 @@ def test_older_bytes_give_their_disk_back_and_the_writer_loses_nothing(tmp_path:
 
 
 def test_a_small_log_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / console.FILE).write_bytes(b"x" * 1000)
+    (tmp_path / CONSOLE_FILE).write_bytes(b"x" * 1000)
     console.trim(tmp_path)
     assert console.tail(tmp_path, 4096).text == "x" * 1000
     assert not console.tail(tmp_path, 4096).truncated
 
 
 def test_without_holes_the_log_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / console.FILE).write_bytes(b"x" * (console.TRIM_FROM_BYTES + 8192))
+    (tmp_path / CONSOLE_FILE).write_bytes(b"x" * (console.TRIM_FROM_BYTES + 8192))
     monkeypatch.setattr(console, "_punch", lambda handle, length: False)
     console.trim(tmp_path)
-    assert (tmp_path / console.FILE).stat().st_size == 0
+    assert (tmp_path / CONSOLE_FILE).stat().st_size == 0
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"x" * (console.TRIM_FROM_BYTES + 8192))
-    (tmp_path / console.FILE).symlink_to(victim)
+    (tmp_path / CONSOLE_FILE).symlink_to(victim)
     with pytest.raises(OSError, match="symbolic"):
         console.trim(tmp_path)
     assert victim.stat().st_blocks * 512 > console.TRIM_FROM_BYTES

@@ -8,9 +8,9 @@ import os
 import stat
 from pathlib import Path
 
+from novacron.agent.drivers.base import CONSOLE_FILE
 from novacron.wire.agent import ConsoleText
 
-FILE = "console.log"
 MAX_READ_BYTES = 1 << 20
 TRIM_FROM_BYTES = 4 << 20
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
@@ -61,9 +61,9 @@ def _punch(handle: int, length: int) -> bool:
 
 def _open(run_dir: Path, flags: int) -> int:
     """The log lies where the machine's own user may write: a link or device put in its place is not followed."""
-    handle = os.open(run_dir / FILE, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(run_dir / CONSOLE_FILE, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(handle)
-        raise PermissionError(errno.EPERM, "is not an ordinary file", str(run_dir / FILE))
+        raise PermissionError(errno.EPERM, "is not an ordinary file", str(run_dir / CONSOLE_FILE))
     return handle

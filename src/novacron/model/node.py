@@ -83,8 +83,3 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     facts: NodeFacts | None = None
     state_reason: str = ""
     cordoned: bool = False  # an operator's wish, kept while the node is away
-
-
-def takes_machines(node: Node) -> bool:
-    """Whether new machines may be placed here."""
-    return node.state is NodeState.UP and not node.cordoned

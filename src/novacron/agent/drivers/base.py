@@ -16,6 +16,9 @@ from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.model.node import DriverFacts
 
+CONSOLE_FILE = "console.log"
+"""Where in its run directory a machine's serial line is written, appending."""
+
 
 class DiskFile(msgspec.Struct, frozen=True, kw_only=True):
     """An opened-by-path disk; the format is always told, never probed. The chain below is told too."""

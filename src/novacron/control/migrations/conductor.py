@@ -18,7 +18,7 @@ from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
 from novacron.control.store.records import MIGRATIONS, NODES, Records, Seen
-from novacron.errors import CompareFailed, DeadlineExceeded, NovaCronError, Unavailable
+from novacron.errors import PASSING, CompareFailed, DeadlineExceeded, NovaCronError, Unavailable
 from novacron.model.migration import (
     UNDOING,
     Do,
@@ -35,8 +35,6 @@ from novacron.model.vm import Problem
 
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
-PASSING = (Unavailable, DeadlineExceeded, CompareFailed)
-"""Troubles that time may cure."""
 PATIENCE_S = 15.0
 """How long a node may stay silent before the commit until the migration is rolled back."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from novacron.errors import NovaCronError, Reason
-from novacron.model.image import FileRole, Image, file_of
+from novacron.model.image import FileRole, Image
 from novacron.model.machine import ENDED, BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, status_of
 
@@ -173,9 +173,3 @@ def machine_spec(vm: Vm, image: Image) -> MachineSpec:
         guest_agent=spec.guest_agent,
         isolation_slot=vm.isolation_slot,
     )
-
-
-def root_digest(image: Image) -> str:
-    """Digest of the image's disk file; empty when it has none."""
-    file = file_of(image, FileRole.DISK)
-    return file.digest if file else ""

@@ -18,7 +18,7 @@ from novacron.control.link import Agents
 from novacron.control.store.records import IMAGES, VMS, Records, Seen, remove
 from novacron.control.vms import decide
 from novacron.control.vms.decide import Action
-from novacron.errors import CompareFailed, DeadlineExceeded, NotFound, NovaCronError, Unavailable
+from novacron.errors import PASSING, CompareFailed, NotFound, NovaCronError
 from novacron.model.machine import MachineReport, StopMode
 from novacron.model.vm import Vm
 from novacron.wire import agent as wire
@@ -28,9 +28,6 @@ VERB_DEADLINE_S = 30.0
 GRACE_S = 15.0
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
-
-PASSING = (Unavailable, DeadlineExceeded, CompareFailed)
-"""Troubles that time may cure: the task stays and is tried again."""
 
 _Change = Callable[[Vm], Vm]
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.agent.drivers.base import DiskFile, Launch, NicPlug
+from novacron.agent.drivers.base import CONSOLE_FILE, DiskFile, Launch, NicPlug
 from novacron.errors import Unsupported
 from novacron.model.identity import is_id
 from novacron.model.machine import Firmware, MachineKind
 
-CONSOLE_FILE = "console.log"
 VNC_SOCKET = "vnc.sock"
 VARS_FILE = "vars.fd"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
