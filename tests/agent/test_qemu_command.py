@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from novacron.agent.drivers.base import DiskFile, Launch, NicPlug
+from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, NicPlug
 from novacron.agent.drivers.qemu.command import Host, Sockets, Uefi, command
 from novacron.errors import Unsupported
 from novacron.model.machine import BootFiles, Firmware, MachineKind, MachineSpec
@@ -119,9 +119,9 @@ def test_uefi_keeps_its_variables_in_the_machines_own_directory() -> None:
 def test_every_layer_of_a_disk_is_told_and_nothing_below_is_probed() -> None:
     disk = DiskFile(
         volume_id="018f0000-0000-7000-8000-00000000000d",
-        path=Path("/pool/v"),
+        source=FileAt(Path("/pool/v")),
         format="qcow2",
-        backing=((Path("/pool/a"), "qcow2"), (Path("/pool/b"), "raw")),
+        backing=(Layer(FileAt(Path("/pool/a")), "qcow2"), Layer(FileAt(Path("/pool/b")), "raw")),
     )
     argv = build(msgspec.structs.replace(PLAIN, disks=(disk,)))
     top = devices(argv, "-blockdev")["disk0"]
@@ -132,7 +132,9 @@ def test_every_layer_of_a_disk_is_told_and_nothing_below_is_probed() -> None:
     assert [layer["file"]["read-only"] for layer in chain] == [False, True, True]
     assert "backing" not in chain[-1]
     alone = devices(
-        build(msgspec.structs.replace(PLAIN, disks=(DiskFile(volume_id="v", path=Path("/v"), format="qcow2"),))),
+        build(
+            msgspec.structs.replace(PLAIN, disks=(DiskFile(volume_id="v", source=FileAt(Path("/v")), format="qcow2"),))
+        ),
         "-blockdev",
     )
     assert alone["disk0"]["backing"] is None  # said aloud: the file's own word about it is not believed
@@ -162,7 +164,7 @@ def test_a_guest_agent_gets_its_channel() -> None:
 
 def test_adding_a_disk_moves_no_card_and_nothing_shares_an_address() -> None:
     nics = tuple(NicPlug(nic_id=str(n), mac=f"52:54:00:00:00:{n:02x}", tap=f"t{n}") for n in range(8))
-    disks = tuple(DiskFile(volume_id=f"v{n}", path=Path(f"/v{n}"), format="raw") for n in range(17))
+    disks = tuple(DiskFile(volume_id=f"v{n}", source=FileAt(Path(f"/v{n}")), format="raw") for n in range(17))
     full = spec(msgspec.structs.replace(PLAIN, nics=nics, disks=disks, seed=Path("/s")), guest_agent=True)
     everything = devices(build(full, sockets=Sockets(agent=7, rescue=8, guest_agent=9)))
     addresses = [device["addr"] for device in everything.values() if "addr" in device]
@@ -222,7 +224,7 @@ def test_a_kernel_line_is_one_element_whatever_it_says(evil: str) -> None:
 
 @pytest.mark.parametrize("evil", ['x","readonly":true,"y":"', "a,b=c", "-S", "json:{}", "a\nb", "fd:3"])
 def test_hostile_paths_and_names_stay_inside_their_own_json_string(evil: str) -> None:
-    disk = DiskFile(volume_id=evil, path=Path("/pool") / evil, format="raw")
+    disk = DiskFile(volume_id=evil, source=FileAt(Path("/pool") / evil), format="raw")
     nic = NicPlug(nic_id=evil, mac=evil, tap=evil)
     argv = build(msgspec.structs.replace(PLAIN, disks=(disk,), nics=(nic,)))
     block = devices(argv, "-blockdev")["disk0"]
@@ -237,7 +239,7 @@ def test_hostile_paths_and_names_stay_inside_their_own_json_string(evil: str) ->
 @pytest.mark.parametrize("form", ["vmdk", "qcow", "", "raw,file=/etc/shadow", "luks"])
 def test_no_other_format_is_opened(form: str) -> None:
     with pytest.raises(Unsupported):
-        build(msgspec.structs.replace(PLAIN, disks=(DiskFile(volume_id="v", path=Path("/v"), format=form),)))
+        build(msgspec.structs.replace(PLAIN, disks=(DiskFile(volume_id="v", source=FileAt(Path("/v")), format=form),)))
 
 
 def test_what_cannot_be_built_is_refused_with_what_is_missing() -> None:
@@ -247,4 +249,8 @@ def test_what_cannot_be_built_is_refused_with_what_is_missing() -> None:
     with pytest.raises(Unsupported, match="q35"):
         build(spec(uefi, machine=MachineKind.MICROVM), MICROVM)
     with pytest.raises(Unsupported, match="17 disks"):
-        build(msgspec.structs.replace(PLAIN, disks=(DiskFile(volume_id="v", path=Path("/v"), format="raw"),) * 18))
+        build(
+            msgspec.structs.replace(
+                PLAIN, disks=(DiskFile(volume_id="v", source=FileAt(Path("/v")), format="raw"),) * 18
+            )
+        )

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from novacron.agent.drivers.base import FileAt, Layer
 from novacron.agent.storage.directory import DirectoryPool
 from novacron.errors import DriverError, InvalidInput, NoRoom, NotFound, Unavailable
 from novacron.model.identity import is_id
@@ -82,11 +83,11 @@ def nothing_left(pool_dir: Path) -> bool:
 
 async def test_an_empty_volume(pool: DirectoryPool, pool_dir: Path) -> None:
     made = await pool.ensure_volume(Disk(volume_id=VOLUME, size_bytes=64 * MIB), uid=None, gid=None)
-    assert (made.path, made.format, made.backing) == (pool_dir / "volumes" / f"{VOLUME}.qcow2", "qcow2", ())
-    seen = info(made.path)
+    assert (made.source, made.format, made.backing) == (FileAt(pool_dir / "volumes" / f"{VOLUME}.qcow2"), "qcow2", ())
+    seen = info(made.source.path)
     assert (seen["format"], seen["virtual-size"], seen.get("backing-filename")) == ("qcow2", 64 * MIB, None)
-    assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(made.path.parent.stat().st_mode) == 0o711
+    assert stat.S_IMODE(made.source.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(made.source.path.parent.stat().st_mode) == 0o711
     assert nothing_left(pool_dir)
 
 
@@ -98,10 +99,10 @@ async def test_the_content_through_the_overlay_is_the_images(
     digest = add_image(pool_dir, source)
     disk = Disk(volume_id=VOLUME, size_bytes=5 * MIB, backing_digest=digest)
     made = await pool.ensure_volume(disk, uid=None, gid=None)
-    assert made.backing == ((pool_dir / "images" / digest, kind),)
-    seen = info(made.path)
+    assert made.backing == (Layer(FileAt(pool_dir / "images" / digest), kind),)
+    seen = info(made.source.path)
     assert (seen["virtual-size"], seen["backing-filename-format"]) == (5 * MIB, kind)
-    assert content(made.path, tmp_path) == expected + bytes(2 * MIB)
+    assert content(made.source.path, tmp_path) == expected + bytes(2 * MIB)
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
@@ -111,7 +112,7 @@ async def test_a_child_is_never_smaller_than_its_image(
     source, expected = image_of(kind, tmp_path)
     disk = Disk(volume_id=VOLUME, size_bytes=MIB, backing_digest=add_image(pool_dir, source))
     made = await pool.ensure_volume(disk, uid=None, gid=None)
-    assert content(made.path, tmp_path) == expected
+    assert content(made.source.path, tmp_path) == expected
 
 
 async def test_a_pool_may_be_mounted_elsewhere_on_another_node(
@@ -123,16 +124,16 @@ async def test_a_pool_may_be_mounted_elsewhere_on_another_node(
     elsewhere = tmp_path / "elsewhere"
     pool_dir.rename(elsewhere)
     made = await DirectoryPool(elsewhere).ensure_volume(disk, uid=None, gid=None)
-    assert content(made.path, tmp_path) == expected
+    assert content(made.source.path, tmp_path) == expected
 
 
 async def test_asked_again_it_keeps_what_was_written(pool: DirectoryPool, pool_dir: Path, tmp_path: Path) -> None:
     disk = Disk(volume_id=VOLUME, size_bytes=4 * MIB)
     made = await pool.ensure_volume(disk, uid=None, gid=None)
-    run("qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 0 1M", made.path)
-    before = made.path.read_bytes()
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 0 1M", made.source.path)
+    before = made.source.path.read_bytes()
     assert await pool.ensure_volume(disk, uid=None, gid=None) == made
-    assert made.path.read_bytes() == before
+    assert made.source.path.read_bytes() == before
 
 
 async def test_asked_many_times_at_once_by_two_nodes_there_is_one(pool_dir: Path) -> None:
@@ -140,7 +141,7 @@ async def test_asked_many_times_at_once_by_two_nodes_there_is_one(pool_dir: Path
     nodes = [DirectoryPool(pool_dir) for _ in range(2)]
     made = await asyncio.gather(*(node.ensure_volume(disk, uid=None, gid=None) for node in nodes * 4))
     assert len(set(made)) == 1
-    assert info(made[0].path)["virtual-size"] == 4 * MIB
+    assert info(made[0].source.path)["virtual-size"] == 4 * MIB
     assert nothing_left(pool_dir)
 
 
@@ -150,7 +151,7 @@ async def test_a_volume_that_another_node_made_meanwhile_is_kept(pool_dir: Path,
     made = await DirectoryPool(pool_dir, str(slow)).ensure_volume(
         Disk(volume_id=VOLUME, size_bytes=MIB), uid=None, gid=None
     )
-    assert made.path == volume
+    assert made.source.path == volume
     assert volume.read_text() == "precious\n"
     assert nothing_left(pool_dir)
 
@@ -161,16 +162,16 @@ async def test_it_belongs_to_the_machines_user(pool: DirectoryPool) -> None:
         pytest.skip("giving a file away needs root")
     disk = Disk(volume_id=VOLUME, size_bytes=MIB)
     made = await pool.ensure_volume(disk, uid=64001, gid=64002)
-    assert (made.path.stat().st_uid, made.path.stat().st_gid) == (64001, 64002)
+    assert (made.source.path.stat().st_uid, made.source.path.stat().st_gid) == (64001, 64002)
     await pool.ensure_volume(disk, uid=64003, gid=64003)
-    assert made.path.stat().st_uid == 64003
+    assert made.source.path.stat().st_uid == 64003
 
 
 async def test_removing_twice_is_fine(pool: DirectoryPool, pool_dir: Path) -> None:
     made = await pool.ensure_volume(Disk(volume_id=VOLUME, size_bytes=MIB), uid=None, gid=None)
     for _ in range(2):
         await pool.remove_volume(VOLUME)
-        assert not made.path.exists()
+        assert not made.source.path.exists()
     assert pool_dir.exists()
 
 
@@ -202,7 +203,7 @@ async def test_killed_after_the_file_is_made_there_is_no_volume(
     assert not nothing_left(pool_dir)
     assert not list((pool_dir / "volumes").glob("*.qcow2"))
     made = await pool.ensure_volume(Disk(volume_id=VOLUME, size_bytes=2 * MIB), uid=None, gid=None)
-    assert info(made.path)["virtual-size"] == 2 * MIB
+    assert info(made.source.path)["virtual-size"] == 2 * MIB
     await pool.remove_volume(VOLUME)
     assert nothing_left(pool_dir)
 

@@ -42,7 +42,8 @@ def vm(**changes: Any) -> dict[str, Any]:
         "accelerator": "tcg", "pid": 4711, "disks": [{"volume_id": VM_ID, "size_bytes": 10 << 30}],
         "nics": [{"id": NODE_ID, "mac": "52:54:00:00:00:01", "network": "user", "forwards": [{"guest_port": 22}]}],
         "endpoints": [{"nic_id": NODE_ID, "guest_port": 22, "host": "127.0.0.1", "host_port": 40022}],
-        "guest_agent": False, "cloud_init": False, "created_at": NOW, "updated_at": NOW, "state_since": NOW,
+        "media": [], "guest_agent": False, "cloud_init": False, "max_vcpus": 0, "max_memory_mib": 0, "tpm": False,
+        "secure_boot": False, "snapshot_id": None, "created_at": NOW, "updated_at": NOW, "state_since": NOW,
         "revision": 10,
     }  # fmt: skip
     return json.loads(Vm.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]

@@ -33,6 +33,8 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.Vm, wire_vms.Vm),
     (vms.Task, wire_vms.TaskOut),
     (vms.Disk, wire_vms.DiskOut),
+    (vms.Qos, wire_vms.QosOut),
+    (vms.Media, wire_vms.MediaOut),
     (vms.Nic, wire_vms.NicOut),
     (vms.Forward, wire_vms.ForwardOut),
     (vms.Endpoint, wire_vms.EndpointOut),

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from novacron.agent.drivers.base import DiskFile, Launch, NicPlug, Reception
+from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, NicPlug, Reception
 from novacron.agent.drivers.qemu import QemuDriver
 from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, NovaCronError
@@ -485,7 +485,7 @@ def disk(folder: Path, uid: int | None = None) -> DiskFile:
     if uid is not None:
         os.chown(top, uid, uid)
     base.chmod(0o644)
-    return DiskFile(volume_id=an_id(), path=top, format="qcow2", backing=((base, "qcow2"),))
+    return DiskFile(volume_id=an_id(), source=FileAt(top), format="qcow2", backing=(Layer(FileAt(base), "qcow2"),))
 
 
 async def test_two_copies_never_run_on_one_disk(hosts: Hosts) -> None:

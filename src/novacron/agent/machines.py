@@ -21,6 +21,7 @@ from novacron.clock import Clock
 from novacron.errors import Busy, NotFound, StateConflict
 from novacron.model.machine import ENDED, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.wire import agent as wire
+from novacron.wire.verb import MachineVerb
 
 TRIM_INTERVAL_S = 2.0
 ELSEWHERE = frozenset({MachineStatus.HANDED_OFF, MachineStatus.INCOMING})
@@ -194,7 +195,7 @@ class Machines:
 
     # -- inside --------------------------------------------------------------------------------------------
 
-    async def _own(self, args: wire.MachineVerb, verb: str) -> None:
+    async def _own(self, args: MachineVerb, verb: str) -> None:
         seen = self._driver.report(args.vm_id)
         if seen is None:
             self._ledger.check(args.vm_id, args.generation)

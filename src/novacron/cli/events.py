@@ -12,7 +12,9 @@ from novacron.cli.session import Session
 if TYPE_CHECKING:
     from novacron.model.event import Event
 
-TYPES = ("vm", "node", "image", "migration")
+TYPES = (
+    "vm", "node", "image", "migration", "pool", "volume", "network", "security_group", "snapshot", "schedule",
+)  # fmt: skip
 
 
 @click.command()

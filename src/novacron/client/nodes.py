@@ -51,6 +51,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     drivers: list[Driver] = []
     migration_address: str = ""
     privileged: bool = False
+    tunnel_address: str = ""
+    image_door: str = ""
+    image_door_fingerprint: str = ""
+    abilities: list[str] = []
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,10 +94,28 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
+class Qos(msgspec.Struct, frozen=True, kw_only=True):
+    """The most a disk may do; 0: without limit."""
+
+    iops: int = 0
+    bytes_per_s: int = 0
+
+
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
     volume_id: str
     size_bytes: int
     backing_digest: str = ""
+    pool_id: str = ""
+    qos: Qos = Qos()
+    boot_order: int = 0
+
+
+class Media(msgspec.Struct, frozen=True, kw_only=True):
+    """A CD-ROM drive; an empty digest: nothing is in it."""
+
+    id: str
+    digest: str = ""
+    boot_order: int = 0
 
 
 class Forward(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +129,9 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     bridge: str = ""
     forwards: list[Forward] = []
+    network_id: str = ""
+    addresses: list[str] = []
+    security_groups: list[str] = []
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,9 +184,15 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     disks: list[Disk]
     nics: list[Nic]
+    media: list[Media]
     endpoints: list[Endpoint]
     guest_agent: bool
     cloud_init: bool
+    max_vcpus: int
+    max_memory_mib: int
+    tpm: bool
+    secure_boot: bool
+    snapshot_id: str | None
     created_at: datetime.datetime
     updated_at: datetime.datetime
     state_since: datetime.datetime | None

@@ -16,6 +16,12 @@ class ObjectType(StrEnum):
     NODE = "node"
     IMAGE = "image"
     MIGRATION = "migration"
+    POOL = "pool"
+    VOLUME = "volume"
+    NETWORK = "network"
+    SECURITY_GROUP = "security_group"
+    SNAPSHOT = "snapshot"
+    SCHEDULE = "schedule"
 
 
 class ChangeKind(StrEnum):

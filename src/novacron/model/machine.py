@@ -7,6 +7,9 @@ from enum import StrEnum
 
 import msgspec
 
+from novacron.model.network import NetworkSpec, PortFilter
+from novacron.model.pool import PoolSpec
+
 
 class MachineKind(StrEnum):
     """Which virtual hardware: q35 (PCI Express PC) or microvm (virtio-mmio, smallest and quickest)."""
@@ -24,10 +27,14 @@ class Firmware(StrEnum):
 
 
 class NetworkKind(StrEnum):
-    """`bridge`: a tap on a bridge of the node. `user`: QEMU's own user-mode network, needs no privilege."""
+    """`user`: QEMU's own user-mode network, needs no privilege. `bridge`: a tap on a bridge that is on the node.
+
+    `overlay`: a tap on a network that NovaCron spans between its nodes (a record of its own).
+    """
 
     USER = "user"
     BRIDGE = "bridge"
+    OVERLAY = "overlay"
 
 
 class Forward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,21 +45,50 @@ class Forward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One network card. `mac` is chosen at creation and never changes; `bridge` names a bridge on the node."""
+    """One network card. `mac` is chosen at creation and never changes; `bridge` names a bridge on the node.
+
+    network_id: the network it is on (overlay). addresses: given to it by NovaCron, without prefix, IPv4 first.
+    security_groups: ids, in the record alone; `filter`: what they come to, in what a node is told alone.
+    """
 
     id: str
     mac: str
     network: NetworkKind = NetworkKind.USER
     bridge: str = ""
     forwards: tuple[Forward, ...] = ()
+    network_id: str = ""
+    addresses: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
+    filter: PortFilter | None = None
+
+
+class Qos(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The most a disk may do. 0: without limit."""
+
+    iops: int = 0
+    bytes_per_s: int = 0
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One disk: a qcow2 volume in the pool, empty or a copy-on-write child of an image's disk file."""
+    """One disk: a volume, empty or a copy-on-write child of an image's disk file.
+
+    pool_id: where it lies; empty: the pool server and nodes share from the start. The pool decides on the format.
+    """
 
     volume_id: str
     size_bytes: int
     backing_digest: str = ""
+    pool_id: str = ""
+    qos: Qos = Qos()
+    boot_order: int = 0  # from 1; 0: in the order of the disks, after those with a number
+
+
+class Media(msgspec.Struct, frozen=True, kw_only=True):
+    """A CD-ROM drive and the ISO image in it; an empty digest: nothing is in it."""
+
+    id: str
+    digest: str = ""
+    boot_order: int = 0
 
 
 class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,6 +114,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     vm_id: the only text that may reach a command line. generation: of the ownership it is told under.
     machine_type, cpu_model: pinned names, empty = the node chooses and reports (first start only).
     isolation_slot: picks the unprivileged uid (agent's base + slot), the same on every node.
+    max_vcpus, max_memory_mib: how far it can grow while it runs (0: not at all). pools, networks: what its disks and
+    cards name, so that the node can reach them.
     """
 
     vm_id: str
@@ -94,6 +132,13 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     cloud_init: CloudInit | None = None
     guest_agent: bool = False
     isolation_slot: int = 0
+    max_vcpus: int = 0
+    max_memory_mib: int = 0
+    media: tuple[Media, ...] = ()
+    tpm: bool = False
+    secure_boot: bool = False
+    pools: tuple[PoolSpec, ...] = ()
+    networks: tuple[NetworkSpec, ...] = ()
 
 
 class MachineStatus(StrEnum):

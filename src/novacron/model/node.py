@@ -58,6 +58,12 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     drivers: tuple[DriverFacts, ...] = ()
     migration_address: str = ""
     privileged: bool = False
+    tunnel_address: str = ""  # where the other nodes reach this one's overlay networks; empty: it has none
+    image_door: str = ""  # host:port where other nodes fetch image files; empty: not offered
+    image_door_fingerprint: str = ""  # sha256 of the certificate shown there
+    abilities: tuple[
+        str, ...
+    ] = ()  # what is installed: overlay, tpm, secure-boot, and storage drivers as pool.<driver>
 
 
 class NodeUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

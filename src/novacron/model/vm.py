@@ -15,6 +15,7 @@ from novacron.model.machine import (
     MachineKind,
     MachineReport,
     MachineStatus,
+    Media,
     Nic,
 )
 
@@ -55,6 +56,7 @@ class TaskKind(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     DELETE = "delete"
+    ADJUST = "adjust"  # make what runs as the spec now says
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,7 +87,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for. Sizes: vcpus in virtual CPUs, memory in MiB, disks in bytes.
 
-    kernel_cmdline is appended to the image's own (direct-kernel images only).
+    kernel_cmdline is appended to the image's own (direct-kernel images only). max_vcpus, max_memory_mib: how far it
+    can grow while it runs (0: not at all). media: CD-ROM drives. tpm: a TPM 2.0 of its own. secure_boot: UEFI that
+    starts only what is signed.
     """
 
     image_id: str
@@ -99,6 +103,11 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nics: tuple[Nic, ...] = ()
     cloud_init: CloudInit | None = None
     guest_agent: bool = False
+    max_vcpus: int = 0
+    max_memory_mib: int = 0
+    media: tuple[Media, ...] = ()
+    tpm: bool = False
+    secure_boot: bool = False
 
 
 class Pins(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -112,7 +121,8 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one VM.
 
     node_id: its one owner (empty: placed nowhere yet); generation: of that ownership, grows when the owner
-    changes; migration_id: the migration that holds it, empty otherwise; booted: the spec its machine was last
+    changes; migration_id: the migration that holds it, empty otherwise; snapshot_id: the one its disks stand on
+    (the parent of the next), empty: none; booted: the spec its machine was last
     started with (a changed size counts from the next start, and a machine that moves moves as it is).
     """
 
@@ -131,6 +141,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     node_lost: bool = False  # the owner does not answer: what is observed is old
     generation: int = 0
     migration_id: str = ""
+    snapshot_id: str = ""
     pins: Pins = Pins()
     booted: VmSpec | None = None
     isolation_slot: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from novacron.agent.drivers.base import DiskFile, NicPlug
+from novacron.agent.drivers.base import DiskFile, FileAt, NicPlug
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.ledger import Holding, Ledger
 from novacron.agent.machines import Machines, running
@@ -51,7 +51,7 @@ class SimPool:
             raise NotFound(f"volume {disk.volume_id} is missing from the pool")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        return DiskFile(volume_id=disk.volume_id, path=path, format="qcow2")
+        return DiskFile(volume_id=disk.volume_id, source=FileAt(path), format="qcow2")
 
     async def remove_volume(self, volume_id: str) -> None:
         (self._root / "volumes" / f"{volume_id}.qcow2").unlink(missing_ok=True)

@@ -14,9 +14,12 @@ from typing import Any
 
 import msgspec
 
+from novacron.errors import Reason
 from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Goals, Progress
 from novacron.model.node import NodeFacts, NodeUsage
+from novacron.wire import network, snapshot, storage
+from novacron.wire.verb import MachineVerb
 
 PATH = "/agent/v1/line"
 PROTOCOL = 1
@@ -82,13 +85,6 @@ FromServer = Welcome | Call | Cancel
 # -- verbs: the struct is the arguments, `verb` its name, `answers` the type of its result --------------------
 
 
-class MachineVerb(msgspec.Struct, frozen=True, kw_only=True):
-    """Names a machine and the ownership under which the caller speaks; an older one is refused."""
-
-    vm_id: str
-    generation: int
-
-
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Provision what is missing and boot. → MachineReport"""
 
@@ -114,6 +110,25 @@ class Remove(MachineVerb, frozen=True, kw_only=True):
     """Delete the machine and, if `volumes`, its volumes. It must not run. → None"""
 
     volumes: tuple[str, ...] = ()
+
+
+class Adjust(msgspec.Struct, frozen=True, kw_only=True):
+    """Make the running machine as the spec says: plug and unplug disks, cards, media, vCPUs, memory; sizes; limits.
+
+    Idempotent: what already is so is left alone. → Adjusted
+    """
+
+    spec: MachineSpec
+
+
+class Adjusted(msgspec.Struct, frozen=True, kw_only=True):
+    """now: the spec as the machine runs with it from here on; pending: one reason for each wish that waits for the
+    next start.
+    """
+
+    report: MachineReport
+    now: MachineSpec
+    pending: tuple[Reason, ...] = ()
 
 
 class Console(MachineVerb, frozen=True, kw_only=True):
@@ -198,6 +213,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "machine.resume": Resume,
     "machine.remove": Remove,
     "machine.console": Console,
+    "machine.adjust": Adjust,
     "migration.accept": Accept,
     "migration.send": Send,
     "migration.take_over": TakeOver,
@@ -205,5 +221,8 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "migration.release": Release,
     "migration.reclaim": Reclaim,
     "migration.discard": Discard,
+    **storage.VERBS,
+    **network.VERBS,
+    **snapshot.VERBS,
 }
 NAME_OF: dict[type[msgspec.Struct], str] = {struct: name for name, struct in VERBS.items()}

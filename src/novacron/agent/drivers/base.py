@@ -12,21 +12,93 @@ from typing import Protocol
 
 import msgspec
 
-from novacron.model.machine import MachineReport, MachineSpec, StopMode
+from novacron.errors import Reason
+from novacron.model.machine import MachineReport, MachineSpec, Qos, StopMode
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.model.node import DriverFacts
+from novacron.model.snapshot import Consistency
 
 CONSOLE_FILE = "console.log"
 """Where in its run directory a machine's serial line is written, appending."""
 
 
+class FileAt(msgspec.Struct, frozen=True, tag="file"):
+    """A file or block device of this node."""
+
+    path: Path
+
+
+class RbdAt(msgspec.Struct, frozen=True, kw_only=True, tag="rbd"):
+    """An image of a Ceph cluster. conf: its configuration file, which names monitors and keyring."""
+
+    pool: str
+    image: str
+    conf: Path
+    user: str = "admin"
+
+
+class NbdAt(msgspec.Struct, frozen=True, kw_only=True, tag="nbd"):
+    """An export of an NBD server: at host and port, or at a unix socket."""
+
+    export: str
+    host: str = ""
+    port: int = 0
+    socket: Path | None = None
+
+
+class IscsiAt(msgspec.Struct, frozen=True, kw_only=True, tag="iscsi"):
+    """A logical unit of an iSCSI target. portal: host:port. password_file: for CHAP, read by the hypervisor."""
+
+    portal: str
+    target: str
+    lun: int
+    user: str = ""
+    password_file: Path | None = None
+
+
+Source = FileAt | RbdAt | NbdAt | IscsiAt
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """One layer of a disk: where its bytes are, and their format, which is always told and never probed."""
+
+    source: Source
+    format: str  # qcow2 | raw
+
+
 class DiskFile(msgspec.Struct, frozen=True, kw_only=True):
-    """An opened-by-path disk; the format is always told, never probed. The chain below is told too."""
+    """A disk as this node opens it. The layers below are told too, nearest first; they are only read."""
 
     volume_id: str
-    path: Path
+    source: Source
     format: str  # qcow2 | raw
-    backing: tuple[tuple[Path, str], ...] = ()  # (path, format), nearest first
+    backing: tuple[Layer, ...] = ()
+    qos: Qos = Qos()
+    boot_order: int = 0
+
+
+class Medium(msgspec.Struct, frozen=True, kw_only=True):
+    """A CD-ROM drive; path None: nothing is in it."""
+
+    id: str
+    path: Path | None = None
+    boot_order: int = 0
+
+
+class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
+    """now: the spec as the machine runs with it; pending: one reason for each wish that waits for the next start."""
+
+    report: MachineReport
+    now: MachineSpec
+    pending: tuple[Reason, ...] = ()
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of a running machine. stood_still_ms: how long its guest waited for it."""
+
+    consistency: Consistency
+    memory_bytes: int = 0
+    stood_still_ms: float = 0.0
 
 
 class NicPlug(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +125,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     seed: Path | None = None
     disks: tuple[DiskFile, ...] = ()
     nics: tuple[NicPlug, ...] = ()
+    media: tuple[Medium, ...] = ()
     uid: int | None = None
     gid: int | None = None
 

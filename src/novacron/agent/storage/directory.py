@@ -20,7 +20,7 @@ import struct
 import uuid
 from pathlib import Path
 
-from novacron.agent.drivers.base import DiskFile
+from novacron.agent.drivers.base import DiskFile, FileAt, Layer
 from novacron.errors import DeadlineExceeded, DriverError, InvalidInput, NoRoom, NotFound, Reason, Unavailable
 from novacron.model.identity import is_id
 from novacron.model.image import DiskFormat
@@ -78,8 +78,14 @@ class DirectoryPool:
             await self._make(disk, path, backing[0][1] if backing else None)
         if uid is not None or gid is not None:
             await asyncio.to_thread(_hand_over, path, uid, gid)
-        chain = tuple((image, format_.value) for image, (format_, _) in backing)
-        return DiskFile(volume_id=disk.volume_id, path=path, format=DiskFormat.QCOW2.value, backing=chain)
+        return DiskFile(
+            volume_id=disk.volume_id,
+            source=FileAt(path),
+            format=DiskFormat.QCOW2.value,
+            backing=tuple(Layer(FileAt(image), format_.value) for image, (format_, _) in backing),
+            qos=disk.qos,
+            boot_order=disk.boot_order,
+        )
 
     async def remove_volume(self, volume_id: str) -> None:
         """Delete a volume for good. Absent: fine."""

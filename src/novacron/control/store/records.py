@@ -1,6 +1,6 @@
 """Typed records over the store: reads from a cache fed by the watch, writes by compare-and-swap.
 
-    vms/<id> nodes/<id> images/<id> migrations/<id>    one record each, msgspec JSON
+    vms/<id> nodes/<id> images/<id> …                  one record each, msgspec JSON; KINDS has them all
     names/<kind>/<name>                                → id; makes names unique in the same transaction
 
 Every write waits until the cache has seen it, so a caller reads its own writes. Listeners are told of each revision
@@ -25,8 +25,12 @@ from novacron.model.event import ObjectType
 from novacron.model.identity import is_id, new_id
 from novacron.model.image import Image
 from novacron.model.migration import Migration
+from novacron.model.network import Network, SecurityGroup
 from novacron.model.node import Node
+from novacron.model.pool import Pool
+from novacron.model.snapshot import Schedule, Snapshot
 from novacron.model.vm import Vm
+from novacron.model.volume import Volume
 
 PAGE = 1000
 WRITE_TRIES = 16
@@ -69,7 +73,15 @@ VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True)
 NODES: Kind[Node] = Kind("nodes/", Node, ObjectType.NODE, named=True)
 IMAGES: Kind[Image] = Kind("images/", Image, ObjectType.IMAGE, named=True)
 MIGRATIONS: Kind[Migration] = Kind("migrations/", Migration, ObjectType.MIGRATION, named=False)
-KINDS: tuple[Kind[Any], ...] = (VMS, NODES, IMAGES, MIGRATIONS)
+POOLS: Kind[Pool] = Kind("pools/", Pool, ObjectType.POOL, named=True)
+VOLUMES: Kind[Volume] = Kind("volumes/", Volume, ObjectType.VOLUME, named=True)
+NETWORKS: Kind[Network] = Kind("networks/", Network, ObjectType.NETWORK, named=True)
+SECURITY_GROUPS: Kind[SecurityGroup] = Kind("security_groups/", SecurityGroup, ObjectType.SECURITY_GROUP, named=True)
+SNAPSHOTS: Kind[Snapshot] = Kind("snapshots/", Snapshot, ObjectType.SNAPSHOT, named=False)
+SCHEDULES: Kind[Schedule] = Kind("schedules/", Schedule, ObjectType.SCHEDULE, named=True)
+KINDS: tuple[Kind[Any], ...] = (
+    VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES,
+)  # fmt: skip
 
 
 class Stored(msgspec.Struct, Generic[R], frozen=True):

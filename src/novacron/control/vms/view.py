@@ -45,10 +45,16 @@ class VmView:
             "kernel_cmdline": spec.kernel_cmdline,
             "machine_type": vm.pins.machine_type or None,
             "cpu_model": vm.pins.cpu_model or None,
-            "disks": [_all_of(disk) for disk in spec.disks],
+            "disks": [_all_of(disk) | {"qos": _all_of(disk.qos)} for disk in spec.disks],
             "nics": [_nic(nic) for nic in spec.nics],
+            "media": [_all_of(drive) for drive in spec.media],
             "guest_agent": spec.guest_agent,
             "cloud_init": spec.cloud_init is not None,
+            "max_vcpus": spec.max_vcpus,
+            "max_memory_mib": spec.max_memory_mib,
+            "tpm": spec.tpm,
+            "secure_boot": spec.secure_boot,
+            "snapshot_id": vm.snapshot_id or None,
             "created_at": vm.created_at,
             "updated_at": vm.updated_at,
             **_seen(seen),
@@ -83,4 +89,6 @@ def _task(task: Task) -> dict[str, Any]:
 
 
 def _nic(nic: Nic) -> dict[str, Any]:
-    return {**_all_of(nic), "forwards": [_all_of(forward) for forward in nic.forwards]}
+    shown = {**_all_of(nic), "forwards": [_all_of(forward) for forward in nic.forwards]}
+    del shown["filter"]  # for nodes alone
+    return shown

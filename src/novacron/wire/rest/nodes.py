@@ -41,6 +41,10 @@ class FactsOut(Strict):
     drivers: list[DriverOut] = []
     migration_address: str = ""
     privileged: bool = False
+    tunnel_address: str = ""
+    image_door: str = ""
+    image_door_fingerprint: str = ""
+    abilities: list[str] = []
 
 
 class UsageOut(Strict):

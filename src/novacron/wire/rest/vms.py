@@ -112,10 +112,28 @@ class StopRequest(Strict):
     model_config = Strict.model_config | example({"deadline_s": 30})
 
 
+class QosOut(Strict):
+    """The most a disk may do; 0: without limit."""
+
+    iops: int = 0
+    bytes_per_s: int = 0
+
+
 class DiskOut(Strict):
     volume_id: str
     size_bytes: int
     backing_digest: str = ""
+    pool_id: str = ""
+    qos: QosOut = QosOut()
+    boot_order: int = 0
+
+
+class MediaOut(Strict):
+    """A CD-ROM drive; an empty digest: nothing is in it."""
+
+    id: str
+    digest: str = ""
+    boot_order: int = 0
 
 
 class ForwardOut(Strict):
@@ -129,6 +147,9 @@ class NicOut(Strict):
     network: NetworkKind
     bridge: str = ""
     forwards: list[ForwardOut] = []
+    network_id: str = ""
+    addresses: list[str] = []
+    security_groups: list[str] = []
 
 
 class EndpointOut(Strict):
@@ -176,9 +197,15 @@ class Vm(Strict):
     pid: int | None
     disks: list[DiskOut]
     nics: list[NicOut]
+    media: list[MediaOut]
     endpoints: list[EndpointOut]
     guest_agent: bool
     cloud_init: bool
+    max_vcpus: int
+    max_memory_mib: int
+    tpm: bool
+    secure_boot: bool
+    snapshot_id: str | None
     created_at: datetime.datetime
     updated_at: datetime.datetime
     state_since: datetime.datetime | None
@@ -226,8 +253,14 @@ class Vm(Strict):
                     "host_port": 40022,
                 }
             ],
+            "media": [],
             "guest_agent": False,
             "cloud_init": False,
+            "max_vcpus": 0,
+            "max_memory_mib": 0,
+            "tpm": False,
+            "secure_boot": False,
+            "snapshot_id": None,
             "created_at": "2026-01-02T03:04:05Z",
             "updated_at": "2026-01-02T03:04:09Z",
             "state_since": "2026-01-02T03:04:08Z",

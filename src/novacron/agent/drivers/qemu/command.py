@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.agent.drivers.base import CONSOLE_FILE, DiskFile, Launch, NicPlug
+from novacron.agent.drivers.base import CONSOLE_FILE, DiskFile, FileAt, IscsiAt, Launch, NbdAt, NicPlug, RbdAt, Source
 from novacron.errors import Unsupported
 from novacron.model.identity import is_id
 from novacron.model.machine import Firmware, MachineKind
@@ -197,7 +197,7 @@ def _devices(launch: Launch, sockets: Sockets) -> Iterator[str]:
     for index, disk in enumerate(launch.disks):
         yield from _disk(index, disk, boots=launch.kernel is None and launch.firmware is None, pci=pci)
     if launch.seed is not None:
-        yield from _json("-blockdev", {"node-name": "seed", **_layer(launch.seed, "raw", read_only=True)})
+        yield from _json("-blockdev", {"node-name": "seed", **_layer(FileAt(launch.seed), "raw", read_only=True)})
         yield from _virtio("blk", "seed", {"drive": "seed"}, 0, pci=pci)
     for index, nic in enumerate(launch.nics):
         yield from _nic(index, nic, pci=pci)
@@ -211,9 +211,9 @@ def _devices(launch: Launch, sockets: Sockets) -> Iterator[str]:
 def _disk(index: int, disk: DiskFile, *, boots: bool, pci: bool) -> Iterator[str]:
     """Every layer is told with its format, down to the end, so that QEMU looks into no file to find out."""
     chain: Mapping[str, object] | None = None
-    for path, form in reversed(disk.backing):
-        chain = _layer(path, form, read_only=True, backing=chain)
-    top = _layer(disk.path, disk.format, read_only=False, backing=chain)
+    for below in reversed(disk.backing):
+        chain = _layer(below.source, below.format, read_only=True, backing=chain)
+    top = _layer(disk.source, disk.format, read_only=False, backing=chain)
     yield from _json("-blockdev", {"node-name": f"disk{index}", **top})
     options: dict[str, object] = {"drive": f"disk{index}", "serial": disk.volume_id[-20:]}
     options |= {"werror": "stop", "rerror": "stop"}
@@ -221,15 +221,37 @@ def _disk(index: int, disk: DiskFile, *, boots: bool, pci: bool) -> Iterator[str
     yield from _virtio("blk", "disk", options, index, pci=pci)
 
 
-def _layer(path: Path, form: str, *, read_only: bool, backing: Mapping[str, object] | None = None) -> dict[str, object]:
+def _layer(
+    source: Source, form: str, *, read_only: bool, backing: Mapping[str, object] | None = None
+) -> dict[str, object]:
     if form not in ("qcow2", "raw"):
         raise Unsupported(f"{form!r} is not a disk format: qcow2 and raw are")
     if form == "raw" and backing is not None:
         raise Unsupported("a raw disk has no backing file")
     cache = {"direct": False, "no-flush": False}
-    file = {"driver": "file", "filename": str(path), "read-only": read_only, "cache": cache, "discard": "unmap"}
+    file = {**_protocol(source), "read-only": read_only, "cache": cache, "discard": "unmap"}
     layer = {"driver": form, "read-only": read_only, "cache": cache, "discard": "unmap", "file": file}
     return layer | ({"backing": backing} if form == "qcow2" else {})
+
+
+def _protocol(source: Source) -> dict[str, object]:
+    match source:
+        case FileAt(path):
+            return {"driver": "file", "filename": str(path)}
+        case RbdAt():
+            return {
+                "driver": "rbd", "pool": source.pool, "image": source.image, "conf": str(source.conf),
+                "user": source.user,
+            }  # fmt: skip
+        case NbdAt():
+            server: dict[str, object] = {"type": "inet", "host": source.host, "port": str(source.port)}
+            if source.socket is not None:
+                server = {"type": "unix", "path": str(source.socket)}
+            return {"driver": "nbd", "server": server, "export": source.export}
+        case IscsiAt():
+            secret = {"user": source.user, "password-secret": f"iscsi-{source.user}"} if source.password_file else {}
+            where = {"portal": source.portal, "target": source.target, "lun": source.lun}
+            return {"driver": "iscsi", "transport": "tcp", **where, **secret}
 
 
 def _flash(name: str, path: Path, *, read_only: bool) -> Iterator[str]:

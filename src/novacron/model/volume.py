@@ -1,0 +1,71 @@
+"""A volume: a disk with a life of its own. What was asked, where it is, to which VM it belongs."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+
+import msgspec
+
+from novacron.model.machine import Qos
+from novacron.model.vm import Problem
+
+
+class VolumeState(StrEnum):
+    """The one word people see."""
+
+    CREATING = "creating"
+    AVAILABLE = "available"
+    ATTACHED = "attached"
+    DELETING = "deleting"
+    ERROR = "error"
+
+
+class VolumeTask(StrEnum):
+    """What its node is to do with it; at most one, done by the volumes' worker. Empty volumes need none until a
+    machine starts with them: a machine's first start makes what is missing.
+    """
+
+    CREATE = "create"
+    CLONE = "clone"
+    GROW = "grow"
+    DELETE = "delete"
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record of one volume.
+
+    backing_digest: the image file it is a copy-on-write child of; source_volume_id, source_snapshot_id: what it was
+    cloned from. vm_id: the VM it is attached to. with_vm: it was made with that VM and is deleted with it.
+    node_id: where it lies, for pools that are not shared. used_bytes: as its node last counted.
+    """
+
+    id: str
+    name: str
+    pool_id: str
+    size_bytes: int
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    labels: dict[str, str] = {}
+    description: str = ""
+    backing_digest: str = ""
+    source_volume_id: str = ""
+    source_snapshot_id: str = ""
+    qos: Qos = Qos()
+    vm_id: str = ""
+    with_vm: bool = False
+    node_id: str = ""
+    task: VolumeTask | None = None
+    problem: Problem | None = None
+    used_bytes: int = 0
+
+
+def state_of(volume: Volume) -> VolumeState:
+    """The word people see, from what is being done, what went wrong and who has it."""
+    if volume.task is VolumeTask.DELETE:
+        return VolumeState.DELETING
+    if volume.problem is not None:
+        return VolumeState.ERROR
+    if volume.task in (VolumeTask.CREATE, VolumeTask.CLONE):
+        return VolumeState.CREATING
+    return VolumeState.ATTACHED if volume.vm_id else VolumeState.AVAILABLE
