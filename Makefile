@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
-.PHONY: help setup system demo test check format bench-migration bench-api bench-store chaos lock clean
+.PHONY: help setup system demo test check format bench-migration bench-api bench-store chaos slow lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -24,7 +24,7 @@ demo: setup ## Boot a VM and live-migrate it while a client talks to it (ONCE=1:
 	@$(PY) -m novacron.lab.demo $(if $(ONCE),--once,)
 
 test: setup ## All tests but the slow sets
-	@$(PYTEST) -q -m "not chaos" tests
+	@$(PYTEST) -q -m "not chaos and not slow" tests
 
 check: setup ## Format, lint, types, layers, documents in step with the code
 	@$(VENV)/bin/ruff format --check .
@@ -49,6 +49,9 @@ bench-store: setup ## Durable commits of the store against plain sqlite3 with th
 chaos: setup ## Thousands of simulated faults, then real kills in real migrations (slow)
 	@NOVACRON_SIM_SEEDS=2000 $(PYTEST) -q -n 2 tests/sim
 	@$(PYTEST) -q -m chaos tests
+
+slow: setup ## What takes minutes: a Debian image built, booted and set up by cloud-init; a Ceph cluster
+	@$(PYTEST) -q -m slow tests
 
 lock: setup ## Renew requirements/dev.txt (versions and hashes) from pyproject.toml
 	@scripts/lock $(VENV)

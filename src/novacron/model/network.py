@@ -110,6 +110,21 @@ class PortFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: tuple[Rule, ...] = ()
 
 
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation that a card's filter lets go on. `mac`: the card's; the peer may have begun it.
+
+    Ports are 0 for protocols without. left_s: how long it is still remembered when nothing more passes.
+    """
+
+    mac: str
+    protocol: Protocol
+    address: str
+    port: int
+    peer_address: str
+    peer_port: int
+    left_s: int
+
+
 class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a card is found: behind the node that owns its VM under `generation`. An older one never replaces it.
 

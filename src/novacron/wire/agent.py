@@ -17,6 +17,7 @@ import msgspec
 from novacron.errors import Reason
 from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Goals, Progress
+from novacron.model.network import Flow
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.wire import network, snapshot, storage
 from novacron.wire.verb import MachineVerb
@@ -168,13 +169,17 @@ class Send(MachineVerb, frozen=True, kw_only=True):
 
 
 class Departed(msgspec.Struct, frozen=True, kw_only=True):
+    """flows: conversations its cards' filters remember, for the target to go on with."""
+
     stopped_ago_ms: float
+    flows: tuple[Flow, ...] = ()
 
 
 class TakeOver(MachineVerb, frozen=True, kw_only=True):
     """(target) Continue under `generation`, which the committed record holds. → Arrived"""
 
     migration_id: str
+    flows: tuple[Flow, ...] = ()
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
