@@ -63,3 +63,12 @@ def free_vcpus(candidate: Candidate, limits: Limits) -> int:
     """Virtual CPUs that may still be promised."""
     facts = candidate.node.facts
     return int((facts.cpu_count if facts else 0) * limits.cpu_overcommit) - candidate.committed_vcpus
+
+
+def promised(candidate: Candidate, need: Need) -> Candidate:
+    """The node after one more machine of that need was promised on it."""
+    return Candidate(
+        node=candidate.node,
+        committed_memory_mib=candidate.committed_memory_mib + need.memory_mib,
+        committed_vcpus=candidate.committed_vcpus + need.vcpus,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from novacron.control.once import Change, Once, Outcome
 from novacron.control.room import Room, holds_room
 from novacron.control.scheduler import placement
 from novacron.control.scheduler.filters import roomy
+from novacron.control.scheduler.snapshot import Candidate, promised
 from novacron.control.store.records import IMAGES, NODES, VMS, WRITE_TRIES, Records, Stored, create
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import birth
@@ -28,6 +29,8 @@ CONSOLE_DEADLINE_S = 10.0
 MAX_CONSOLE_BYTES = 1 << 20
 
 Verb = Callable[[Vm, Ask], Vm | None]
+Batch = Callable[[Sequence[Vm]], Any]
+"""New VMs → the record that answers for them."""
 
 
 class VmService:
@@ -57,28 +60,49 @@ class VmService:
         :raise NameTaken, Conflict: its name or a MAC address belongs to another.
         :raise NoRoom: no node can take it, with a reason for each.
         """
-        only_node = self._named("node", NODES, asked.node).record.id if asked.node else ""
+        (stored,) = await self._create([asked], by, once, lambda vms: vms[0])
+        return Outcome(stored, _status(stored.record))
+
+    async def create_many(self, asked: Sequence[VmCreate], by: str, once: Once, batch: Batch) -> list[Stored[Vm]]:
+        """As `create`, for all of them or none. batch: what a repeat under the same key is answered from."""
+        return await self._create(asked, by, once, batch)
+
+    async def _create(self, asked: Sequence[VmCreate], by: str, once: Once, batch: Batch) -> list[Stored[Vm]]:
         means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
         for _ in range(WRITE_TRIES):
             async with self._room.turn():
                 ticket = await self._room.ticket()
-                image = self._named("image", IMAGES, asked.image).record  # it cannot be deleted in this turn
-                spec = birth.spec_of(asked, image, means)
-                others = [stored.record for stored in self._records.all(VMS)]
-                birth.check_macs(spec, others)
-                node_id = self._place(asked.name, birth.need_of(spec, self._pool_id, only_node))
-                vm = birth.newborn(asked, spec, means, node_id=node_id, slot=birth.free_slot(others))
-                status = 202 if vm.task else 201
+                vms = self._births(asked, means)
+                note = once.note(batch(vms), _status(vms[0]))
                 try:
-                    revision = await self._records.commit(create(VMS, vm), ticket, *once.note(vm, status))
+                    revision = await self._records.commit(*(create(VMS, vm) for vm in vms), ticket, *note)
                 except CompareFailed as lost:
                     if await once.is_used():
                         raise
-                    await self._records.refuse_taken_name(VMS, None, vm, lost)
+                    for vm in vms:
+                        await self._records.refuse_taken_name(VMS, None, vm, lost)
                     await self._records.caught_up(await self._records.store.revision())
                     continue
-                return Outcome(Stored(vm, revision), status)
+                return [Stored(vm, revision) for vm in vms]
         raise CompareFailed("others kept changing the room that is left: try again")
+
+    def _births(self, asked: Sequence[VmCreate], means: Means) -> list[Vm]:
+        """Their records, each placed with those before it in mind."""
+        others = [stored.record for stored in self._records.all(VMS)]
+        nodes = {candidate.node.id: candidate for candidate in self._room.candidates()}
+        born: list[Vm] = []
+        for one in asked:
+            only_node = self._named("node", NODES, one.node).record.id if one.node else ""
+            image = self._named("image", IMAGES, one.image).record  # it cannot be deleted in this turn
+            spec = birth.spec_of(one, image, means)
+            birth.check_macs(spec, [*others, *born])
+            need = birth.need_of(spec, self._pool_id, only_node)
+            node_id = self._place(one.name, need, list(nodes.values()))
+            vm = birth.newborn(one, spec, means, node_id=node_id, slot=birth.free_slot([*others, *born]))
+            if holds_room(vm):
+                nodes[node_id] = promised(nodes[node_id], need)
+            born.append(vm)
+        return born
 
     async def update(self, ref: str, asked: VmUpdate, held: frozenset[str] | None) -> Outcome:
         """Change what was named. Sizes may change at any time and count from the next start.
@@ -162,8 +186,8 @@ class VmService:
             raise InvalidInput.field(field, missing.message, f"novacron {field} list shows what there is") from missing
         return found
 
-    def _place(self, name: str, need: placement.Need) -> str:
-        choice = placement.choose(need, self._room.candidates(), self._room.limits)
+    def _place(self, name: str, need: placement.Need, nodes: Sequence[Candidate]) -> str:
+        choice = placement.choose(need, nodes, self._room.limits)
         if choice.node_id is None:
             told = "; ".join(reason.message for reason in choice.refusals[:5]) or "there is no node"
             raise NoRoom(f"no node can take {name}: {told}", choice.refusals)
@@ -179,3 +203,7 @@ class VmService:
 
 def _under_way(vm: Vm) -> bool:
     return vm.task is not None
+
+
+def _status(vm: Vm) -> int:
+    return 202 if vm.task else 201
