@@ -8,12 +8,13 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from novacron.client import images, migrations, nodes, vms
+from novacron.client import images, migrations, nodes, templates, vms
 from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migrations as wire_migrations
 from novacron.wire.rest import nodes as wire_nodes
+from novacron.wire.rest import templates as wire_templates
 from novacron.wire.rest import vms as wire_vms
-from novacron.wire.rest.common import VmProblem
+from novacron.wire.rest.common import ReasonOut, VmProblem
 from tests.client.control_room import COMPLETED, image, migration, node, vm
 
 SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
@@ -28,6 +29,11 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (images.ImageCreate, wire_images.ImageCreate),
     (images.ImageUpdate, wire_images.ImageUpdate),
     (migrations.MigrationCreate, wire_migrations.MigrationCreate),
+    (templates.TemplateCreate, wire_templates.TemplateCreate),
+    (templates.VersionCreate, wire_templates.VersionCreate),
+    (templates.ParameterIn, wire_templates.ParameterIn),
+    (templates.TemplateUpdate, wire_templates.TemplateUpdate),
+    (templates.Instantiate, wire_templates.Instantiate),
 ]
 ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.Vm, wire_vms.Vm),
@@ -35,6 +41,7 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.Disk, wire_vms.DiskOut),
     (vms.Qos, wire_vms.QosOut),
     (vms.Media, wire_vms.MediaOut),
+    (vms.Waiting, ReasonOut),
     (vms.Nic, wire_vms.NicOut),
     (vms.Forward, wire_vms.ForwardOut),
     (vms.Endpoint, wire_vms.EndpointOut),
@@ -48,6 +55,9 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (images.Image, wire_images.Image),
     (images.ImageFile, wire_images.ImageFileOut),
     (migrations.Migration, wire_migrations.Migration),
+    (templates.Template, wire_templates.Template),
+    (templates.Version, wire_templates.VersionOut),
+    (templates.Parameter, wire_templates.ParameterOut),
     (migrations.Progress, wire_migrations.ProgressOut),
     (migrations.Figures, wire_migrations.FiguresOut),
 ]

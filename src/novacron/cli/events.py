@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TYPES = (
     "vm", "node", "image", "migration", "pool", "volume", "network", "security_group", "snapshot", "schedule",
+    "template",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ NOUNS = {
     "migration": ("novacron.cli.migration:migration", "Watch and cancel the moving of VMs."),
     "node": ("novacron.cli.node:node", "Look after the hosts that run VMs."),
     "image": ("novacron.cli.image:image", "Keep what VMs are made from."),
+    "template": ("novacron.cli.template:template", "Write down VMs that are made many times."),
     "events": ("novacron.cli.events:events", "Show changes of VMs, nodes, images and migrations."),
     "context": ("novacron.cli.context:context", "Remember servers by name."),
     "server": ("novacron.cli.run:server", "Run a control plane."),

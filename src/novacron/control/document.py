@@ -35,8 +35,11 @@ subprotocols `novacron.events.v1` and `bearer.<token>`.
 """
 TAGS = {
     "vms": "Virtual machines: what is asked (`desired`), what is (`state`), what is being done (`task`).",
+    "templates": "VMs to be made many times, in numbered versions, with parameters.",
     "nodes": "Hosts that run machines. They join when their agent dials in.",
     "images": "What machines start from: files by digest, inspected before anything opens them.",
+    "pools": "Storage pools: where volumes lie, and which nodes reach them.",
+    "volumes": "Disks with a life of their own; a VM's disks are volumes that live and die with it.",
     "migrations": "Moves of running machines, step by step, with what was measured.",
     "server": "The server itself.",
 }

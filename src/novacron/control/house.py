@@ -32,11 +32,18 @@ from novacron.control.nodes.routes import router as node_routes
 from novacron.control.nodes.service import NodeService
 from novacron.control.nodes.view import NodeView, Pulse
 from novacron.control.observe import Figures
+from novacron.control.pools.prober import Prober
+from novacron.control.pools.routes import router as pool_routes
+from novacron.control.pools.service import PoolService, ensure_default
+from novacron.control.pools.view import PoolView
 from novacron.control.room import Room
-from novacron.control.store.records import IMAGES, MIGRATIONS, NODES, VMS, Records
+from novacron.control.store.records import IMAGES, MIGRATIONS, NODES, POOLS, TEMPLATES, VMS, Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.stream import Stream, View
 from novacron.control.supervise import Work, keep_going
+from novacron.control.templates.routes import router as template_routes
+from novacron.control.templates.service import TemplateService
+from novacron.control.templates.view import TemplateView
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.vms.routes import router as vm_routes
 from novacron.control.vms.service import VmService
@@ -85,6 +92,7 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         room = Room(records, config)
         images = ImageService(records, room, clock, config.pool_dir)
         await images.sweep()
+        await ensure_default(records, clock, pool_id)
         app = application(config, records, access, link, figures, clock, pool_id, room, images)
         for name, work in workers(config, records, access, link, clock).items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
@@ -124,17 +132,24 @@ def application(
     """The web application on these parts. It starts nothing."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
     migration_view, image_view = MigrationView(records), ImageView(records)
+    template_view = TemplateView(records)
+    pool_view = PoolView(records, pool_id)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
         MIGRATIONS.prefix: migration_view.data,
         IMAGES.prefix: image_view.data,
+        TEMPLATES.prefix: template_view.data,
+        POOLS.prefix: pool_view.data,
     }
+    vm_service = VmService(records, lines, room, clock, pool_id)
     routers = (
-        vm_routes(records, VmService(records, lines, room, clock, pool_id), vm_view),
+        vm_routes(records, vm_service, vm_view),
+        template_routes(records, TemplateService(records, vm_service, clock), template_view, vm_view),
         node_routes(records, NodeService(records, room, clock), node_view),
         migration_routes(records, MigrationService(records, room, clock), migration_view),
         image_routes(records, images, image_view),
+        pool_routes(records, PoolService(records, room, clock, pool_id), pool_view),
     )
     return web.build(
         web.Parts(
@@ -155,6 +170,8 @@ def workers(config: ServerConfig, records: Records, access: Access, lines: Lines
     observer = Observer(records, lines, clock)
     lines.on_hello(observer.hello)
     lines.on_report(observer.report)
+    prober = Prober(records, lines, clock)
+    lines.on_hello(prober.hello)
 
     async def keep_house() -> None:
         while True:
@@ -169,6 +186,7 @@ def workers(config: ServerConfig, records: Records, access: Access, lines: Lines
         "reconciler": Reconciler(records, lines, clock).run,
         "conductor": Conductor(records, lines, clock).run,
         "health": Health(records, lines, clock).run,
+        "prober": prober.run,
         "housekeeping": keep_house,
     }
 

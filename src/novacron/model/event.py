@@ -22,6 +22,7 @@ class ObjectType(StrEnum):
     SECURITY_GROUP = "security_group"
     SNAPSHOT = "snapshot"
     SCHEDULE = "schedule"
+    TEMPLATE = "template"
 
 
 class ChangeKind(StrEnum):

@@ -29,6 +29,7 @@ from novacron.model.network import Network, SecurityGroup
 from novacron.model.node import Node
 from novacron.model.pool import Pool
 from novacron.model.snapshot import Schedule, Snapshot
+from novacron.model.template import Template
 from novacron.model.vm import Vm
 from novacron.model.volume import Volume
 
@@ -79,8 +80,9 @@ NETWORKS: Kind[Network] = Kind("networks/", Network, ObjectType.NETWORK, named=T
 SECURITY_GROUPS: Kind[SecurityGroup] = Kind("security_groups/", SecurityGroup, ObjectType.SECURITY_GROUP, named=True)
 SNAPSHOTS: Kind[Snapshot] = Kind("snapshots/", Snapshot, ObjectType.SNAPSHOT, named=False)
 SCHEDULES: Kind[Schedule] = Kind("schedules/", Schedule, ObjectType.SCHEDULE, named=True)
+TEMPLATES: Kind[Template] = Kind("templates/", Template, ObjectType.TEMPLATE, named=True)
 KINDS: tuple[Kind[Any], ...] = (
-    VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES,
+    VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES, TEMPLATES,
 )  # fmt: skip
 
 

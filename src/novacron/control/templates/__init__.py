@@ -1,0 +1,1 @@
+"""Templates: VMs to be made many times, in versions, with parameters."""
