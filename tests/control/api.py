@@ -22,6 +22,7 @@ from novacron.control.house import application, workers
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.observe import Figures
+from novacron.control.pools.service import ensure_default
 from novacron.control.room import Room
 from novacron.control.store.base import Store
 from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored
@@ -226,6 +227,7 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     config = ServerConfig(data_dir=directory, pool_dir=directory)
     room = Room(records, config)
     images = ImageService(records, room, clock, directory)
+    await ensure_default(records, clock, pool_id)
     app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images)
     work = workers(config, records, access, agents, clock) if lines else {"access": access.run}
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]

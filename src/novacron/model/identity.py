@@ -12,6 +12,7 @@ NAME_RULE = "1 to 63 characters: lower-case letters, digits, '-' and '.', beginn
 LABEL_KEY_PATTERN = r"^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
 MAX_LABELS = 64
+MAX_NAME = 63
 
 _NAME = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")

@@ -19,6 +19,10 @@ class PoolDriver(StrEnum):
     NBD = "nbd"
 
 
+SHARED_DRIVERS = frozenset({PoolDriver.NFS, PoolDriver.CEPH_RBD, PoolDriver.ISCSI, PoolDriver.NBD})
+"""Drivers whose nodes see the same volumes, unless the pool's maker says otherwise."""
+
+
 class PoolSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a node needs to reach a pool. options: the driver's own; a secret is the path of a file on the nodes,
     never the secret itself. An empty `options` with `directory`: the directory the agent was started with.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
 
-from novacron.model.machine import Qos
+from novacron.model.identity import MAX_NAME
+from novacron.model.machine import Disk, Qos
 from novacron.model.vm import Problem
 
 
@@ -69,3 +71,22 @@ def state_of(volume: Volume) -> VolumeState:
     if volume.task in (VolumeTask.CREATE, VolumeTask.CLONE):
         return VolumeState.CREATING
     return VolumeState.ATTACHED if volume.vm_id else VolumeState.AVAILABLE
+
+
+def disk_of(volume: Volume, *, pool_id: str, boot_order: int = 0) -> Disk:
+    """It as a machine's disk. pool_id: empty for the default pool, else the volume's."""
+    return Disk(
+        volume_id=volume.id,
+        size_bytes=volume.size_bytes,
+        backing_digest=volume.backing_digest,
+        pool_id=pool_id,
+        qos=volume.qos,
+        boot_order=boot_order,
+    )
+
+
+def name_for(vm_name: str, number: int, volume_id: str, is_taken: Callable[[str], bool]) -> str:
+    """A legal name for the VM's disk of that number: `<vm>-<n>`, with the end of its id when that is taken."""
+    plain, longer = f"-{number}", f"-{number}-{volume_id[-12:]}"
+    name = vm_name[: MAX_NAME - len(plain)] + plain
+    return vm_name[: MAX_NAME - len(longer)] + longer if is_taken(name) else name

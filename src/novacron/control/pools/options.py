@@ -1,0 +1,92 @@
+"""What each storage driver must be told: which options, in which form. A pure table; secrets are paths of files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from novacron.errors import InvalidInput, Reason
+from novacron.model.pool import PoolDriver
+
+MAX_LENGTH = 512
+
+
+class Form(msgspec.Struct, frozen=True):
+    """How a value must look; `rule` says it to people."""
+
+    pattern: str
+    rule: str
+
+    def fits(self, value: str) -> bool:
+        return len(value) <= MAX_LENGTH and re.fullmatch(self.pattern, value, re.ASCII) is not None
+
+
+class Option(msgspec.Struct, frozen=True):
+    form: Form
+    is_needed: bool = False
+
+
+_PART = r"(?:[A-Za-z0-9._@+=-]*[A-Za-z0-9_@+=-])"
+PATH = Form(
+    rf"(?:/(?!\.\.?(?:/|$)){_PART})+",
+    "an absolute path on the nodes, of letters, digits and . _ @ + = -, as in /srv/vms",
+)
+FILE = Form(PATH.pattern, "the absolute path of a file on the nodes (the secret itself is never told to NovaCron)")
+HOST = Form(
+    r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]",
+    "a host name, an IPv4 address, or an IPv6 address in brackets",
+)
+PORTAL = Form(rf"(?:{HOST.pattern})(?::[0-9]{{1,5}})?", "host or host:port, as in 192.0.2.7:3260")
+WORD = Form(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}", "a name of letters, digits and _ . + -")
+IQN = Form(r"(?:iqn|eui|naa)\.[A-Za-z0-9.:-]{1,220}", "an iSCSI name, as in iqn.2026-01.example:disks")
+NUMBER = Form(r"[0-9]{1,9}", "a whole number")
+MOUNT = Form(r"[a-z][a-z0-9_]*(?:=[a-z0-9._:-]+)?(?:,[a-z][a-z0-9_]*(?:=[a-z0-9._:-]+)?)*",
+             "mount options, as in vers=4.2,hard")  # fmt: skip
+SOCKET = Form(rf"(?:{PORTAL.pattern})|{PATH.pattern}", "host:port, or the absolute path of a unix socket on the nodes")
+
+
+def _need(form: Form) -> Option:
+    return Option(form, is_needed=True)
+
+
+TABLE: Mapping[PoolDriver, Mapping[str, Option]] = {
+    PoolDriver.DIRECTORY: {"path": _need(PATH)},
+    PoolDriver.NFS: {"server": _need(HOST), "export": _need(PATH), "mount_options": Option(MOUNT)},
+    PoolDriver.LVM_THIN: {"volume_group": _need(WORD), "thin_pool": _need(WORD)},
+    PoolDriver.CEPH_RBD: {
+        "pool": _need(WORD),
+        "conf": Option(FILE),
+        "user": Option(WORD),
+        "keyring": Option(FILE),
+        "namespace": Option(WORD),
+    },
+    PoolDriver.ISCSI: {
+        "portal": _need(PORTAL),
+        "target": _need(IQN),
+        "initiator": Option(IQN),
+        "user": Option(WORD),
+        "password_file": Option(FILE),
+    },
+    PoolDriver.NBD: {"address": _need(SOCKET), "export": Option(WORD), "tls_dir": Option(FILE)},
+}
+"""By driver: every option it knows. The default pool has none: its directory is told to each agent as it starts."""
+
+
+def check(driver: PoolDriver, options: Mapping[str, str]) -> None:
+    """:raise InvalidInput: an option is missing, unknown or ill-formed; one reason for each, naming `options.<key>`."""
+    known = TABLE[driver]
+    wrong = [
+        Reason("field.invalid", "is needed", f"options.{key}", f"give {option.form.rule}")
+        for key, option in known.items()
+        if option.is_needed and key not in options
+    ]
+    for key, value in options.items():
+        if key not in known:
+            remedy = f"{driver.value} takes {', '.join(known)}"
+            wrong.append(Reason("field.invalid", "is not an option of this driver", f"options.{key}", remedy))
+        elif not known[key].form.fits(value):
+            wrong.append(Reason("field.invalid", "is ill-formed", f"options.{key}", f"give {known[key].form.rule}"))
+    if wrong:
+        raise InvalidInput(f"{wrong[0].subject}: {wrong[0].message}", wrong)
