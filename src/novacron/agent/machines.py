@@ -17,9 +17,10 @@ from novacron.agent import console
 from novacron.agent.drivers.base import Driver
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.undo import Undo
 from novacron.clock import Clock
 from novacron.errors import Busy, NotFound, StateConflict
-from novacron.model.machine import ENDED, MachineReport, MachineSpec, MachineStatus, StopMode
+from novacron.model.machine import ENDED, MachineReport, MachineSpec, MachineStatus, Nic, StopMode
 from novacron.wire import agent as wire
 from novacron.wire.verb import MachineVerb
 
@@ -160,6 +161,41 @@ class Machines:
         await self._own(args, "resume")
         await self._driver.resume(args.vm_id)
         return self._must_report(args.vm_id)
+
+    async def adjust(self, args: wire.Adjust) -> wire.Adjusted:
+        """Make the running machine as the spec says, as far as that can be. Holds no turn while a guest takes its time.
+
+        What is about to be plugged in is in the ledger first, so that it can be taken away whatever happens.
+
+        :raise NotFound: nothing of it is here. :raise StateConflict: it does not run, or a migration has it.
+        """
+        spec = args.spec
+        verb = MachineVerb(vm_id=spec.vm_id, generation=spec.generation)
+        await self._own(verb, "adjust")
+        async with self._ledger.turn(spec.vm_id):
+            await self._own(verb, "adjust")
+            before = await self._hold(spec, self._held(spec).nics)
+            launch = await self._provisioner.prepare(spec, Undo(), running=True)  # undone, it would unplug what runs
+        done = await self._driver.adjust(launch)
+        async with self._ledger.turn(spec.vm_id):
+            if self._held(spec) == before:  # else another verb has begun something since
+                await self._provisioner.unplug(before, but=done.now.nics)
+                await self._hold(done.now, ())
+        report = self._must_report(spec.vm_id)
+        return wire.Adjusted(report=report, now=done.now, pending=done.pending)
+
+    def _held(self, spec: MachineSpec) -> MachineSpec:
+        holding = self._ledger.get(spec.vm_id)
+        return holding.spec if holding and holding.spec else spec
+
+    async def _hold(self, spec: MachineSpec, nics: tuple[Nic, ...]) -> MachineSpec:
+        """Note the spec in the ledger, with the cards of `nics` that it has not."""
+        mine = {nic.id for nic in spec.nics}
+        noted = msgspec.structs.replace(spec, nics=(*spec.nics, *(nic for nic in nics if nic.id not in mine)))
+        holding = self._ledger.get(spec.vm_id)
+        if holding is not None and holding.spec != noted:
+            await self._ledger.put(msgspec.structs.replace(holding, spec=noted))
+        return noted
 
     async def remove(self, args: wire.Remove) -> None:
         """Forget it and delete the volumes named. Its floor is kept.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from novacron.agent import seed
-from novacron.agent.drivers.base import DiskFile, Launch
+from novacron.agent.drivers.base import DiskFile, Launch, Medium
 from novacron.agent.network import Network, Networks
 from novacron.agent.network.user import port_was_taken
 from novacron.agent.undo import Undo
@@ -85,8 +85,8 @@ class Provisioner:
                     raise
         raise AssertionError
 
-    async def prepare(self, spec: MachineSpec, undo: Undo) -> Launch:
-        """Everything made, or found made: idempotent."""
+    async def prepare(self, spec: MachineSpec, undo: Undo, *, running: bool = False) -> Launch:
+        """Everything made, or found made: idempotent. running: its guest has the seed open, which stays as it is."""
         uid = self._uid_base + spec.isolation_slot if self._uid_base else None
         run_dir = self._make_run_dir(spec.vm_id, uid)
         ran_before = bool(spec.machine_type)  # hardware is pinned by the first start
@@ -103,17 +103,20 @@ class Provisioner:
             kernel=image(spec.boot.kernel),
             initrd=image(spec.boot.initrd),
             firmware=image(spec.boot.firmware),
-            seed=await self._seed(spec, run_dir, uid),
+            seed=None if running else await self._seed(spec, run_dir, uid),
             disks=tuple(disks),
             nics=tuple(plugs),
+            media=tuple(Medium(id=one.id, path=image(one.digest), boot_order=one.boot_order) for one in spec.media),
             uid=uid,
             gid=uid,
         )
 
-    async def unplug(self, spec: MachineSpec | None) -> None:
-        """Take the machine's plugs away."""
+    async def unplug(self, spec: MachineSpec | None, *, but: tuple[Nic, ...] = ()) -> None:
+        """Take the machine's plugs away, except those of `but`."""
+        kept = {nic.id for nic in but}
         for nic in spec.nics if spec else ():
-            await self._network(nic).unplug(nic)
+            if nic.id not in kept:
+                await self._network(nic).unplug(nic)
 
     async def clear_away(self, vm_id: str, spec: MachineSpec | None) -> None:
         """Take away everything of an ended machine on this node. Volumes stay: they may be another node's now."""

@@ -28,6 +28,7 @@ def table(machines: Machines, mover: Mover) -> Mapping[str, Doer]:
         "machine.resume": machines.resume,
         "machine.remove": machines.remove,
         "machine.console": machines.console,
+        "machine.adjust": machines.adjust,
         "migration.accept": mover.accept,
         "migration.send": mover.send,
         "migration.take_over": mover.take_over,

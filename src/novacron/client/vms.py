@@ -21,12 +21,23 @@ class ForwardIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NicIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A network card. network: user or bridge."""
+    """A network card. network: user, bridge or overlay; net, addresses, security_groups, anti_spoofing: of overlay."""
 
     network: str = "user"
     bridge: str = ""
     mac: str | None = None
     forwards: Sequence[ForwardIn] = ()
+    net: str | None = None
+    addresses: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    anti_spoofing: bool = True
+
+
+class NicUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be changed of a card on an overlay network; a field left UNSET stays. security_groups: all of them."""
+
+    security_groups: Sequence[str] | UnsetType = UNSET
+    anti_spoofing: bool | UnsetType = UNSET
 
 
 class DiskIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +72,10 @@ class VmCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nics: Sequence[NicIn] | UnsetType = UNSET
     cloud_init: CloudInitIn | None = None
     guest_agent: bool = False
+    max_vcpus: int = 0
+    max_memory_mib: int = 0
+    tpm: bool = False
+    secure_boot: bool = False
     node: str | None = None
     desired: str | UnsetType = UNSET
 
@@ -73,6 +88,10 @@ class VmUpdate(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] | UnsetType = UNSET
     vcpus: int | UnsetType = UNSET
     memory_mib: int | UnsetType = UNSET
+    max_vcpus: int | UnsetType = UNSET
+    max_memory_mib: int | UnsetType = UNSET
+    tpm: bool | UnsetType = UNSET
+    secure_boot: bool | UnsetType = UNSET
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,6 +113,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a wish waits for the next start, and what to do."""
+
+    code: str
+    message: str
+    subject: str = ""
+    remedy: str = ""
+
+
 class Qos(msgspec.Struct, frozen=True, kw_only=True):
     """The most a disk may do; 0: without limit."""
 
@@ -108,6 +136,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     pool_id: str = ""
     qos: Qos = Qos()
     boot_order: int = 0
+    slot: int = 0
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +145,7 @@ class Media(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     digest: str = ""
     boot_order: int = 0
+    slot: int = 0
 
 
 class Forward(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +162,8 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     network_id: str = ""
     addresses: list[str] = []
     security_groups: list[str] = []
+    anti_spoofing: bool = True
+    slot: int = 0
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +200,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     desired: str
     task: Task | None
     problem: Problem | None
+    pending: list[Waiting]
     node: str | None
     node_id: str | None
     generation: int
@@ -256,6 +289,23 @@ def pause(ref: str) -> Call[Vm]:
 
 def resume(ref: str) -> Call[Vm]:
     return _act(ref, "resume")
+
+
+def attach_nic(ref: str, nic: NicIn) -> Call[Vm]:
+    """Give a VM one more network card, also while it runs."""
+    return Call(method="POST", path=path_of("vms", ref_of("vm", ref), "nics"), answer=Vm, body=nic)
+
+
+def update_nic(ref: str, nic: str, change: NicUpdate, *, revision: int | None = None) -> Call[Vm]:
+    """Change what may pass a card (by its id); it counts at once."""
+    path = path_of("vms", ref_of("vm", ref), f"nics/{ref_of('nic', nic)}")
+    return Call(method="PATCH", path=path, answer=Vm, body=change, revision=revision)
+
+
+def detach_nic(ref: str, nic: str, *, revision: int | None = None) -> Call[Vm]:
+    """Take a network card (by its id) away, also while it runs; its addresses are free once it is gone."""
+    path = path_of("vms", ref_of("vm", ref), f"nics/{ref_of('nic', nic)}")
+    return Call(method="DELETE", path=path, answer=Vm, revision=revision)
 
 
 def console_log(ref: str, max_bytes: int = 65536) -> Call[ConsoleLog]:

@@ -37,6 +37,16 @@ class NetworkKind(StrEnum):
     OVERLAY = "overlay"
 
 
+HOT_SLOT = 32
+"""Slots below are on the board: taken at a start, left at an end. From here on devices come and go as it runs."""
+
+HOT_DISKS = 16
+HOT_NICS = 2  # each has a PCI Express port of its own, and each port costs downtime
+BOARD_DISKS = 17
+BOARD_NICS = 8
+DRIVES = 4
+
+
 class Forward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A TCP port of the guest made reachable on the node (user networks only). host_port 0: the node chooses."""
 
@@ -48,7 +58,9 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One network card. `mac` is chosen at creation and never changes; `bridge` names a bridge on the node.
 
     network_id: the network it is on (overlay). addresses: given to it by NovaCron, without prefix, IPv4 first.
-    security_groups: ids, in the record alone; `filter`: what they come to, in what a node is told alone.
+    security_groups: ids, in the record alone, as is anti_spoofing (see PortFilter); `filter`: what they come to, in
+    what a node is told alone.
+    slot: see Disk.
     """
 
     id: str
@@ -59,7 +71,9 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     network_id: str = ""
     addresses: tuple[str, ...] = ()
     security_groups: tuple[str, ...] = ()
+    anti_spoofing: bool = True
     filter: PortFilter | None = None
+    slot: int = 0
 
 
 class Qos(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,6 +87,9 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One disk: a volume, empty or a copy-on-write child of an image's disk file.
 
     pool_id: where it lies; empty: the pool server and nodes share from the start. The pool decides on the format.
+    slot: where it is plugged in, chosen when it is attached and kept as long as it is, so that both ends of a migration
+    build the same machine whatever was plugged and unplugged meanwhile. From HOT_SLOT on: places it can leave while the
+    machine runs. 0: as its position among the disks says.
     """
 
     volume_id: str
@@ -81,14 +98,16 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pool_id: str = ""
     qos: Qos = Qos()
     boot_order: int = 0  # from 1; 0: in the order of the disks, after those with a number
+    slot: int = 0
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True):
-    """A CD-ROM drive and the ISO image in it; an empty digest: nothing is in it."""
+    """A CD-ROM drive and the ISO image in it; an empty digest: nothing is in it. slot: from 1, see Disk."""
 
     id: str
     digest: str = ""
     boot_order: int = 0
+    slot: int = 0
 
 
 class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
+from novacron.errors import Reason
 from novacron.model.machine import (
     ENDED,
     CloudInit,
@@ -122,8 +123,9 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     node_id: its one owner (empty: placed nowhere yet); generation: of that ownership, grows when the owner
     changes; migration_id: the migration that holds it, empty otherwise; snapshot_id: the one its disks stand on
-    (the parent of the next), empty: none; booted: the spec its machine was last
-    started with (a changed size counts from the next start, and a machine that moves moves as it is).
+    (the parent of the next), empty: none; booted: the spec its machine runs with
+    (what it was started with and what was adjusted since; a machine that moves moves as it is); pending: why the rest
+    of the spec waits for its next start.
     """
 
     id: str
@@ -144,6 +146,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     snapshot_id: str = ""
     pins: Pins = Pins()
     booted: VmSpec | None = None
+    pending: tuple[Reason, ...] = ()
     isolation_slot: int = 0
 
 

@@ -53,6 +53,12 @@ class SimPool:
         path.touch()
         return DiskFile(volume_id=disk.volume_id, source=FileAt(path), format="qcow2")
 
+    def make(self, volume_id: str) -> None:
+        """As a verb about volumes would."""
+        path = self._root / "volumes" / f"{volume_id}.qcow2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
     async def remove_volume(self, volume_id: str) -> None:
         (self._root / "volumes" / f"{volume_id}.qcow2").unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ A driver knows processes and monitors, no generations, no storage pools and no c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -101,6 +101,10 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     stood_still_ms: float = 0.0
 
 
+Beside = Callable[[], Awaitable[None]]
+"""What else is to be done while the machine's disks do not change."""
+
+
 class NicPlug(msgspec.Struct, frozen=True, kw_only=True):
     """How a card is plugged in on this node: a prepared tap, or user-mode forwards with chosen host ports."""
 
@@ -191,6 +195,16 @@ class Driver(Protocol):
 
     async def resume(self, vm_id: str) -> MachineReport: ...
 
+    async def adjust(self, launch: Launch) -> Adjustment:
+        """Make a machine that runs (or stands still) as the launch says: plug, unplug, grow, limit, change media.
+
+        What cannot be done now is a reason in the answer, never an error; `now` says what then runs, truly, and was
+        asked of the hypervisor. Cancelled half-way, or asked again: the next asking finds what there is.
+
+        :raise NotFound: it does not know the machine. :raise StateConflict: it has ended, or its state is on the way.
+        """
+        ...
+
     def report(self, vm_id: str) -> MachineReport | None:
         """As last seen; None: the driver does not know it."""
         ...
@@ -241,4 +255,29 @@ class Driver(Protocol):
 
     async def discard(self, vm_id: str, migration_id: str) -> None:
         """(target) End what `accept` started, whatever its moment. Never touches a machine that took over."""
+        ...
+
+    # -- snapshots of a machine whose process lives, in its qcow2 disks. Those of one at rest are its pools' affair.
+
+    async def take_snapshot(
+        self, vm_id: str, snapshot_id: str, *, memory: bool = False, quiesce: bool = False, beside: Beside | None = None
+    ) -> Taken:
+        """Of all its disks at one moment, or of none. It runs on as before, whatever comes of it.
+
+        memory: with all it has in memory. quiesce: its guest freezes its file systems for it, and thaws them in any
+        case. beside: what other disks need, done while the guest stands still; when it fails nothing is taken.
+
+        :raise Unsupported: there is no place for its memory, or no guest agent answers.
+        """
+        ...
+
+    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
+        """Absent: fine. Its disks and the other snapshots keep their content."""
+        ...
+
+    async def restore(self, launch: Launch, snapshot_id: str) -> MachineReport:
+        """Start it with the disks and the memory of a snapshot. If this fails nothing of it is left running.
+
+        :raise StateConflict: it runs.
+        """
         ...

@@ -40,6 +40,8 @@ def spec_of(asked: VmCreate, image: Image, means: Means) -> VmSpec:
     if asked.kernel_cmdline and file_of(image, FileRole.KERNEL) is None:
         raise InvalidInput.field("kernel_cmdline", "the image has no kernel to hand it to", "leave it out")
     extra = (Disk(volume_id=means.new_id(), size_bytes=disk.size_bytes) for disk in asked.disks)
+    disks = (*_root_disk(asked, image, means), *extra)
+    nics = (nic_of(nic, means) for nic in asked.nics)
     return VmSpec(
         image_id=image.id,
         vcpus=asked.vcpus,
@@ -48,10 +50,14 @@ def spec_of(asked: VmCreate, image: Image, means: Means) -> VmSpec:
         machine=asked.machine,
         firmware=asked.firmware,
         kernel_cmdline=asked.kernel_cmdline,
-        disks=(*_root_disk(asked, image, means), *extra),
-        nics=tuple(_nic(nic, means) for nic in asked.nics),
+        disks=tuple(msgspec.structs.replace(disk, slot=slot) for slot, disk in enumerate(disks, 1)),
+        nics=tuple(msgspec.structs.replace(nic, slot=slot) for slot, nic in enumerate(nics, 1)),
         cloud_init=CloudInit(**asked.cloud_init.model_dump()) if asked.cloud_init else None,
         guest_agent=asked.guest_agent,
+        max_vcpus=asked.max_vcpus,
+        max_memory_mib=asked.max_memory_mib,
+        tpm=asked.tpm,
+        secure_boot=asked.secure_boot,
     )
 
 
@@ -71,7 +77,8 @@ def _root_disk(asked: VmCreate, image: Image, means: Means) -> tuple[Disk, ...]:
     return (Disk(volume_id=means.new_id(), size_bytes=size, backing_digest=file.digest),)
 
 
-def _nic(asked: NicIn, means: Means) -> Nic:
+def nic_of(asked: NicIn, means: Means) -> Nic:
+    """A new card, not yet on the network it asks for (see connect)."""
     return Nic(
         id=means.new_id(),
         mac=asked.mac or ":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *means.mac_bytes())),
@@ -89,6 +96,7 @@ def need_of(spec: VmSpec, pool_id: str, node_id: str = "") -> Need:
         machine=spec.machine,
         pool_id=pool_id,
         bridges=tuple(sorted({nic.bridge for nic in spec.nics if nic.network is NetworkKind.BRIDGE})),
+        overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
         node_id=node_id,
     )
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from novacron.control.networks.states import Wiring
+from novacron.control.vms import hardware
 from novacron.errors import NovaCronError, Reason
 from novacron.model.image import FileRole, Image
 from novacron.model.machine import ENDED, BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
-from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, status_of
+from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, VmSpec, status_of
 
 GUEST_SHUTDOWN = "guest_shutdown"
 """The reason in a report when the guest powered itself off."""
@@ -33,6 +35,10 @@ class Resume(msgspec.Struct, frozen=True):
     """Go on."""
 
 
+class Adjust(msgspec.Struct, frozen=True):
+    """Make what runs as the spec now says."""
+
+
 class Remove(msgspec.Struct, frozen=True):
     """Delete it and its volumes from its node, then its record."""
 
@@ -49,7 +55,7 @@ class Done(msgspec.Struct, frozen=True):
     """It is as the task wanted: clear the task."""
 
 
-Action = Start | Stop | Pause | Resume | Remove | Forget | Halfway | Done
+Action = Start | Stop | Pause | Resume | Adjust | Remove | Forget | Halfway | Done
 
 
 def next_action(vm: Vm) -> Action | None:
@@ -66,6 +72,8 @@ def next_action(vm: Vm) -> Action | None:
         return Remove() if status in ENDED else Stop(StopMode.FORCED, 0.0)
     if vm.task.kind is TaskKind.RESTART and not vm.task.halted:
         return Halfway() if status in ENDED else _stop(vm.task)
+    if vm.task.kind is TaskKind.ADJUST:
+        return Done() if status in ENDED else Adjust()
     return _towards(vm.desired, status, vm.task)
 
 
@@ -97,7 +105,7 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
         return vm
     before = status_of(vm)
     vm = msgspec.structs.replace(vm, observed=report, pins=_pinned(vm.pins, report), updated_at=now)
-    if report.status is before or vm.task is not None:
+    if report.status is before or (vm.task is not None and vm.task.kind is not TaskKind.ADJUST):
         return vm
     if report.status is MachineStatus.STOPPED and vm.desired is not Desired.DELETED:
         return msgspec.structs.replace(vm, desired=Desired.STOPPED, problem=None)
@@ -135,20 +143,27 @@ def task_failed(vm: Vm, task_id: str, error: NovaCronError, now: datetime.dateti
 
 
 def task_done(vm: Vm, task_id: str, now: datetime.datetime) -> Vm:
-    """The record after its task reached what was desired."""
+    """The record after its task reached what was desired; what was wished of its hardware meanwhile is its next task.
+
+    An adjustment that found no machine to adjust says nothing of how the machine ended.
+    """
     if vm.task is None or vm.task.id != task_id:
         return vm
-    return msgspec.structs.replace(vm, task=None, problem=None, updated_at=now)
+    problem = vm.problem if vm.task.kind is TaskKind.ADJUST else None
+    return hardware.settle(msgspec.structs.replace(vm, problem=problem), now)
 
 
 def booting(vm: Vm) -> Vm:
     """The record just before its machine is started: what it is started with is kept."""
-    return msgspec.structs.replace(vm, booted=vm.spec)
+    return msgspec.structs.replace(vm, booted=vm.spec, pending=())
 
 
-def machine_spec(vm: Vm, image: Image) -> MachineSpec:
-    """Everything a node must be told to run it, as it runs or is about to."""
-    spec = vm.booted or vm.spec
+def machine_spec(vm: Vm, image: Image, wiring: Wiring, wished: VmSpec | None = None) -> MachineSpec:
+    """Everything a node must be told to run it, as it runs or is about to; `wished`: as it is to run instead.
+
+    wiring: the networks of its cards, and what may pass each card.
+    """
+    spec = wished or vm.booted or vm.spec
     digests: Mapping[FileRole, str] = {file.role: file.digest for file in image.files}
     kernel = digests.get(FileRole.KERNEL, "")
     cmdline = " ".join(part for part in (image.cmdline, spec.kernel_cmdline) if part) if kernel else ""
@@ -168,8 +183,14 @@ def machine_spec(vm: Vm, image: Image) -> MachineSpec:
             cmdline=cmdline,
         ),
         disks=spec.disks,
-        nics=spec.nics,
+        nics=tuple(msgspec.structs.replace(nic, filter=wiring.filters.get(nic.id)) for nic in spec.nics),
+        networks=tuple(network.spec for network in wiring.networks),
         cloud_init=spec.cloud_init,
         guest_agent=spec.guest_agent,
         isolation_slot=vm.isolation_slot,
+        max_vcpus=spec.max_vcpus,
+        max_memory_mib=spec.max_memory_mib,
+        media=spec.media,
+        tpm=spec.tpm,
+        secure_boot=spec.secure_boot,
     )

@@ -16,15 +16,17 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.store.records import IMAGES, VMS, Records, Seen, remove
-from novacron.control.vms import decide
+from novacron.control.vms import decide, hardware
 from novacron.control.vms.decide import Action
 from novacron.errors import PASSING, CompareFailed, NotFound, NovaCronError
+from novacron.model.image import Image
 from novacron.model.machine import MachineReport, StopMode
 from novacron.model.vm import Vm
 from novacron.wire import agent as wire
 
 START_DEADLINE_S = 120.0
 VERB_DEADLINE_S = 30.0
+ADJUST_DEADLINE_S = 60.0  # guests take their time to let go of a device
 GRACE_S = 15.0
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
@@ -126,6 +128,8 @@ class Reconciler:
             case decide.Start():
                 await self._change(vm.id, decide.booting)
                 await self._have_done(self._records.find(VMS, vm.id).record, action)
+            case decide.Adjust():
+                await self._adjust(vm, task_id)
             case _:
                 await self._have_done(vm, action)
 
@@ -140,13 +144,31 @@ class Reconciler:
 
         await self._change(vm.id, see)
 
+    async def _adjust(self, vm: Vm, task_id: str) -> None:
+        """Have what runs made as the spec says. The node's answer says how far that went."""
+        wished = vm.spec
+        told = decide.machine_spec(vm, self._image(vm), wished)
+        answer = await self._agents.call(
+            vm.node_id, wire.Adjust(spec=told), wire.Adjusted, deadline_s=ADJUST_DEADLINE_S
+        )
+
+        def write(now_vm: Vm) -> Vm:
+            if not decide.speaks_for(now_vm, vm.node_id, answer.report):
+                return now_vm
+            return hardware.adjusted(now_vm, task_id, (wished, told), answer, self._now())
+
+        await self._change(vm.id, write)
+
+    def _image(self, vm: Vm) -> Image:
+        image = self._records.get(IMAGES, vm.spec.image_id)
+        if image is None:
+            raise NotFound(f"the image of {vm.name} ({vm.spec.image_id}) is gone")
+        return image.record
+
     def _verb(self, vm: Vm, action: Action) -> tuple[msgspec.Struct, float]:
         match action:
             case decide.Start():
-                image = self._records.get(IMAGES, vm.spec.image_id)
-                if image is None:
-                    raise NotFound(f"the image of {vm.name} ({vm.spec.image_id}) is gone")
-                return wire.Start(spec=decide.machine_spec(vm, image.record)), START_DEADLINE_S
+                return wire.Start(spec=decide.machine_spec(vm, self._image(vm))), START_DEADLINE_S
             case decide.Stop(mode, deadline_s):
                 wait_s = deadline_s if mode is StopMode.GRACEFUL else 0.0
                 stop = wire.Stop(vm_id=vm.id, generation=vm.generation, mode=mode, deadline_s=wait_s)

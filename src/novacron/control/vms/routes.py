@@ -93,11 +93,14 @@ def _writing(routes: APIRouter, service: VmService, view: VmView) -> None:
         return _answer(request, view, await once.perform(VMS, lambda: service.create(body, who.name, once)))
 
     @routes.patch(
-        "/vms/{vm}", dependencies=[needs("vms.update")], responses=problems(404, 409, 412), response_model=wire.Vm
+        "/vms/{vm}",
+        dependencies=[needs("vms.update")],
+        responses=problems(404, 409, 412, 507) | _ACTED,
+        response_model=wire.Vm,
     )
-    async def update_vm(request: Request, vm: VmRef, body: wire.VmUpdate, held: IfMatch) -> Response:
-        """Change a VM. Sizes may be changed at any time and take effect at its next start."""
-        return _answer(request, view, await service.update(vm, body, held))
+    async def update_vm(request: Request, vm: VmRef, body: wire.VmUpdate, who: Caller, held: IfMatch) -> Response:
+        """Change a VM. What runs is adjusted as far as it can be; `pending` says what waits for its next start."""
+        return _answer(request, view, await service.update(vm, body, who.name, held))
 
     @routes.delete(
         "/vms/{vm}",

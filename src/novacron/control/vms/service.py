@@ -17,16 +17,19 @@ from novacron.control.scheduler.filters import roomy
 from novacron.control.scheduler.snapshot import Candidate, promised
 from novacron.control.store.records import IMAGES, NODES, VMS, WRITE_TRIES, Records, Stored, create
 from novacron.control.vms import asked as verbs
-from novacron.control.vms import birth
+from novacron.control.vms import birth, hardware
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
+from novacron.control.vms.connect import Connector
 from novacron.errors import CompareFailed, InvalidInput, NoRoom, NotFound
-from novacron.model.vm import Vm
+from novacron.model.vm import Vm, running_spec
 from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.rest.vms import StopRequest, VmCreate, VmUpdate
 
 CONSOLE_DEADLINE_S = 10.0
 MAX_CONSOLE_BYTES = 1 << 20
+
+HARDWARE = ("vcpus", "memory_mib", "max_vcpus", "max_memory_mib", "tpm", "secure_boot")
 
 Verb = Callable[[Vm, Ask], Vm | None]
 Batch = Callable[[Sequence[Vm]], Any]
@@ -91,10 +94,11 @@ class VmService:
         others = [stored.record for stored in self._records.all(VMS)]
         nodes = {candidate.node.id: candidate for candidate in self._room.candidates()}
         born: list[Vm] = []
+        connector = Connector(self._records, others)
         for one in asked:
             only_node = self._named("node", NODES, one.node).record.id if one.node else ""
             image = self._named("image", IMAGES, one.image).record  # it cannot be deleted in this turn
-            spec = birth.spec_of(one, image, means)
+            spec = connector.born(birth.spec_of(one, image, means), one.nics)
             birth.check_macs(spec, [*others, *born])
             need = birth.need_of(spec, self._pool_id, only_node)
             node_id = self._place(one.name, need, list(nodes.values()))
@@ -104,22 +108,29 @@ class VmService:
             born.append(vm)
         return born
 
-    async def update(self, ref: str, asked: VmUpdate, held: frozenset[str] | None) -> Outcome:
-        """Change what was named. Sizes may change at any time and count from the next start.
+    async def update(self, ref: str, asked: VmUpdate, by: str, held: frozenset[str] | None) -> Outcome:
+        """Change what was named. Hardware may change at any time: what runs is adjusted as far as it can be (202).
 
         :raise NotFound, NameTaken, PreconditionFailed
-        :raise StateConflict: it is being deleted.
+        :raise StateConflict: it is being deleted. :raise Busy: a migration holds it.
+        :raise NoRoom: it runs or is to run, and its node has too little left for what it is to have more.
         """
         named = asked.model_dump(exclude_none=True)
-        sizes = {field: named.pop(field) for field in ("vcpus", "memory_mib") if field in named}
+        wanted = {field: named.pop(field) for field in HARDWARE if field in named}
+        ask = self._ask(by)
 
         def change(vm: Vm) -> Vm:
-            if vm.migration_id and sizes:
-                verbs.check_free(vm, "resize")
-            new = msgspec.structs.replace(vm, **named, spec=msgspec.structs.replace(vm.spec, **sizes))
-            return vm if new == vm else msgspec.structs.replace(new, updated_at=self._clock.wall())
+            new = msgspec.structs.replace(vm, **named)
+            if wanted:
+                verbs.check_free(vm, "change the hardware of")
+                new = hardware.wish(new, msgspec.structs.replace(vm.spec, **wanted), ask)
+                self._check_growth(vm, new)
+            return vm if new == vm else msgspec.structs.replace(new, updated_at=ask.now)
 
-        return await Change(self._records, VMS, ref, held).write(change)
+        if not {"vcpus", "memory_mib"} & wanted.keys():
+            return await Change(self._records, VMS, ref, held).write(change, under_way=_under_way)
+        async with self._room.turn():
+            return await Change(self._records, VMS, ref, held, None, self._room.ticket).write(change, _under_way)
 
     async def delete(self, ref: str, by: str, held: frozenset[str] | None, *, force: bool) -> Outcome:
         """Have it removed from its node with its disks, then its record. Stopped ones only, unless forced.
@@ -199,6 +210,20 @@ class VmService:
         reason = roomy(need, mine[0], self._room.limits) if mine else None
         if reason is not None:
             raise NoRoom(f"cannot start {vm.name}: {reason.message}", [reason])
+
+    def _check_growth(self, vm: Vm, new: Vm) -> None:
+        """Whether its node has what a machine that holds room is to have more. :raise NoRoom"""
+        runs = running_spec(vm)
+        more = placement.Need(
+            memory_mib=max(0, new.spec.memory_mib - max(vm.spec.memory_mib, runs.memory_mib)),
+            vcpus=max(0, new.spec.vcpus - max(vm.spec.vcpus, runs.vcpus)),
+        )
+        mine = next((one for one in self._room.candidates() if one.node.id == vm.node_id), None)
+        if mine is None or not holds_room(vm) or not (more.memory_mib or more.vcpus):
+            return
+        reason = roomy(more, mine, self._room.limits)
+        if reason is not None:
+            raise NoRoom(f"{vm.name} cannot grow where it is: {reason.message}", [reason])
 
 
 def _under_way(vm: Vm) -> bool:

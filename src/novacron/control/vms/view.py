@@ -8,8 +8,8 @@ import msgspec
 
 from novacron.control.encoded import Encoded
 from novacron.control.store.records import NODES, VMS, Records
-from novacron.model.machine import MachineReport, Nic
-from novacron.model.vm import Task, Vm, state_of
+from novacron.model.machine import ENDED, MachineReport, Nic
+from novacron.model.vm import Task, Vm, state_of, status_of
 
 _all_of = msgspec.structs.asdict
 
@@ -33,6 +33,7 @@ class VmView:
             "desired": vm.desired,
             "task": _task(vm.task) if vm.task else None,
             "problem": _all_of(vm.problem) if vm.problem else None,
+            "pending": [_all_of(reason) for reason in vm.pending] if status_of(vm) not in ENDED else [],
             "node": self._node_name(vm) or None,
             "node_id": vm.node_id or None,
             "generation": vm.generation,

@@ -9,7 +9,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from novacron.model.machine import Firmware, MachineKind, NetworkKind
 from novacron.model.vm import Desired, TaskKind, VmState, VmType
-from novacron.wire.rest.common import Description, Labels, Name, Ref, Strict, VmProblem, example
+from novacron.wire.rest.common import Description, Labels, Name, ReasonOut, Ref, Strict, VmProblem, example
+from novacron.wire.rest.networks import Address
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -26,22 +27,44 @@ class ForwardIn(Strict):
 
 
 class NicIn(Strict):
-    """A network card. `bridge` (a bridge on the nodes) goes with network=bridge; `forwards` with network=user."""
+    """A network card. `bridge` (a bridge on the nodes) goes with network=bridge; `forwards` with network=user.
+
+    With network=overlay: `net` (id or name of a network), `addresses` (wished ones; else chosen), `security_groups`
+    (none: everything may pass; some: what their rules allow) and `anti_spoofing` (it sends under its own MAC and
+    addresses alone).
+    """
 
     network: NetworkKind = NetworkKind.USER
     bridge: Annotated[str, StringConstraints(pattern=r"^([a-z][a-z0-9-]{0,14})?$")] = ""
     mac: Annotated[Mac | None, Field(description="None: chosen by NovaCron")] = None
     forwards: Annotated[list[ForwardIn], Field(max_length=32)] = []
+    net: Ref | None = None
+    addresses: Annotated[list[Address], Field(max_length=2)] = []
+    security_groups: Annotated[list[Ref], Field(max_length=16)] = []
+    anti_spoofing: bool = True
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         if self.network is NetworkKind.BRIDGE and not self.bridge:
             raise ValueError("network=bridge needs the name of a bridge in `bridge`")
-        if self.network is NetworkKind.USER and self.bridge:
+        if self.network is not NetworkKind.BRIDGE and self.bridge:
             raise ValueError("`bridge` goes with network=bridge")
-        if self.network is NetworkKind.BRIDGE and self.forwards:
-            raise ValueError("`forwards` go with network=user: on a bridge the guest has an address of its own")
+        if self.network is not NetworkKind.USER and self.forwards:
+            raise ValueError("`forwards` go with network=user: elsewhere the guest has an address of its own")
+        if (self.network is NetworkKind.OVERLAY) is not (self.net is not None):
+            raise ValueError("network=overlay and `net`, the network it is on, go together")
+        if self.net is None and (self.addresses or self.security_groups or not self.anti_spoofing):
+            raise ValueError("`addresses`, `security_groups` and `anti_spoofing` go with network=overlay")
         return self
+
+
+class NicUpdate(Strict):
+    """What may be changed of a card on an overlay network; it counts at once. security_groups: all of them."""
+
+    security_groups: Annotated[list[Ref], Field(max_length=16)] | None = None
+    anti_spoofing: bool | None = None
+
+    model_config = Strict.model_config | example({"security_groups": ["web", "ssh"]})
 
 
 class DiskIn(Strict):
@@ -76,6 +99,10 @@ class VmCreate(Strict):
     nics: Annotated[list[NicIn], Field(max_length=8)] = [NicIn()]
     cloud_init: CloudInitIn | None = None
     guest_agent: bool = False
+    max_vcpus: Annotated[int, Field(ge=0, le=512, description="How far it can grow as it runs; 0: not at all")] = 0
+    max_memory_mib: Annotated[int, Field(ge=0, le=4 << 20, description="As max_vcpus")] = 0
+    tpm: bool = False
+    secure_boot: bool = False
     node: Ref | None = None
     desired: Literal[Desired.RUNNING, Desired.STOPPED] = Desired.RUNNING
 
@@ -92,13 +119,17 @@ class VmCreate(Strict):
 
 
 class VmUpdate(Strict):
-    """What may be changed. Sizes take effect at the next start; a field left out stays as it is."""
+    """What may be changed; a field left out stays as it is. What runs is adjusted as far as it can be."""
 
     name: Name | None = None
     description: Description | None = None
     labels: Labels | None = None
     vcpus: Annotated[int, Field(ge=1, le=512)] | None = None
     memory_mib: Annotated[int, Field(ge=16, le=4 << 20)] | None = None
+    max_vcpus: Annotated[int, Field(ge=0, le=512)] | None = None
+    max_memory_mib: Annotated[int, Field(ge=0, le=4 << 20)] | None = None
+    tpm: bool | None = None
+    secure_boot: bool | None = None
 
     model_config = Strict.model_config | example({"labels": {"tier": "web", "stage": "test"}})
 
@@ -126,6 +157,7 @@ class DiskOut(Strict):
     pool_id: str = ""
     qos: QosOut = QosOut()
     boot_order: int = 0
+    slot: int = 0
 
 
 class MediaOut(Strict):
@@ -134,6 +166,7 @@ class MediaOut(Strict):
     id: str
     digest: str = ""
     boot_order: int = 0
+    slot: int = 0
 
 
 class ForwardOut(Strict):
@@ -150,6 +183,8 @@ class NicOut(Strict):
     network_id: str = ""
     addresses: list[str] = []
     security_groups: list[str] = []
+    anti_spoofing: bool = True
+    slot: int = 0
 
 
 class EndpointOut(Strict):
@@ -170,7 +205,10 @@ class TaskOut(Strict):
 
 
 class Vm(Strict):
-    """A VM: `desired` is what was asked, `state` what is, `task` what is being done, `problem` what is wrong."""
+    """A VM: `desired` is what was asked, `state` what is, `task` what is being done, `problem` what is wrong.
+
+    `pending`: what of its hardware waits for its next start, and why.
+    """
 
     id: str
     name: str
@@ -181,6 +219,7 @@ class Vm(Strict):
     desired: Desired
     task: TaskOut | None
     problem: VmProblem | None
+    pending: list[ReasonOut]
     node: str | None
     node_id: str | None
     generation: int
@@ -222,6 +261,7 @@ class Vm(Strict):
             "desired": "running",
             "task": None,
             "problem": None,
+            "pending": [],
             "node": "node-1",
             "node_id": "0190b36e-7c1a-7000-8000-000000000002",
             "generation": 1,

@@ -1,0 +1,187 @@
+"""What FakeDrivers work on: the network and the shared disks, the hosts, and the machines on them, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+from collections import defaultdict
+
+import msgspec
+
+from novacron.agent.drivers.base import Departure, Launch, Reception, ReportListener
+from novacron.clock import Clock
+from novacron.errors import MonitorFailed, NovaCronError
+from novacron.model.machine import ENDED, MachineReport, MachineStatus
+
+LOCKING = frozenset({MachineStatus.RUNNING, MachineStatus.PAUSED, MachineStatus.STALLED})
+"""Those who hold the write lock of their disks."""
+
+
+@dataclasses.dataclass
+class FakeMachine:
+    """One copy of a machine on one host. received: its stream came in whole; moved: it went out whole."""
+
+    launch: Launch
+    report: MachineReport
+    reception: Reception | None = None
+    received: bool = False
+    stopped_at_s: float = 0.0
+    moved: bool = False
+    transfer: asyncio.Task[Departure] | None = None
+    ignores_shutdown: bool = False
+    keeps: tuple[str, ...] = ()  # ids of devices its guest does not let go of
+    guest_takes_s: float = 0.0  # how long it lets an adjustment wait
+
+
+@dataclasses.dataclass
+class Fault:
+    error: NovaCronError
+    after: bool
+
+
+class AgentDied(Exception):
+    """Raised by all that a killed agent touches, so that what it leaves undone stays undone."""
+
+
+class Life:
+    """Whether one agent process lives."""
+
+    dead = False
+
+    def check(self) -> None:
+        if self.dead:
+            raise AgentDied
+
+
+class FakeWorld:
+    """What the hosts share. `transfer_s`: how long a migration stream takes on its clock, told in `ticks` reports."""
+
+    def __init__(self, clock: Clock, *, transfer_s: float = 0.0, ticks: int = 4) -> None:
+        self.clock = clock
+        self.transfer_s = transfer_s
+        self.ticks = ticks
+        self.hosts: dict[str, FakeHost] = {}
+        self.violations: list[str] = []
+        self._ports = itertools.count(49152)
+        self._cut: set[frozenset[str]] = set()
+
+    def cut(self, one: str, other: str) -> None:
+        """No stream passes between two hosts any more; one under way fails."""
+        self._cut.add(frozenset({one, other}))
+
+    def heal(self, one: str, other: str) -> None:
+        self._cut.discard(frozenset({one, other}))
+
+    def is_cut(self, one: str, other: str) -> bool:
+        return frozenset({one, other}) in self._cut
+
+    def new_port(self) -> int:
+        return next(self._ports)
+
+    def running(self, vm_id: str) -> list[str]:
+        """Names of the hosts on which a copy runs. More than one is what must never be."""
+        return [
+            host.name
+            for host in self.hosts.values()
+            if (found := host.machines.get(vm_id)) and found.report.status is MachineStatus.RUNNING
+        ]
+
+    def lock_disks(self, vm_id: str, host: FakeHost) -> None:
+        """What the hypervisor's image lock does. A second RUNNING copy is a violation, recorded for ever.
+
+        :raise MonitorFailed: a copy elsewhere holds the lock.
+        """
+        for other in self.hosts.values():
+            found = other.machines.get(vm_id)
+            if other is host or found is None or found.report.status not in LOCKING:
+                continue
+            if found.report.status is MachineStatus.RUNNING:
+                self.violations.append(f"{vm_id} was to run on {host.name} while it runs on {other.name}")
+            raise MonitorFailed(f"failed to get the write lock: {vm_id} is {found.report.status} on {other.name}")
+
+    async def close(self) -> None:
+        """End all transfers that are under way."""
+        transfers = [
+            machine.transfer
+            for host in self.hosts.values()
+            for machine in host.machines.values()
+            if machine.transfer is not None
+        ]
+        for transfer in transfers:
+            transfer.cancel()
+        await asyncio.gather(*transfers, return_exceptions=True)
+
+    def waiting_at(self, to: Reception) -> tuple[FakeHost, FakeMachine] | None:
+        """Who listens there with that key."""
+        for host in self.hosts.values():
+            for machine in host.machines.values():
+                if machine.reception == to and machine.report.status is MachineStatus.INCOMING:
+                    return host, machine
+        return None
+
+
+class FakeHost:
+    """One host. Its machines outlive the agent; `reboot` ends them all."""
+
+    def __init__(self, world: FakeWorld, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.machines: dict[str, FakeMachine] = {}
+        self.boots = 1
+        self.listeners: list[ReportListener] = []
+        self._faults: defaultdict[str, list[Fault]] = defaultdict(list)
+        self._pids = itertools.count(1000)
+        world.hosts[name] = self
+
+    @property
+    def boot_id(self) -> str:
+        return f"{self.name}-boot-{self.boots}"
+
+    def new_pid(self) -> int:
+        return next(self._pids)
+
+    def fail(self, verb: str, error: NovaCronError, *, after: bool = False, times: int = 1) -> None:
+        """The next `times` calls of the driver's `verb` raise `error`: before doing anything, or `after` it."""
+        self._faults[verb].extend(Fault(error, after) for _ in range(times))
+
+    def raise_fault(self, verb: str, *, after: bool) -> None:
+        faults = self._faults[verb]
+        if faults and faults[0].after is after:
+            raise faults.pop(0).error
+
+    def crash(self, vm_id: str, reason: str = "killed by signal 9") -> None:
+        """Its process ends by itself."""
+        self.set_status(self.machines[vm_id], MachineStatus.CRASHED, reason)
+
+    def power_off(self, vm_id: str) -> None:
+        """Its guest powers itself off."""
+        self.set_status(self.machines[vm_id], MachineStatus.STOPPED, "guest_shutdown")
+
+    def reboot(self) -> None:
+        """The host loses power and comes back: nothing runs. Nobody is told, for the agent died too."""
+        self.boots += 1
+        self.listeners.clear()
+        for machine in self.machines.values():
+            if machine.transfer is not None:
+                machine.transfer.cancel()
+        self.machines.clear()
+
+    def transfers(self) -> list[str]:
+        """Ids of the machines that are being sent from here."""
+        return [vm_id for vm_id, machine in self.machines.items() if machine.transfer is not None]
+
+    def set_status(self, machine: FakeMachine, status: MachineStatus, reason: str = "") -> None:
+        """Every change goes through here, and is told to the agent, if one lives."""
+        before = machine.report
+        if before.status is status and before.reason == reason:
+            return
+        machine.report = msgspec.structs.replace(
+            before,
+            status=status,
+            reason=reason,
+            since=self.world.clock.wall(),
+            pid=0 if status in ENDED else before.pid,
+        )
+        for listener in tuple(self.listeners):
+            listener(machine.report)
