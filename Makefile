@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
-.PHONY: help setup system demo test check format bench-migration bench-api bench-store chaos slow lock clean
+.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store chaos slow lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,9 @@ format: setup ## Format the code and mend what can be mended
 
 bench-migration: setup ## Live migration against a bare QMP script and, if installed, libvirt
 	@$(PY) -m tests.bench.migration
+
+bench-provision: setup ## Starting, cloning and importing against bare tools; a hundred VMs on one node
+	@$(PY) -m tests.bench.provision
 
 bench-api: setup ## Reads and pages of the API with 5,000 VMs in the store
 	@$(PY) -m tests.bench.api
