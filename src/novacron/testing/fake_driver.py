@@ -18,17 +18,19 @@ import msgspec
 from novacron.agent.drivers.base import (
     Adjustment,
     Arrival,
+    Beside,
     Departure,
     Launch,
     ProgressListener,
     Reception,
     ReportListener,
+    Taken,
 )
 from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict
 from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.model.node import Accelerator, DriverFacts
-from novacron.testing import fake_adjust
+from novacron.testing import fake_adjust, fake_snapshots
 from novacron.testing.fake_world import LOCKING, AgentDied, FakeHost, FakeMachine, FakeWorld, Life
 
 __all__ = ["AgentDied", "FakeDriver", "FakeHost", "FakeMachine", "FakeWorld", "Life"]
@@ -297,6 +299,37 @@ class FakeDriver:
             self._host.set_status(machine, MachineStatus.STOPPED, "discarded")
             del self._host.machines[vm_id]
         self._trouble("discard", after=True)
+
+    # -- snapshots -----------------------------------------------------------------------------------------
+
+    async def take_snapshot(
+        self, vm_id: str, snapshot_id: str, *, memory: bool = False, quiesce: bool = False, beside: Beside | None = None
+    ) -> Taken:
+        self._trouble("take_snapshot", after=False)
+        machine = self._get(vm_id)
+        if machine.report.status not in LOCKING:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("running", "paused"), "snapshot")
+        taken = await fake_snapshots.taken(machine, snapshot_id, memory=memory, quiesce=quiesce, beside=beside)
+        self._trouble("take_snapshot", after=True)
+        return taken
+
+    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
+        self._trouble("delete_snapshot", after=False)
+        fake_snapshots.deleted(self._get(vm_id), snapshot_id)
+        self._trouble("delete_snapshot", after=True)
+
+    async def restore(self, launch: Launch, snapshot_id: str) -> MachineReport:
+        self._trouble("restore", after=False)
+        known = self._host.machines.get(launch.spec.vm_id)
+        if known is not None and known.report.status not in ENDED:
+            raise StateConflict.of(f"machine {launch.spec.vm_id}", known.report.status, sorted(ENDED), "revert")
+        memory = fake_snapshots.memory_of(launch, snapshot_id)
+        fake_snapshots.reverted(launch, snapshot_id)
+        await self.start(launch)
+        machine = self._get(launch.spec.vm_id)
+        machine.memory = memory
+        self._trouble("restore", after=True)
+        return machine.report
 
     # -- inside --------------------------------------------------------------------------------------------
 

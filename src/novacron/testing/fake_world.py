@@ -31,6 +31,7 @@ class FakeMachine:
     transfer: asyncio.Task[Departure] | None = None
     ignores_shutdown: bool = False
     keeps: tuple[str, ...] = ()  # ids of devices its guest does not let go of
+    memory: str = ""  # what its guest remembers
     guest_takes_s: float = 0.0  # how long it lets an adjustment wait
 
 

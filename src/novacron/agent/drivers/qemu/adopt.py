@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from novacron.agent.drivers.base import ReportListener
-from novacron.agent.drivers.qemu import process, record
+from novacron.agent.drivers.qemu import process, record, snapshot
 from novacron.agent.drivers.qemu.machine import HANG_UP_DEADLINE_S, Machine
 from novacron.agent.drivers.qemu.process import find_in
 from novacron.agent.drivers.qemu.rundir import RunDir
@@ -36,6 +36,7 @@ async def adopt(path: Path, clock: Clock, listener: ReportListener) -> Machine |
         _ended(machine)
         return machine
     machine.hold(held)
+    snapshot.thaw_later(machine)
     try:
         await machine.attach(ATTACH_DEADLINE_S)
     except (MonitorFailed, DeadlineExceeded) as wrong:

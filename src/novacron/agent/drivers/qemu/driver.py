@@ -9,14 +9,16 @@ from typing import Any, TypeVar
 
 from novacron.agent.drivers.base import (
     Arrival,
+    Beside,
     Departure,
     Launch,
     ProgressListener,
     Reception,
     ReportListener,
+    Taken,
 )
 from novacron.agent.drivers.qemu import adopt as adoption
-from novacron.agent.drivers.qemu import incoming, launcher, outgoing, power
+from novacron.agent.drivers.qemu import incoming, launcher, outgoing, power, snapshot
 from novacron.agent.drivers.qemu.accelerator import choose
 from novacron.agent.drivers.qemu.command import LOOPBACK, Host, wants_uefi
 from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
@@ -206,6 +208,37 @@ class QemuDriver:
         self._tell(self._absent(vm_id))
         del self._machines[vm_id]
         return True
+
+    # -- snapshots -------------------------------------------------------------------------------------------
+
+    async def take_snapshot(
+        self, vm_id: str, snapshot_id: str, *, memory: bool = False, quiesce: bool = False, beside: Beside | None = None
+    ) -> Taken:
+        return await self._with(
+            vm_id,
+            "snapshot",
+            lambda machine: snapshot.take(machine, snapshot_id, memory=memory, quiesce=quiesce, beside=beside),
+        )
+
+    async def delete_snapshot(self, vm_id: str, snapshot_id: str) -> None:
+        await self._with(vm_id, "delete a snapshot", lambda machine: snapshot.delete(machine, snapshot_id))
+
+    async def restore(self, launch: Launch, snapshot_id: str) -> MachineReport:
+        return await self._run(launch.spec.vm_id, "revert", self._restore(launch, snapshot_id))
+
+    async def _restore(self, launch: Launch, snapshot_id: str) -> MachineReport:
+        known = await self._known_at(launch)
+        if known is not None and not known.ended:
+            raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("stopped",), "revert")
+        machine, host = await self._make(launch)
+        await launcher.launch(machine, launch, host, incoming=False)
+        try:
+            await snapshot.begin_from(machine, snapshot_id)
+        except BaseException:
+            await launcher.abandon(machine)
+            raise
+        self._enlist(machine)
+        return machine.report()
 
     # -- parts -----------------------------------------------------------------------------------------------
 

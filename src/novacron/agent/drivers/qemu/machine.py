@@ -55,6 +55,8 @@ class Machine:
         self.after_attach: Callable[[Machine], None] = lambda _: None
         self.migration_state = "none"
         self.seen_at_s: dict[str, float] = {}  # event name → when it last came
+        self.jobs: dict[str, str] = {}  # id of a job of QEMU's → what it last said of it
+        self.saving = False  # it writes or reads its memory: QEMU answers nothing, its events alone are believed
         self._listener = listener
         self._status = MachineStatus.PAUSED
         self._reason = ""
@@ -252,28 +254,37 @@ class Machine:
         self.seen_at_s[event.name] = event.at_s
         if event.name == "MIGRATION":
             self.migration_state = str(event.data.get("status"))
-        if self.leaving:
-            self._follow_transfer(event)
+        elif event.name == "JOB_STATUS_CHANGE":
+            self._note_job(str(event.data.get("id")), str(event.data.get("status")))
+        if self.leaving or self.saving:
+            self._follow(event)
         elif event.name in _ASK_AFTER:
             self.look_later()
         self._ring()
 
-    def _follow_transfer(self, event: Event) -> None:
+    def _note_job(self, job_id: str, status_: str) -> None:
+        self.jobs[job_id] = status_
+        if status_ == "null":  # dismissed: nobody asks for it again
+            del self.jobs[job_id]
+
+    def _follow(self, event: Event) -> None:
         if event.name == "STOP":
-            self.become(MachineStatus.PAUSED, "its last state is being transferred")
+            what = "its last state is being transferred" if self.leaving else "its memory is being saved"
+            self.become(MachineStatus.PAUSED, what)
         elif event.name == "RESUME":
             self.become(MachineStatus.RUNNING)
 
     def look_later(self) -> None:
         """Ask what it does, when the verb at work has ended."""
-        self._later(self._look())
+        self.later(self._look())
 
     async def _look(self) -> None:
         # What happened may be half of it (a disk error stops the machine an instant later): ask, do not infer.
-        if self.process is not None and self.process.alive and not self.leaving:
+        if self.process is not None and self.process.alive and not self.leaving and not self.saving:
             await self.refresh()
 
-    def _later(self, work: Coroutine[None, None, None]) -> None:
+    def later(self, work: Coroutine[None, None, None]) -> None:
+        """Have it done beside the verbs, until the machine is let go."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -285,7 +296,7 @@ class Machine:
 
     def reattach_later(self) -> None:
         """Open the monitors as soon as QEMU answers; until then the status is `unknown`."""
-        self._later(self._reattach())
+        self.later(self._reattach())
 
     async def _reattach(self) -> None:
         while self.process is not None and not await self.process.wait(REATTACH_PAUSE_S):

@@ -60,6 +60,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     uid: int | None = None
     gid: int | None = None
     guest_agent: bool = False
+    frozen: bool = False  # its file systems were to be frozen, and nobody has thawed them since
     endpoints: tuple[Endpoint, ...] = ()
     identity: Identity | None = None
     ending: Ending | None = None
