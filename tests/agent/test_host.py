@@ -11,7 +11,7 @@ from novacron.agent.host import Host, cpu, memory_mib
 from novacron.errors import Unavailable
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.testing.hand_clock import START
-from novacron.testing.sim_agent import POOL_ID, SimPool
+from novacron.testing.sim_pool import POOL_ID, SimPool
 
 pytestmark = pytest.mark.anyio
 

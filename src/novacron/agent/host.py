@@ -10,7 +10,8 @@ from pathlib import Path
 from novacron import __version__
 from novacron.agent.machines import running
 from novacron.agent.network.tap import bridges
-from novacron.agent.provisioner import Pool
+from novacron.agent.storage.depot import OwnPool
+from novacron.agent.storage.kinds import abilities
 from novacron.errors import Unavailable
 from novacron.model.machine import MachineReport
 from novacron.model.node import DriverFacts, NodeFacts, NodeUsage
@@ -22,7 +23,7 @@ MAX_READ = 1 << 20
 class Host:
     """The node's facts and usage. `proc`: where procfs is."""
 
-    def __init__(self, pool: Pool, migration_address: str, proc: Path = PROC) -> None:
+    def __init__(self, pool: OwnPool, migration_address: str, proc: Path = PROC) -> None:
         self._pool = pool
         self._migration_address = migration_address
         self._proc = proc
@@ -54,6 +55,7 @@ class Host:
             drivers=drivers,
             migration_address=self._migration_address,
             privileged=os.geteuid() == 0,
+            abilities=abilities(),
         )
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:

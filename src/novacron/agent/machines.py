@@ -210,7 +210,7 @@ class Machines:
             if seen is not None:
                 await self._driver.forget(args.vm_id)
             await self._provisioner.clear_away(args.vm_id, holding.spec)
-            await self._provisioner.remove_volumes(args.volumes)
+            await self._provisioner.remove_volumes(args.volumes, holding.spec)
             await self._ledger.put(Holding(vm_id=args.vm_id, generation=holding.generation, role=Role.GONE))
 
     async def trim_consoles(self) -> None:

@@ -32,7 +32,10 @@ from novacron.agent.network import Networks
 from novacron.agent.network.tap import TapNetwork
 from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.storage.depot import Depot
 from novacron.agent.storage.directory import DirectoryPool
+from novacron.agent.storage.kinds import maker
+from novacron.agent.storage.tool import Tools
 from novacron.agent.verbs import Verbs, table
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
@@ -86,10 +89,11 @@ class Agent:
         self._name = settings.node_name
         self._node_id = own_id(settings.state_dir, clock)
         self.driver = DRIVERS[DRIVER](settings, clock)
-        pool = DirectoryPool(settings.pool_dir)
-        self._host = Host(pool, settings.migration_host)
+        tools = Tools(settings.uid_base or None)  # no machine has slot 0
+        depot = Depot(DirectoryPool(settings.pool_dir, tools=tools), maker(tools))
+        self._host = Host(depot.own, settings.migration_host)
         networks: Networks = {NetworkKind.USER: UserNetwork(), NetworkKind.BRIDGE: TapNetwork()}
-        provisioner = Provisioner(pool, networks, settings.run_dir, settings.uid_base)
+        provisioner = Provisioner(depot, networks, settings.run_dir, settings.uid_base)
         ledger = Ledger(settings.state_dir / "machines")
         self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id)
         self._heartbeat = Heartbeat(self.machines, self._host, clock)

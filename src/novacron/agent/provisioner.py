@@ -7,43 +7,20 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from novacron.agent import seed
-from novacron.agent.drivers.base import DiskFile, Launch, Medium
+from novacron.agent.drivers.base import Launch, Medium
 from novacron.agent.network import Network, Networks
 from novacron.agent.network.user import port_was_taken
+from novacron.agent.storage.depot import Depot
 from novacron.agent.undo import Undo
 from novacron.errors import MachineDied, Unsupported
-from novacron.model.machine import Disk, MachineSpec, Nic
+from novacron.model.machine import MachineSpec, Nic
 
 PORT_TRIES = 3
 
 Result = TypeVar("Result")
-
-
-class Pool(Protocol):
-    """What is needed of a storage pool."""
-
-    async def pool_id(self) -> str:
-        """:raise Unavailable: the pool is not there."""
-        ...
-
-    def usage(self) -> tuple[int, int]:
-        """Bytes free and in all. :raise Unavailable"""
-        ...
-
-    def image_path(self, digest: str) -> Path:
-        """:raise NotFound: the pool does not hold it."""
-        ...
-
-    async def ensure_volume(self, disk: Disk, *, uid: int | None, gid: int | None, in_use: bool = False) -> DiskFile:
-        """The volume, owned by the user who will run the machine; made when missing, unless it is in use."""
-        ...
-
-    async def remove_volume(self, volume_id: str) -> None:
-        """Absent: fine."""
-        ...
 
 
 class Provisioner:
@@ -53,8 +30,8 @@ class Provisioner:
     so that volumes on shared storage keep their owner through a migration.
     """
 
-    def __init__(self, pool: Pool, networks: Networks, run_dir: Path, uid_base: int) -> None:
-        self._pool = pool
+    def __init__(self, depot: Depot, networks: Networks, run_dir: Path, uid_base: int) -> None:
+        self._depot = depot
         self._networks = networks
         self._run_dir = run_dir
         self._uid_base = uid_base if os.geteuid() == 0 else 0
@@ -90,7 +67,10 @@ class Provisioner:
         uid = self._uid_base + spec.isolation_slot if self._uid_base else None
         run_dir = self._make_run_dir(spec.vm_id, uid)
         ran_before = bool(spec.machine_type)  # hardware is pinned by the first start
-        disks = [await self._pool.ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before) for disk in spec.disks]
+        disks = [
+            await self._depot.pool_of(spec, disk).ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
+            for disk in spec.disks
+        ]
         plugs = []
         for nic in spec.nics:
             network = self._network(nic)
@@ -125,10 +105,13 @@ class Provisioner:
         if run_dir.exists():
             await asyncio.to_thread(shutil.rmtree, run_dir)
 
-    async def remove_volumes(self, volume_ids: tuple[str, ...]) -> None:
-        """Delete volumes, by explicit order only."""
+    async def remove_volumes(self, volume_ids: tuple[str, ...], spec: MachineSpec | None) -> None:
+        """Delete volumes, by explicit order only. Those the spec does not know lie in the default pool."""
+        disks = {disk.volume_id: disk for disk in spec.disks} if spec else {}
         for volume_id in volume_ids:
-            await self._pool.remove_volume(volume_id)
+            disk = disks.get(volume_id)
+            pool = self._depot.pool_of(spec, disk) if spec and disk else self._depot.own
+            await pool.remove_volume(volume_id)
 
     def _network(self, nic: Nic) -> Network:
         network = self._networks.get(nic.network)
@@ -137,7 +120,7 @@ class Provisioner:
         return network
 
     def _image(self, digest: str) -> Path | None:
-        return self._pool.image_path(digest) if digest else None
+        return self._depot.image_path(digest) if digest else None
 
     def _make_run_dir(self, vm_id: str, uid: int | None) -> Path:
         self._run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)

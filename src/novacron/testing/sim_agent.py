@@ -5,66 +5,22 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from novacron.agent.drivers.base import DiskFile, FileAt, NicPlug
+from novacron.agent.drivers.base import NicPlug
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.ledger import Holding, Ledger
 from novacron.agent.machines import Machines, running
 from novacron.agent.mover import Announce, Mover
 from novacron.agent.network import Network
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.storage.depot import Depot
 from novacron.agent.verbs import Verbs, table
-from novacron.errors import NodeUnreachable, NotFound, NovaCronError
+from novacron.errors import NodeUnreachable, NovaCronError
 from novacron.model.identity import new_id
-from novacron.model.machine import Disk, MachineReport, NetworkKind, Nic
+from novacron.model.machine import MachineReport, NetworkKind, Nic
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
+from novacron.testing.sim_pool import POOL_ID, SimPool
 from novacron.wire.agent import PROTOCOL, Call, Hello, Reply
-
-POOL_ID = "sim-pool"
-
-
-class SimPool:
-    """A storage pool in a directory that all nodes share: files without content."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    async def pool_id(self) -> str:
-        return POOL_ID
-
-    def usage(self) -> tuple[int, int]:
-        return 1 << 40, 1 << 40
-
-    def image_path(self, digest: str) -> Path:
-        return self._root / "images" / digest
-
-    async def ensure_volume(
-        self,
-        disk: Disk,
-        *,
-        uid: int | None,  # noqa: ARG002
-        gid: int | None,  # noqa: ARG002
-        in_use: bool = False,
-    ) -> DiskFile:
-        path = self._root / "volumes" / f"{disk.volume_id}.qcow2"
-        if in_use and not path.exists():
-            raise NotFound(f"volume {disk.volume_id} is missing from the pool")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return DiskFile(volume_id=disk.volume_id, source=FileAt(path), format="qcow2")
-
-    def make(self, volume_id: str) -> None:
-        """As a verb about volumes would."""
-        path = self._root / "volumes" / f"{volume_id}.qcow2"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    async def remove_volume(self, volume_id: str) -> None:
-        (self._root / "volumes" / f"{volume_id}.qcow2").unlink(missing_ok=True)
-
-    def volumes(self) -> list[str]:
-        """Ids of the volumes there are."""
-        return sorted(path.stem for path in (self._root / "volumes").glob("*.qcow2"))
 
 
 class SimNetwork:
@@ -137,7 +93,8 @@ class SimAgent:
         run_dir.mkdir(parents=True, exist_ok=True)
         network: Network = SimNetwork(self.plugged, life)
         networks = {NetworkKind.USER: network, NetworkKind.BRIDGE: network}
-        provisioner = Provisioner(self._pool, networks, run_dir, uid_base=0)
+        depot = Depot(self._pool, self._pool.sibling)
+        provisioner = Provisioner(depot, networks, run_dir, uid_base=0)
         self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
         self.driver = FakeDriver(self.host, life)
         clock = self.host.world.clock

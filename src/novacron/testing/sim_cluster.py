@@ -30,7 +30,8 @@ from novacron.control.link import Answer, LineListeners
 from novacron.errors import DeadlineExceeded, NodeUnreachable, from_data
 from novacron.model.node import NodeUsage
 from novacron.testing.fake_driver import FakeWorld
-from novacron.testing.sim_agent import SimAgent, SimPool
+from novacron.testing.sim_agent import SimAgent
+from novacron.testing.sim_pool import SimPool
 from novacron.wire.agent import NAME_OF, Call, Reply, Report
 
 POOL_ID = "sim-pool"

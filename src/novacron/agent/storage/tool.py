@@ -1,0 +1,153 @@
+"""Runs storage tools: bounded in memory, processor, time and words, and as an unprivileged user when the agent is root.
+
+A tool gets files as open descriptors (`/dev/fd/N`), not as paths: it reaches what it was given and nothing beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from novacron.errors import DeadlineExceeded, DriverError, NoRoom, NotFound, Reason, StateConflict, Unavailable
+
+GIB = 1 << 30
+MAX_WORDS = 2048  # of what a tool says on stderr
+MAX_ANSWER_BYTES = 4 << 20  # of what it says on stdout
+MAX_KEY_BYTES = 4096
+
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+_LOCKED = ('Failed to get "', "Failed to lock byte")
+_GONE = (
+    errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN,
+    errno.ESTALE,
+)  # fmt: skip
+_AWAY = (*map(os.strerror, _GONE), "Failed to connect", "connect to the cluster", "connecting to the cluster")
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a tool may use before it is ended."""
+
+    memory_bytes: int = GIB
+    cpu_s: int = 30
+    deadline_s: float = 60.0
+
+
+QUICK = Limits()
+COPY = Limits(cpu_s=3600, deadline_s=6 * 3600.0)
+"""For tools that move a whole volume."""
+
+
+class Tools:
+    """uid: as whom tools run when the agent is root; None: as the agent itself."""
+
+    def __init__(self, uid: int | None = None) -> None:
+        self.uid = uid if os.geteuid() == 0 else None
+
+    async def run(
+        self,
+        program: str,
+        *words: str,
+        descriptors: Iterable[int] = (),
+        uid: int | None = None,
+        limits: Limits = QUICK,
+    ) -> bytes:
+        """What it answers on stdout. descriptors: those it inherits; uid: instead of the tools' own, when root.
+
+        :raise NoRoom: storage is full. :raise StateConflict: a machine has the volume open.
+        :raise Unavailable: its server cannot be reached, or it is not installed.
+        :raise DeadlineExceeded: it was ended. :raise DriverError: anything else, with its words.
+        """
+        process = await self._start(program, words, tuple(descriptors), uid, limits)
+        try:
+            async with asyncio.timeout(limits.deadline_s):
+                answer, said = await asyncio.gather(
+                    _read(process.stdout, MAX_ANSWER_BYTES + 1), _read(process.stderr, MAX_WORDS)
+                )
+                code = await process.wait()
+        except TimeoutError as late:
+            raise DeadlineExceeded(f"{program} did not end within {limits.deadline_s:.0f} s") from late
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if code != 0:
+            raise trouble(program, code, said.decode("utf-8", "replace").strip())
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise DriverError(f"{program} answered with more than {MAX_ANSWER_BYTES} bytes")
+        return answer
+
+    async def _start(
+        self, program: str, words: tuple[str, ...], descriptors: tuple[int, ...], uid: int | None, limits: Limits
+    ) -> asyncio.subprocess.Process:
+        user = uid if uid is not None and self.uid is not None else self.uid
+        bounds = (f"--as={limits.memory_bytes}", f"--cpu={limits.cpu_s}", "--core=0")
+        try:
+            return await asyncio.create_subprocess_exec(
+                "prlimit", *bounds, "--", program, *words,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}, cwd="/", pass_fds=descriptors,
+                **({} if user is None else {"user": user, "group": user, "extra_groups": []}),  # type: ignore[arg-type]
+            )  # fmt: skip
+        except FileNotFoundError as missing:
+            raise Unavailable("prlimit is not installed: install util-linux") from missing
+
+
+def trouble(program: str, code: int, said: str) -> Exception:
+    """The error a tool's end and words come to."""
+    name = Path(program).name
+    if any(words in said for words in _FULL):
+        return NoRoom(f"the storage pool is full: make room or take another ({name}: {said})")
+    if any(words in said for words in _LOCKED):
+        remedy = "stop the machine, or ask it"
+        return StateConflict(
+            "the volume is in use by a running machine", [Reason("volume.in_use", f"{name}: {said}", remedy=remedy)]
+        )
+    if any(words in said for words in _AWAY):
+        return Unavailable(f"the storage pool cannot be reached ({name}: {said})")
+    if code == 127 and "failed to execute" in said:
+        return Unavailable(f"{name} is not installed on this node")
+    return DriverError(f"{name} ended with {code}: {said or 'it said nothing'}")
+
+
+def at(descriptor: int) -> str:
+    """The name under which a tool finds a descriptor it inherits."""
+    return f"/dev/fd/{descriptor}"
+
+
+@contextlib.contextmanager
+def key(file: Path, uid: int | None) -> Iterator[int]:
+    """A secret file of the node as a descriptor that a tool of `uid` can read; its content is never on a disk.
+
+    :raise NotFound: the file is not there, or empty.
+    """
+    try:
+        with file.open("rb") as opened:
+            secret = opened.read(MAX_KEY_BYTES).strip()
+    except OSError as wrong:
+        raise NotFound(f"the secret file {file} cannot be read: {wrong.strerror}") from wrong
+    if not secret:
+        raise NotFound(f"the secret file {file} is empty")
+    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, secret)
+        os.fchmod(descriptor, 0o400)
+        if uid is not None:
+            os.fchown(descriptor, uid, uid)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
+    """The beginning of what it says; the rest is read and thrown away, so that it never blocks."""
+    kept = bytearray()
+    while stream is not None and (piece := await stream.read(1 << 16)):
+        kept += piece[: limit - len(kept)]
+    return bytes(kept)
