@@ -37,6 +37,7 @@ from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.tool import Tools
 from novacron.agent.verbs import Verbs, table
+from novacron.agent.volumes import Volumes
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
 from novacron.errors import Conflict, InvalidInput, NovaCronError
@@ -100,7 +101,7 @@ class Agent:
         mover = Mover(
             ledger, provisioner, self.driver, self.machines, host=settings.migration_host, announce=self._announce
         )
-        verbs = Verbs(table(self.machines, mover))
+        verbs = Verbs(table(self.machines, mover, Volumes(depot)))
         dial = dialer(settings.server, read_secret(settings.secret_file), settings.tls_ca)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)

@@ -10,6 +10,7 @@ import structlog
 
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
+from novacron.agent.volumes import Volumes
 from novacron.errors import InvalidInput, NovaCronError, Unsupported
 from novacron.wire.agent import VERBS, Call, Reply
 
@@ -19,7 +20,7 @@ _decoders = {name: msgspec.json.Decoder(struct) for name, struct in VERBS.items(
 _encode = msgspec.json.Encoder().encode
 
 
-def table(machines: Machines, mover: Mover) -> Mapping[str, Doer]:
+def table(machines: Machines, mover: Mover, volumes: Volumes) -> Mapping[str, Doer]:
     """Every verb of wire.agent.VERBS and who does it."""
     return {
         "machine.start": machines.start,
@@ -36,6 +37,12 @@ def table(machines: Machines, mover: Mover) -> Mapping[str, Doer]:
         "migration.release": mover.release,
         "migration.reclaim": mover.reclaim,
         "migration.discard": mover.discard,
+        "pool.probe": volumes.probe,
+        "volume.create": volumes.create,
+        "volume.clone": volumes.clone,
+        "volume.grow": volumes.grow,
+        "volume.delete": volumes.delete,
+        "volume.inspect": volumes.inspect,
     }
 
 

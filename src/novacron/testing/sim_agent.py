@@ -14,6 +14,7 @@ from novacron.agent.network import Network
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.storage.depot import Depot
 from novacron.agent.verbs import Verbs, table
+from novacron.agent.volumes import Volumes
 from novacron.errors import NodeUnreachable, NovaCronError
 from novacron.model.identity import new_id
 from novacron.model.machine import MachineReport, NetworkKind, Nic
@@ -100,7 +101,7 @@ class SimAgent:
         clock = self.host.world.clock
         self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id)
         mover = Mover(ledger, provisioner, self.driver, self.machines, host="127.0.0.1", announce=self._announce)
-        self.verbs = Verbs(table(self.machines, mover))
+        self.verbs = Verbs(table(self.machines, mover, Volumes(depot)))
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()
 
