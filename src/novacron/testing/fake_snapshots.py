@@ -1,4 +1,4 @@
-"""Disks of simulated machines: small files with content and snapshots, which pools and fake hypervisors share."""
+"""What a hypervisor does with snapshots of a machine that lives, on the volumes of a simulated pool."""
 
 from __future__ import annotations
 
@@ -7,71 +7,34 @@ from pathlib import Path
 import msgspec
 
 from novacron.agent.drivers.base import Beside, FileAt, Launch, Taken
-from novacron.errors import NotFound, Reason, Unsupported
+from novacron.errors import Reason, Unsupported
 from novacron.model.snapshot import Consistency
 from novacron.testing.fake_world import FakeMachine
+from novacron.testing.sim_pool import SimVolume
 
 STOOD_STILL_MS = 5.0
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """The content at one moment, and what the machine had in memory then (None: it was not kept)."""
-
-    content: str
-    memory: str | None = None
-
-
-class FakeDisk(msgspec.Struct, kw_only=True):
-    """What a volume's file holds. An empty or missing file is an empty disk."""
-
-    content: str = ""
-    snapshots: dict[str, Kept] = {}
-
-
-def read(path: Path) -> FakeDisk:
-    """The disk in a file."""
+def read(path: Path) -> SimVolume:
+    """The disk in a file. One that is not there is blank."""
     data = path.read_bytes() if path.exists() else b""
-    return msgspec.json.decode(data, type=FakeDisk) if data else FakeDisk()
+    return msgspec.json.decode(data, type=SimVolume) if data else SimVolume()
 
 
 def write(path: Path, content: str) -> None:
     """What its guest writes."""
-    disk = read(path)
-    disk.content = content
-    _save(path, disk)
+    _save(path, read(path), content=content)
 
 
-def take(path: Path, snapshot_id: str, memory: str | None = None) -> None:
-    """Of the content now. There already: fine."""
+def _take(path: Path, snapshot_id: str, memory: str | None) -> None:
     disk = read(path)
     if snapshot_id not in disk.snapshots:
-        disk.snapshots[snapshot_id] = Kept(disk.content, memory)
-        _save(path, disk)
+        kept = disk.memory if memory is None else {**disk.memory, snapshot_id: memory}
+        _save(path, disk, snapshots={**disk.snapshots, snapshot_id: disk.content}, memory=kept)
 
 
-def revert(path: Path, snapshot_id: str) -> Kept:
-    """The content is the snapshot's. :raise NotFound"""
-    disk = read(path)
-    kept = disk.snapshots.get(snapshot_id)
-    if kept is None:
-        raise NotFound(f"{path.name} has no snapshot {snapshot_id}")
-    disk.content = kept.content
-    _save(path, disk)
-    return kept
-
-
-def delete(path: Path, snapshot_id: str) -> None:
-    """Absent: fine."""
-    disk = read(path)
-    if disk.snapshots.pop(snapshot_id, None) is not None:
-        _save(path, disk)
-
-
-def _save(path: Path, disk: FakeDisk) -> None:
-    path.write_bytes(msgspec.json.encode(disk))
-
-
-# -- what a hypervisor does with the disks of a machine that lives -------------------------------------------
+def _save(path: Path, disk: SimVolume, **changed: object) -> None:
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(disk, **changed)))
 
 
 async def taken(machine: FakeMachine, snapshot_id: str, *, memory: bool, quiesce: bool, beside: Beside | None) -> Taken:
@@ -86,33 +49,41 @@ async def taken(machine: FakeMachine, snapshot_id: str, *, memory: bool, quiesce
     if beside is not None:
         await beside()
     for number, path in enumerate(paths):
-        take(path, snapshot_id, machine.memory if memory and number == 0 else None)
+        _take(path, snapshot_id, machine.memory if memory and number == 0 else None)
     if memory:
-        return Taken(
-            consistency=Consistency.MEMORY, memory_bytes=len(machine.memory) + 1, stood_still_ms=STOOD_STILL_MS
-        )
+        size = len(machine.memory) + 1
+        return Taken(consistency=Consistency.MEMORY, memory_bytes=size, stood_still_ms=STOOD_STILL_MS)
     return Taken(consistency=Consistency.QUIESCED if quiesce else Consistency.CRASH, stood_still_ms=STOOD_STILL_MS)
 
 
 def deleted(machine: FakeMachine, snapshot_id: str) -> None:
     """As Driver.delete_snapshot."""
     for path in _paths(machine.launch):
-        delete(path, snapshot_id)
+        disk = read(path)
+        if snapshot_id in disk.snapshots:
+            _save(
+                path, disk, snapshots=_without(disk.snapshots, snapshot_id), memory=_without(disk.memory, snapshot_id)
+            )
 
 
 def memory_of(launch: Launch, snapshot_id: str) -> str:
-    """The memory in a snapshot of its disks. :raise Unsupported: there is none."""
-    for path in _paths(launch):
-        kept = read(path).snapshots.get(snapshot_id)
-        if kept is not None and kept.memory is not None:
-            return kept.memory
-    raise Unsupported(f"snapshot {snapshot_id} holds no memory")
+    """The memory in a snapshot of its disks. :raise Unsupported: there is none, or not of all of them."""
+    disks = [read(path) for path in _paths(launch)]
+    kept = [disk.memory[snapshot_id] for disk in disks if snapshot_id in disk.memory]
+    if not kept or any(snapshot_id not in disk.snapshots for disk in disks):
+        raise Unsupported(f"snapshot {snapshot_id} holds no memory of these disks")
+    return kept[0]
 
 
 def reverted(launch: Launch, snapshot_id: str) -> None:
     """All its disks go back."""
     for path in _paths(launch):
-        revert(path, snapshot_id)
+        disk = read(path)
+        _save(path, disk, content=disk.snapshots[snapshot_id])
+
+
+def _without(kept: dict[str, str], snapshot_id: str) -> dict[str, str]:
+    return {key: value for key, value in kept.items() if key != snapshot_id}
 
 
 def _paths(launch: Launch) -> list[Path]:

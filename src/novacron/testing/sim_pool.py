@@ -21,6 +21,7 @@ class SimVolume(msgspec.Struct, frozen=True):
     size_bytes: int = 0
     content: str = "blank"
     snapshots: dict[str, str] = {}  # id -> content then
+    memory: dict[str, str] = {}  # id -> what the machine remembered then, where it was taken with memory
 
 
 class SimPool:
