@@ -40,6 +40,8 @@ TAGS = {
     "images": "What machines start from: files by digest, inspected before anything opens them.",
     "pools": "Storage pools: where volumes lie, and which nodes reach them.",
     "volumes": "Disks with a life of their own; a VM's disks are volumes that live and die with it.",
+    "networks": "Networks that span the nodes: subnets, gateways, and how guests get their addresses.",
+    "security groups": "Rules of what may pass a card; what no rule allows is refused.",
     "migrations": "Moves of running machines, step by step, with what was measured.",
     "server": "The server itself.",
 }

@@ -26,6 +26,11 @@ from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.routes import router as migration_routes
 from novacron.control.migrations.service import MigrationService
 from novacron.control.migrations.view import MigrationView
+from novacron.control.networks.group_routes import router as group_routes
+from novacron.control.networks.groups import GroupService
+from novacron.control.networks.routes import router as network_routes
+from novacron.control.networks.service import NetworkService
+from novacron.control.networks.view import GroupView, NetworkView
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
 from novacron.control.nodes.routes import router as node_routes
@@ -37,13 +42,25 @@ from novacron.control.pools.routes import router as pool_routes
 from novacron.control.pools.service import PoolService, ensure_default
 from novacron.control.pools.view import PoolView
 from novacron.control.room import Room
-from novacron.control.store.records import IMAGES, MIGRATIONS, NODES, POOLS, TEMPLATES, VMS, Records
+from novacron.control.store.records import (
+    IMAGES,
+    MIGRATIONS,
+    NETWORKS,
+    NODES,
+    POOLS,
+    SECURITY_GROUPS,
+    TEMPLATES,
+    VMS,
+    Records,
+)
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.stream import Stream, View
 from novacron.control.supervise import Work, keep_going
 from novacron.control.templates.routes import router as template_routes
 from novacron.control.templates.service import TemplateService
 from novacron.control.templates.view import TemplateView
+from novacron.control.vms.nic_routes import router as nic_routes
+from novacron.control.vms.nics import NicService
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.vms.routes import router as vm_routes
 from novacron.control.vms.service import VmService
@@ -142,10 +159,15 @@ def application(
         TEMPLATES.prefix: template_view.data,
         POOLS.prefix: pool_view.data,
     }
+    network_view, group_view = NetworkView(records), GroupView(records)
+    views |= {NETWORKS.prefix: network_view.data, SECURITY_GROUPS.prefix: group_view.data}
     vm_service = VmService(records, lines, room, clock, pool_id)
     routers = (
         vm_routes(records, vm_service, vm_view),
         template_routes(records, TemplateService(records, vm_service, clock), template_view, vm_view),
+        nic_routes(NicService(records, room, clock), vm_view),
+        network_routes(records, NetworkService(records, room, clock), network_view),
+        group_routes(records, GroupService(records, room, clock), group_view),
         node_routes(records, NodeService(records, room, clock), node_view),
         migration_routes(records, MigrationService(records, room, clock), migration_view),
         image_routes(records, images, image_view),

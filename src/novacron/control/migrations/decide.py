@@ -64,6 +64,7 @@ def need_of(vm: Vm, source: Candidate, target_id: str) -> Need:
         machine=vm.spec.machine,
         pool_id=facts.pool_ids[0] if facts and facts.pool_ids else "",
         bridges=tuple(sorted({nic.bridge for nic in vm.spec.nics if nic.network is NetworkKind.BRIDGE})),
+        overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
         features=LIVE_FEATURES,
         machine_type=vm.pins.machine_type,
         cpu_model=vm.pins.cpu_model,

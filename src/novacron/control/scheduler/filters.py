@@ -8,6 +8,9 @@ from novacron.control.scheduler.snapshot import Candidate, Limits, Need, driver_
 from novacron.errors import Reason
 from novacron.model.node import NodeState
 
+OVERLAY = "overlay"
+"""The ability (NodeFacts.abilities) of nodes that span networks."""
+
 Filter = Callable[[Need, Candidate, Limits], Reason | None]
 
 
@@ -63,6 +66,17 @@ def reachable_storage(need: Need, candidate: Candidate, limits: Limits) -> Reaso
     facts = candidate.node.facts
     if need.pool_id and facts is not None and need.pool_id not in facts.pool_ids:
         return _refuse(candidate, "pool.not_shared", f"it does not see storage pool {need.pool_id}", "mount it there")
+    for pool in need.pools:
+        if pool.node_id and pool.node_id != candidate.node.id:
+            message = f"a disk lies in pool {pool.name}, which nodes do not share, on another node"
+            return _refuse(candidate, "pool.elsewhere", message, "take the node the disk lies on")
+        why_not = candidate.pools.get(pool.id)
+        if why_not is None:
+            message = f"it was not asked yet whether it reaches storage pool {pool.name}"
+            return _refuse(candidate, "pool.unknown", message, "try again in a moment")
+        if why_not:
+            message = f"it does not reach storage pool {pool.name}: {why_not}"
+            return _refuse(candidate, "pool.unreachable", message, f"mend that, or: novacron pool show {pool.name}")
     return None
 
 
@@ -71,6 +85,17 @@ def connected(need: Need, candidate: Candidate, limits: Limits) -> Reason | None
     missing = [bridge for bridge in need.bridges if facts is not None and bridge not in facts.bridges]
     if missing:
         return _refuse(candidate, "bridge.missing", f"it has no bridge {', '.join(missing)}", "make the bridge there")
+    return None
+
+
+def overlaid(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    facts = candidate.node.facts
+    if not need.overlay or facts is None:
+        return None
+    if OVERLAY not in facts.abilities:
+        return _refuse(candidate, "overlay.missing", "it can span no networks", "its agent needs root, nft and dnsmasq")
+    if not facts.tunnel_address:
+        return _refuse(candidate, "tunnel.missing", "it has no tunnel address", "give its agent one")
     return None
 
 
@@ -86,7 +111,7 @@ def roomy(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
     return None
 
 
-FILTERS: tuple[Filter, ...] = (wanted, accepting, drivable, compatible, reachable_storage, connected, roomy)
+FILTERS: tuple[Filter, ...] = (wanted, accepting, drivable, compatible, reachable_storage, connected, overlaid, roomy)
 
 
 def _refuse(candidate: Candidate, code: str, message: str, remedy: str = "") -> Reason:

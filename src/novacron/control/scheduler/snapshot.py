@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from novacron.model.machine import MachineKind
 from novacron.model.node import DriverFacts, Node
 
 
+class PoolNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """A storage pool that a disk lies in. node_id: the disk is there already, and nodes do not share the pool."""
+
+    id: str
+    name: str
+    node_id: str = ""
+
+
 class Need(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine asks of a node. Empty text asks for nothing.
 
-    node_id: only this node will do. not_nodes: these will not. machine_type, cpu_model, accelerator: pinned
-    (a machine that already ran must find them again).
+    pool_id: the default pool; pools: others. node_id: only this node will do. not_nodes: these will not.
+    machine_type, cpu_model, accelerator: pinned (a machine that already ran must find them again).
     """
 
     memory_mib: int
@@ -20,7 +30,9 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     machine: MachineKind = MachineKind.Q35
     driver: str = "qemu"
     pool_id: str = ""
+    pools: tuple[PoolNeed, ...] = ()
     bridges: tuple[str, ...] = ()
+    overlay: bool = False
     features: tuple[str, ...] = ()
     machine_type: str = ""
     cpu_model: str = ""
@@ -30,11 +42,15 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A node and what is already promised on it (by records, not by what runs this moment)."""
+    """A node and what is already promised on it (by records, not by what runs this moment).
+
+    pools: by id, those it was asked for: why it does not reach them, empty when it does.
+    """
 
     node: Node
     committed_memory_mib: int = 0
     committed_vcpus: int = 0
+    pools: Mapping[str, str] = {}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,8 +83,8 @@ def free_vcpus(candidate: Candidate, limits: Limits) -> int:
 
 def promised(candidate: Candidate, need: Need) -> Candidate:
     """The node after one more machine of that need was promised on it."""
-    return Candidate(
-        node=candidate.node,
+    return msgspec.structs.replace(
+        candidate,
         committed_memory_mib=candidate.committed_memory_mib + need.memory_mib,
         committed_vcpus=candidate.committed_vcpus + need.vcpus,
     )

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from novacron.control.networks.states import Wiring
+from novacron.control.networks.states import UNWIRED, Wiring
 from novacron.control.vms import hardware
 from novacron.errors import NovaCronError, Reason
 from novacron.model.image import FileRole, Image
 from novacron.model.machine import ENDED, BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
+from novacron.model.pool import PoolSpec
 from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, VmSpec, status_of
 
 GUEST_SHUTDOWN = "guest_shutdown"
@@ -158,10 +159,17 @@ def booting(vm: Vm) -> Vm:
     return msgspec.structs.replace(vm, booted=vm.spec, pending=())
 
 
-def machine_spec(vm: Vm, image: Image, wiring: Wiring, wished: VmSpec | None = None) -> MachineSpec:
+def machine_spec(
+    vm: Vm,
+    image: Image,
+    wished: VmSpec | None = None,
+    *,
+    wiring: Wiring = UNWIRED,
+    pools: tuple[PoolSpec, ...] = (),
+) -> MachineSpec:
     """Everything a node must be told to run it, as it runs or is about to; `wished`: as it is to run instead.
 
-    wiring: the networks of its cards, and what may pass each card.
+    wiring: the networks of its cards, and what may pass each card. pools: see control.pools.reach.specs_of.
     """
     spec = wished or vm.booted or vm.spec
     digests: Mapping[FileRole, str] = {file.role: file.digest for file in image.files}
@@ -183,6 +191,7 @@ def machine_spec(vm: Vm, image: Image, wiring: Wiring, wished: VmSpec | None = N
             cmdline=cmdline,
         ),
         disks=spec.disks,
+        pools=pools,
         nics=tuple(msgspec.structs.replace(nic, filter=wiring.filters.get(nic.id)) for nic in spec.nics),
         networks=tuple(network.spec for network in wiring.networks),
         cloud_init=spec.cloud_init,

@@ -15,13 +15,16 @@ import structlog
 
 from novacron.clock import Clock
 from novacron.control.link import Agents
+from novacron.control.networks.states import wiring_of
+from novacron.control.pools.reach import specs_of
 from novacron.control.store.records import IMAGES, VMS, Records, Seen, remove
 from novacron.control.vms import decide, hardware
 from novacron.control.vms.decide import Action
+from novacron.control.vms.drives import check_ready, parting
 from novacron.errors import PASSING, CompareFailed, NotFound, NovaCronError
 from novacron.model.image import Image
-from novacron.model.machine import MachineReport, StopMode
-from novacron.model.vm import Vm
+from novacron.model.machine import MachineReport, MachineSpec, StopMode
+from novacron.model.vm import Vm, VmSpec
 from novacron.wire import agent as wire
 
 START_DEADLINE_S = 120.0
@@ -121,11 +124,12 @@ class Reconciler:
             case decide.Forget():
                 await self._forget(vm.id)
             case decide.Remove():
-                volumes = tuple(disk.volume_id for disk in vm.spec.disks)
+                volumes = tuple(volume.id for volume in parting(self._records, vm)[0])
                 verb = wire.Remove(vm_id=vm.id, generation=vm.generation, volumes=volumes)
                 await self._agents.call(vm.node_id, verb, type(None), deadline_s=VERB_DEADLINE_S)
                 await self._forget(vm.id)
             case decide.Start():
+                check_ready(self._records, vm, starting=True)
                 await self._change(vm.id, decide.booting)
                 await self._have_done(self._records.find(VMS, vm.id).record, action)
             case decide.Adjust():
@@ -147,7 +151,8 @@ class Reconciler:
     async def _adjust(self, vm: Vm, task_id: str) -> None:
         """Have what runs made as the spec says. The node's answer says how far that went."""
         wished = vm.spec
-        told = decide.machine_spec(vm, self._image(vm), wished)
+        check_ready(self._records, vm, starting=False)
+        told = self._told(vm, wished)
         answer = await self._agents.call(
             vm.node_id, wire.Adjust(spec=told), wire.Adjusted, deadline_s=ADJUST_DEADLINE_S
         )
@@ -159,6 +164,10 @@ class Reconciler:
 
         await self._change(vm.id, write)
 
+    def _told(self, vm: Vm, spec: VmSpec) -> MachineSpec:
+        wiring, pools = wiring_of(self._records, spec.nics), specs_of(self._records, spec.disks)
+        return decide.machine_spec(vm, self._image(vm), spec, wiring=wiring, pools=pools)
+
     def _image(self, vm: Vm) -> Image:
         image = self._records.get(IMAGES, vm.spec.image_id)
         if image is None:
@@ -168,7 +177,7 @@ class Reconciler:
     def _verb(self, vm: Vm, action: Action) -> tuple[msgspec.Struct, float]:
         match action:
             case decide.Start():
-                return wire.Start(spec=decide.machine_spec(vm, self._image(vm))), START_DEADLINE_S
+                return wire.Start(spec=self._told(vm, vm.spec)), START_DEADLINE_S
             case decide.Stop(mode, deadline_s):
                 wait_s = deadline_s if mode is StopMode.GRACEFUL else 0.0
                 stop = wire.Stop(vm_id=vm.id, generation=vm.generation, mode=mode, deadline_s=wait_s)
@@ -181,7 +190,8 @@ class Reconciler:
     async def _forget(self, vm_id: str) -> None:
         while (stored := self._records.get(VMS, vm_id)) is not None:
             try:
-                await self._records.commit(remove(VMS, stored))
+                _, volumes = parting(self._records, stored.record)
+                await self._records.commit(remove(VMS, stored), *volumes)
             except CompareFailed:
                 await self._records.caught_up(await self._records.store.revision())
 

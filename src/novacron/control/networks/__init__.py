@@ -1,0 +1,1 @@
+"""Networks and security groups: routes ask, services check and record, the weaver tells every node what it needs."""

@@ -1,0 +1,78 @@
+"""Puts new cards on networks: finds what they name, gives them addresses, and tells their guest of them.
+
+One Connector serves one turn (see control.room): it reads once which addresses are taken, and remembers those it gave.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from novacron.control.networks.addresses import choose
+from novacron.control.networks.cards import cards_of
+from novacron.control.networks.guide import guided
+from novacron.control.store.records import NETWORKS, SECURITY_GROUPS, Records
+from novacron.errors import InvalidInput, NotFound
+from novacron.model.machine import Nic
+from novacron.model.vm import Vm, VmSpec
+from novacron.wire.rest.vms import NicIn
+
+
+class Connector:
+    """Cards of new VMs, and new cards of VMs there are."""
+
+    def __init__(self, records: Records, vms: Iterable[Vm]) -> None:
+        self._records = records
+        self._taken: defaultdict[str, set[str]] = defaultdict(set)
+        for vm in vms:
+            for nic in cards_of(vm):
+                self._taken[nic.network_id].update(nic.addresses)
+
+    def born(self, spec: VmSpec, asked: Sequence[NicIn]) -> VmSpec:
+        """The spec of a new VM with its cards (made from `asked`, in that order) on their networks.
+
+        :raise InvalidInput, Conflict, NoRoom: as `joined`, the field named below `nics`.
+        """
+        pairs = zip(spec.nics, asked, strict=True)
+        nics = tuple(self.joined(nic, one, f"nics.{number}.") for number, (nic, one) in enumerate(pairs))
+        named = (self._records.get(NETWORKS, nic.network_id) for nic in nics if nic.network_id)
+        networks = {stored.record.id: stored.record for stored in named if stored is not None}
+        return msgspec.structs.replace(spec, nics=nics, cloud_init=guided(spec.cloud_init, nics, networks))
+
+    def joined(self, nic: Nic, asked: NicIn, field: str = "") -> Nic:
+        """The card on the network it asked for; unchanged when it asked for none. `field`: what its paths begin with.
+
+        :raise InvalidInput: no such network or group, or an address that is not on it.
+        :raise Conflict: an address is taken. :raise NoRoom: the network is full.
+        """
+        if asked.net is None:
+            return nic
+        network = named(self._records, NETWORKS, asked.net, f"{field}net")
+        taken = self._taken[network.id]
+        addresses = choose(network, nic.mac, asked.addresses, taken, f"{field}addresses")
+        taken.update(addresses)
+        return msgspec.structs.replace(
+            nic,
+            network_id=network.id,
+            addresses=addresses,
+            security_groups=groups_named(self._records, asked.security_groups, f"{field}security_groups"),
+            anti_spoofing=asked.anti_spoofing,
+        )
+
+
+def groups_named(records: Records, refs: Sequence[str], field: str) -> tuple[str, ...]:
+    """Ids of the security groups, each once. :raise InvalidInput: there is no such group."""
+    found = (named(records, SECURITY_GROUPS, ref, f"{field}.{number}").id for number, ref in enumerate(refs))
+    return tuple(dict.fromkeys(found))
+
+
+def named(records: Records, kind: Any, ref: str, field: str) -> Any:
+    """A record that a field of the body names. :raise InvalidInput: there is none; says which field is wrong."""
+    try:
+        return records.find(kind, ref).record
+    except NotFound as missing:
+        noun = kind.object_type.value.replace("_", "-")
+        raise InvalidInput.field(field, missing.message, f"novacron {noun} list shows what there is") from missing
