@@ -29,12 +29,16 @@ class FileAt(msgspec.Struct, frozen=True, tag="file"):
 
 
 class RbdAt(msgspec.Struct, frozen=True, kw_only=True, tag="rbd"):
-    """An image of a Ceph cluster. conf: its configuration file, which names monitors and keyring."""
+    """An image of a Ceph cluster. conf: its configuration file, which names the monitors. key_file: holds the user's
+    key, read by the hypervisor; None: the configuration names a keyring.
+    """
 
     pool: str
     image: str
     conf: Path
     user: str = "admin"
+    namespace: str = ""
+    key_file: Path | None = None
 
 
 class NbdAt(msgspec.Struct, frozen=True, kw_only=True, tag="nbd"):
@@ -54,6 +58,7 @@ class IscsiAt(msgspec.Struct, frozen=True, kw_only=True, tag="iscsi"):
     lun: int
     user: str = ""
     password_file: Path | None = None
+    initiator: str = ""
 
 
 Source = FileAt | RbdAt | NbdAt | IscsiAt
