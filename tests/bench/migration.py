@@ -204,7 +204,7 @@ async def _gather(
     created = await lab.client.do(vms.create(_wanted(guest_address(0))))
     vm = await lab.client.wait_vm(created.id, "running")
     await take(NovaCron(lab, vm, _bare_address(0)))
-    template = template_of(vm.pid or 0)
+    template = template_of(lab.node(vm.node or "").host_pid(vm.pid or 0))
     directory = lab.path / "floor"
     directory.mkdir(mode=0o711)
     hosts = [node_address(1), node_address(2)]

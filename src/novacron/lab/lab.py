@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from novacron.client import vms
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import NovaCronError
-from novacron.lab import cleanup, processes
-from novacron.lab.network import Fabric, node_address
+from novacron.lab import cleanup, gateway, processes
+from novacron.lab.failure import LabFailed
+from novacron.lab.links import Link, Links, Pair
+from novacron.lab.network import Fabric, fabric_address, node_address
+from novacron.lab.node import Node
 from novacron.lab.processes import Child
 from novacron.lab.record import LabDir
 
@@ -23,7 +26,7 @@ _VM_END_S = 30.0
 
 
 class Lab(NamedTuple):
-    """A lab that runs. fabric: None without root, where the guests are on user-mode networks.
+    """A lab that runs. fabric: None without root, where nodes have no place of their own and no links.
 
     children: the processes by name ("server", then the nodes'), for those who want to see them die.
     note: tells the cleanup of another command that is about to be started in the lab's directory.
@@ -37,6 +40,32 @@ class Lab(NamedTuple):
     nodes: tuple[str, ...]
     children: dict[str, Child]
     note: Callable[[list[str]], None]
+    hosts: tuple[Node, ...]
+    links: Links | None
+
+    def node(self, name: str) -> Node:
+        """The host of that name. :raise LabFailed: there is none, or the lab has none."""
+        self._must_have_links()
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise LabFailed.because(f"there is no node {name}", f"give one of {', '.join(self.nodes)}")
+
+    def link(self, name: str) -> Link:
+        """The link between that node and the fabric. :raise LabFailed: as `node`."""
+        return Link(self._must_have_links(), self.node(name).number)
+
+    def between(self, one: str, other: str) -> Pair:
+        """The way from node to node. :raise LabFailed: as `node`, or the two are one."""
+        numbers = self.node(one).number, self.node(other).number
+        if numbers[0] == numbers[1]:
+            raise LabFailed.because(f"{one} cannot be parted from itself", "give two nodes")
+        return Pair(self._must_have_links(), *numbers)
+
+    def _must_have_links(self) -> Links:
+        if self.links is None:
+            raise LabFailed.because("without root the lab's nodes have no links and no power", "run the lab as root")
+        return self.links
 
 
 def usual_path(name: str = "demo") -> Path:
@@ -63,10 +92,20 @@ def clean(path: Path) -> int:
 
 
 @contextlib.asynccontextmanager
-async def open_lab(path: Path, *, nodes: int = 2, bridged: bool, say: Say = lambda _: None) -> AsyncIterator[Lab]:
+async def open_lab(
+    path: Path,
+    *,
+    nodes: int = 2,
+    bridged: bool,
+    shared_pool: bool = True,
+    over_fabric: bool = False,
+    say: Say = lambda _: None,
+) -> AsyncIterator[Lab]:
     """A lab in `path`, ready; gone again afterwards, whatever happened inside.
 
-    bridged: (root) guests on a bridge that spans the nodes; else on QEMU's user-mode network.
+    bridged: (root) each node a host of its own, guests on a bridge that spans them; else all on this machine's own
+    network, guests on QEMU's. shared_pool: the nodes share the server's storage pool; else each has its own.
+    over_fabric: (bridged) agents dial the server through their links, over TLS; else past them, by a unix socket.
     :raise LabFailed: it could not be built; nothing of it is left.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -76,38 +115,82 @@ async def open_lab(path: Path, *, nodes: int = 2, bridged: bool, say: Say = lamb
         if left := cleanup.clean(path):
             say(f"ended {left} processes of a lab that was cut off")
         stack.callback(cleanup.clean, path)
-        yield await _build(stack, directory, nodes, bridged, say)
+        builder = _Builder(stack, directory, say, shared_pool=shared_pool, over_fabric=over_fabric and bridged)
+        yield await builder.build(nodes, bridged=bridged)
         say("putting everything away")
 
 
-async def _build(stack: contextlib.AsyncExitStack, directory: LabDir, count: int, bridged: bool, say: Say) -> Lab:
-    path, port = directory.path, processes.choose_port()
-    names = tuple(f"node-{number}" for number in range(1, count + 1))
-    fabric = Fabric(count) if bridged else None
-    if fabric:
-        stack.callback(fabric.close)
+class _Builder:
+    """Builds a lab; what it starts ends with `stack`, in reverse."""
 
-    server = Child("server", processes.server_command(path, port), directory)
-    stack.push_async_callback(server.stop)
-    await processes.until_ready(server, port)
-    say("the control plane is ready")
+    def __init__(
+        self,
+        stack: contextlib.AsyncExitStack,
+        directory: LabDir,
+        say: Say,
+        *,
+        shared_pool: bool,
+        over_fabric: bool,
+    ) -> None:
+        self._stack, self._directory, self._say = stack, directory, say
+        self._shared_pool, self._over_fabric = shared_pool, over_fabric
+        self._path = directory.path
 
-    agents = []
-    for number, name in enumerate(names, start=1):
-        address = node_address(number) if fabric else _LOOPBACK
-        namespace = fabric.nodes[number - 1] if fabric else None
-        agents.append(Child(name, processes.agent_command(path, name, address), directory, namespace))
-        stack.push_async_callback(agents[-1].stop)
+    async def build(self, count: int, *, bridged: bool) -> Lab:
+        numbers = range(1, count + 1)
+        names = tuple(map(processes.name_of, numbers))
+        fabric = Fabric(0) if bridged else None
+        if fabric:
+            self._stack.callback(fabric.close)
+        server, port = await self._serve(fabric)
+        hosts, links = self._hosts(fabric, numbers) if fabric else ((), None)
+        agents = [host.agent for host in hosts] or [self._agent(name) for name in names]
 
-    url, token_file = f"http://{_LOOPBACK}:{port}", path / "server" / "admin.token"
-    client = await stack.enter_async_context(AsyncClient(url, token_file.read_text().strip()))
-    stack.push_async_callback(_end_machines, client, say)
-    await processes.until_up(client, agents)
-    if fabric:
-        await asyncio.to_thread(fabric.settle)
-    say(f"{' and '.join(names)} are up")
-    children = {child.name: child for child in (server, *agents)}
-    return Lab(path, url, token_file, client, fabric, names, children, directory.note)
+        url, token_file = f"http://{_LOOPBACK}:{port}", self._path / "server" / "admin.token"
+        client = await self._stack.enter_async_context(AsyncClient(url, token_file.read_text().strip()))
+        self._stack.push_async_callback(_end_machines, client, self._say)
+        await processes.until_up(client, agents)
+        if fabric:
+            await asyncio.to_thread(fabric.settle)
+        self._say(f"{' and '.join(names)} are up")
+        children = {child.name: child for child in (server, *agents)}
+        return Lab(self._path, url, token_file, client, fabric, names, children, self._directory.note, hosts, links)
+
+    async def _serve(self, fabric: Fabric | None) -> tuple[Child, int]:
+        port = processes.choose_port()
+        server = Child("server", processes.server_command(self._path, port), self._directory)
+        self._stack.push_async_callback(server.stop)
+        if self._over_fabric and fabric:
+            certificate, key = processes.gateway_certificate(self._path), processes.gateway_key(self._path)
+            await asyncio.to_thread(gateway.certify, fabric_address(), certificate, key)
+            command = processes.gateway_command(self._path, fabric_address())
+            self._stack.push_async_callback(Child("gateway", command, self._directory, fabric.fabric).stop)
+        await processes.until_ready(server, port)
+        self._say("the control plane is ready")
+        return server, port
+
+    def _hosts(self, fabric: Fabric, numbers: Iterable[int]) -> tuple[tuple[Node, ...], Links]:
+        links = Links(fabric, self._directory)
+        self._stack.callback(links.close)
+        hosts = []
+        for number in numbers:
+            command = self._agent_command(processes.name_of(number), node_address(number))
+            hosts.append(Node(number, command, self._directory, links))
+            self._stack.callback(hosts[-1].power_off)
+            self._stack.push_async_callback(hosts[-1].agent.stop)
+        return tuple(hosts), links
+
+    def _agent(self, name: str) -> Child:
+        made = Child(name, self._agent_command(name, _LOOPBACK), self._directory)
+        self._stack.push_async_callback(made.stop)
+        return made
+
+    def _agent_command(self, name: str, address: str) -> list[str]:
+        pool = self._path / "pool" if self._shared_pool else self._path / name / "pool"
+        server, ca = f"unix:{processes.server_socket(self._path)}", None
+        if self._over_fabric:
+            server, ca = f"https://{fabric_address()}:{processes.USUAL_PORT}", processes.gateway_certificate(self._path)
+        return processes.agent_command(self._path, name, address, pool, server, ca)
 
 
 async def _end_machines(client: AsyncClient, say: Say) -> None:

@@ -14,8 +14,12 @@ from novacron.lab.failure import LabFailed
 
 Result = TypeVar("Result")
 
-_CLONE_NEWNET = 0x40000000
-_CLONE_NEWNS = 0x00020000
+CLONE_FS = 0x00000200
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SLAVE = 1 << 12, 1 << 14, 1 << 19
 _TUN = Path("/dev/net/tun")
 _TUN_NUMBER = (10, 200)
@@ -27,7 +31,7 @@ class Namespace:
 
     def __init__(self) -> None:
         """:raise LabFailed: no privilege to make one."""
-        self.fd = _in_thread(_make)
+        self.fd = in_thread(_make)
 
     @property
     def inode(self) -> int:
@@ -41,7 +45,7 @@ class Namespace:
             enter(self.fd)
             return call()
 
-        return _in_thread(entered)
+        return in_thread(entered)
 
     def run_as_node(self, call: Callable[[], Result]) -> Result:
         """Like `run`, with what a node sees of its hardware: /sys of this namespace, and /dev/net/tun open to all.
@@ -51,29 +55,46 @@ class Namespace:
 
         def entered() -> Result:
             enter(self.fd)
-            _checked(_libc.unshare(_CLONE_NEWNS), "make a mount namespace")
-            _mount("none", "/", None, _MS_REC | _MS_SLAVE)
-            _mount("sysfs", "/sys", "sysfs")
-            if not _TUN.stat().st_mode & stat.S_IWOTH:  # as udev does on every Debian; containers lack it
-                _mount("tmpfs", str(_TUN.parent), "tmpfs")
-                os.mknod(_TUN, stat.S_IFCHR | 0o600, os.makedev(*_TUN_NUMBER))
-                _TUN.chmod(0o666)
+            unshare(CLONE_NEWNS)
+            show_hardware()
             return call()
 
-        return _in_thread(entered)
+        return in_thread(entered)
 
     def close(self) -> None:
-        """Let go. It ends with the last process inside."""
-        os.close(self.fd)
+        """Let go, once or again. It ends with the last process inside."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
-def enter(descriptor: int) -> None:
-    """Move the calling thread into a network namespace, for good. :raise LabFailed: it may not."""
-    _checked(_libc.setns(descriptor, _CLONE_NEWNET), "enter a network namespace")
+def enter(descriptor: int, kinds: int = CLONE_NEWNET) -> None:
+    """Move the calling thread into namespaces, for good. :raise LabFailed: it may not.
+
+    descriptor: of a network namespace, or a pidfd whose process' namespaces of those kinds are meant.
+    """
+    if kinds & CLONE_NEWNS:
+        unshare(CLONE_FS)
+    _checked(_libc.setns(descriptor, kinds), "enter a namespace")
+
+
+def unshare(kinds: int) -> None:
+    """Give the calling thread new namespaces of those kinds, for good. :raise LabFailed: it may not."""
+    _checked(_libc.unshare(kinds), "make a namespace")
+
+
+def show_hardware() -> None:
+    """In the calling thread's new mount namespace: /sys of its network, and /dev/net/tun open to all."""
+    _mount("none", "/", None, _MS_REC | _MS_SLAVE)
+    _mount("sysfs", "/sys", "sysfs")
+    if not _TUN.stat().st_mode & stat.S_IWOTH:  # as udev does on every Debian; containers lack it
+        _mount("tmpfs", str(_TUN.parent), "tmpfs")
+        os.mknod(_TUN, stat.S_IFCHR | 0o600, os.makedev(*_TUN_NUMBER))
+        _TUN.chmod(0o666)
 
 
 def _make() -> int:
-    _checked(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
+    unshare(CLONE_NEWNET)
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -102,7 +123,7 @@ class _Outcome(Generic[Result]):
     error: BaseException | None = None
 
 
-def _in_thread(call: Callable[[], Result]) -> Result:
+def in_thread(call: Callable[[], Result]) -> Result:
     """A namespace belongs to a thread; one that has entered another is never used again."""
     outcome: _Outcome[Result] = _Outcome()
 

@@ -5,7 +5,7 @@
     node-1    br0 (bridge) 10.77.0.11      node-2    br0 10.77.0.12
                  └ taps of its guests, 10.77.0.100 and up
 
-The addresses exist inside these namespaces only.
+The addresses exist inside these namespaces only. What is done to the links between is in novacron.lab.links.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from novacron.lab.failure import LabFailed
 from novacron.lab.namespaces import Namespace
 
 BRIDGE = "br0"
-_FABRIC_BRIDGE = "fabric0"
-_UPLINK = "up0"
+FABRIC_BRIDGE = "fabric0"
+UPLINK = "up0"
 _UPLINK_INDEX = 1000  # unlike its peer's: the kernel reports the carrier of a pair with equal indexes a second late
 _NETWORK = ipaddress.IPv4Network("10.77.0.0/24")
 _NEIGHBOUR_RETRY_MS = 20  # a client that asks for a guest which still boots shall not wait a second to ask again
@@ -38,7 +38,7 @@ class Fabric:
         self.nodes: list[Namespace] = []
         self.fabric.run(_lay_fabric)
         for number in range(1, nodes + 1):
-            self.nodes.append(self._join(number))
+            self.join(number)
 
     def settle(self) -> None:
         """Wait until everything forwards: about a second after it was laid.
@@ -48,20 +48,37 @@ class Fabric:
         for namespace in (self.fabric, *self.nodes):
             namespace.run(_wait_for_carriers)
 
-    def _join(self, number: int) -> Namespace:
-        node, port = Namespace(), f"n{number}"
-        node.run(lambda: _lay_node(self.fabric.fd, port, node_address(number)))
-        self.fabric.run(lambda: _plug(port))
+    def join(self, number: int) -> Namespace:
+        """Lay the network of node `number`: the next one, or one that has parted."""
+        node = Namespace()
+        node.run(lambda: _lay_node(self.fabric.fd, port_of(number), node_address(number)))
+        self.fabric.run(lambda: _plug(port_of(number)))
+        self.nodes[number - 1 :] = [node, *self.nodes[number:]]
         return node
+
+    def part(self, number: int) -> None:
+        """Take the link of node `number` away and let go of its namespace, for good."""
+        self.fabric.run(lambda: _unplug(port_of(number)))
+        self.nodes[number - 1].close()
 
     def close(self) -> None:
         for namespace in (*self.nodes, self.fabric):
             namespace.close()
 
 
+def port_of(number: int) -> str:
+    """The fabric's end of the link of node `number`."""
+    return f"n{number}"
+
+
 def node_address(number: int) -> str:
     """Where node `number` (from 1) receives migration streams."""
     return str(_NETWORK[10 + number])
+
+
+def fabric_address() -> str:
+    """Where the clients are, and the control plane for agents that dial it over the fabric."""
+    return str(_NETWORK[1])
 
 
 def guest_address(number: int) -> str:
@@ -72,8 +89,10 @@ def guest_address(number: int) -> str:
 def _lay_fabric() -> None:
     with IPRoute() as ip:
         _bring_up(ip, "lo")
-        _add_bridge(ip, _FABRIC_BRIDGE, str(_NETWORK[1]))
-    (Path("/proc/sys/net/ipv4/neigh") / _FABRIC_BRIDGE / "retrans_time_ms").write_text(str(_NEIGHBOUR_RETRY_MS))
+        _add_bridge(ip, FABRIC_BRIDGE, fabric_address())
+    # A port that a wire has taken off the bridge must not answer in the bridge's name.
+    Path("/proc/sys/net/ipv4/conf/all/arp_ignore").write_text("1")
+    (Path("/proc/sys/net/ipv4/neigh") / FABRIC_BRIDGE / "retrans_time_ms").write_text(str(_NEIGHBOUR_RETRY_MS))
 
 
 def _lay_node(fabric_fd: int, port: str, address: str) -> None:
@@ -81,13 +100,19 @@ def _lay_node(fabric_fd: int, port: str, address: str) -> None:
         _bring_up(ip, "lo")
         bridge = _add_bridge(ip, BRIDGE, address)
         peer = {"ifname": port, "net_ns_fd": fabric_fd}
-        ip.link("add", ifname=_UPLINK, index=_UPLINK_INDEX, kind="veth", peer=peer)
-        ip.link("set", index=_index(ip, _UPLINK), master=bridge, state="up")
+        ip.link("add", ifname=UPLINK, index=_UPLINK_INDEX, kind="veth", peer=peer)
+        ip.link("set", index=index_of(ip, UPLINK), master=bridge, state="up")
 
 
 def _plug(port: str) -> None:
     with IPRoute() as ip:
-        ip.link("set", index=_index(ip, port), master=_index(ip, _FABRIC_BRIDGE), state="up")
+        ip.link("set", index=index_of(ip, port), master=index_of(ip, FABRIC_BRIDGE), state="up")
+
+
+def _unplug(port: str) -> None:
+    with IPRoute() as ip:
+        for index in ip.link_lookup(ifname=port):
+            ip.link("del", index=index)
 
 
 def _add_bridge(ip: IPRoute, name: str, address: str) -> int:
@@ -95,7 +120,7 @@ def _add_bridge(ip: IPRoute, name: str, address: str) -> int:
     # neighbours send to one it no longer has, until they have asked anew.
     own = "02:" + ":".join(f"{byte:02x}" for byte in (0x77, *ipaddress.IPv4Address(address).packed))
     ip.link("add", ifname=name, kind="bridge", address=own)
-    index = _index(ip, name)
+    index = index_of(ip, name)
     ip.addr("add", index=index, address=address, prefixlen=_NETWORK.prefixlen)
     ip.link("set", index=index, state="up")
     return index
@@ -116,9 +141,11 @@ def _carries(link: Any) -> bool:
 
 
 def _bring_up(ip: IPRoute, name: str) -> None:
-    ip.link("set", index=_index(ip, name), state="up")
+    ip.link("set", index=index_of(ip, name), state="up")
 
 
-def _index(ip: IPRoute, name: str) -> int:
-    index: int = ip.link_lookup(ifname=name)[0]
-    return index
+def index_of(ip: IPRoute, name: str) -> int:
+    """The number of a link in the namespace `ip` speaks to. :raise LabFailed: there is none."""
+    for index in ip.link_lookup(ifname=name):
+        return int(index)
+    raise LabFailed.because(f"there is no {name} in the lab's network")

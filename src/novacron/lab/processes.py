@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import httpx2
 
@@ -17,27 +18,34 @@ from novacron.client import nodes
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import Unavailable
 from novacron.lab.failure import LabFailed
-from novacron.lab.namespaces import Namespace
 from novacron.lab.record import LabDir
 
 USUAL_PORT = 8470
 READY_S = 60.0
 STOP_S = 15.0
 _POLL_S = 0.05
+Result = TypeVar("Result")
 _LOG_TAIL = 2000
+
+
+class Place(Protocol):
+    """Where a process may be started: a namespace, or a node."""
+
+    def run(self, call: Callable[[], Result]) -> Result:
+        """Do `call` in there."""
 
 
 class Child:
     """One of our processes, its words in a file of its own."""
 
-    def __init__(self, name: str, command: list[str], lab: LabDir, namespace: Namespace | None = None) -> None:
-        """Start it inside `namespace`. It is written down in the lab's record first."""
+    def __init__(self, name: str, command: list[str], lab: LabDir, place: Place | None = None) -> None:
+        """Start it in `place`. It is written down in the lab's record first."""
         self.name = name
         self.directory = lab.path / name
         self.directory.mkdir(mode=0o711, exist_ok=True)
         self.log = lab.path / f"{name}.log"
         self._command = command
-        self._namespace = namespace
+        self._place = place
         lab.note(command)
         self.log.unlink(missing_ok=True)
         self.process = self._start()
@@ -55,7 +63,7 @@ class Child:
                     start_new_session=True,  # Ctrl-C is for the lab, which ends them in order
                 )
 
-        return self._namespace.run_as_node(start) if self._namespace else start()
+        return self._place.run(start) if self._place else start()
 
     def kill(self) -> None:
         """End it as a crash would: at once, with no word to anybody."""
@@ -99,15 +107,45 @@ def server_command(lab: Path, port: int) -> list[str]:
     # fmt: on
 
 
-def agent_command(lab: Path, name: str, migration_host: str) -> list[str]:
+def agent_command(lab: Path, name: str, address: str, pool: Path, server: str, ca: Path | None = None) -> list[str]:
+    """pool: its storage pool. server: as AgentConfig.server has it; ca: what vouches for one over TLS."""
     # fmt: off
     return [
-        sys.executable, "-m", "novacron.agent", "--server", f"unix:{server_socket(lab)}",
+        sys.executable, "-m", "novacron.agent", "--server", server, *(("--tls-ca", str(ca)) if ca else ()),
         "--secret-file", str(lab / "server" / "agent.secret"), "--node-name", name,
-        "--state-dir", str(lab / name / "state"), "--run-dir", str(lab / name / "run"),
-        "--pool-dir", str(lab / "pool"), "--migration-host", migration_host,
+        "--state-dir", str(lab / name / "state"), "--run-dir", str(run_dir(lab / name)),
+        "--pool-dir", str(pool), "--migration-host", address,
     ]
     # fmt: on
+
+
+def gateway_command(lab: Path, address: str) -> list[str]:
+    """The server's door on the fabric; `gateway_certificate` and its key are made before it starts."""
+    # fmt: off
+    return [
+        sys.executable, "-m", "novacron.lab.gateway", "--address", address, "--port", str(USUAL_PORT),
+        "--certificate", str(gateway_certificate(lab)), "--key", str(gateway_key(lab)),
+        "--socket", str(server_socket(lab)),
+    ]
+    # fmt: on
+
+
+def gateway_certificate(lab: Path) -> Path:
+    return lab / "gateway.pem"
+
+
+def gateway_key(lab: Path) -> Path:
+    return lab / "gateway.key"
+
+
+def name_of(number: int) -> str:
+    """Node `number`, from 1, as it is called."""
+    return f"node-{number}"
+
+
+def run_dir(node: Path) -> Path:
+    """What does not outlive a node's boot, in its directory."""
+    return node / "run"
 
 
 def server_socket(lab: Path) -> Path:
