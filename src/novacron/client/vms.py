@@ -40,10 +40,21 @@ class NicUpdate(msgspec.Struct, frozen=True, kw_only=True):
     anti_spoofing: bool | UnsetType = UNSET
 
 
-class DiskIn(msgspec.Struct, frozen=True, kw_only=True):
-    """An additional empty disk."""
+class QosIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The most a disk may do; 0: without limit."""
 
-    size_bytes: int
+    iops: int = 0
+    bytes_per_s: int = 0
+
+
+class DiskIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One more disk: a new empty one of `size_bytes` in `pool`, or a `volume` that exists."""
+
+    size_bytes: int | None = None
+    pool: str | None = None
+    volume: str | None = None
+    qos: QosIn | None = None
+    boot_order: int = 0
 
 
 class CloudInitIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,6 +79,8 @@ class VmCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     firmware: str | UnsetType = UNSET
     kernel_cmdline: str = ""
     root_disk_bytes: int | None = None
+    root_pool: str | None = None
+    root_qos: QosIn | None = None
     disks: Sequence[DiskIn] = ()
     nics: Sequence[NicIn] | UnsetType = UNSET
     cloud_init: CloudInitIn | None = None

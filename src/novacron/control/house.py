@@ -59,6 +59,8 @@ from novacron.control.supervise import Work, keep_going
 from novacron.control.templates.routes import router as template_routes
 from novacron.control.templates.service import TemplateService
 from novacron.control.templates.view import TemplateView
+from novacron.control.vms.disk_routes import router as disk_routes
+from novacron.control.vms.disks import DiskService
 from novacron.control.vms.nic_routes import router as nic_routes
 from novacron.control.vms.nics import NicService
 from novacron.control.vms.reconciler import Reconciler
@@ -166,6 +168,7 @@ def application(
         vm_routes(records, vm_service, vm_view),
         template_routes(records, TemplateService(records, vm_service, clock), template_view, vm_view),
         nic_routes(NicService(records, room, clock), vm_view),
+        disk_routes(DiskService(records, room, clock, pool_id), vm_view),
         network_routes(records, NetworkService(records, room, clock), network_view),
         group_routes(records, GroupService(records, room, clock), group_view),
         node_routes(records, NodeService(records, room, clock), node_view),

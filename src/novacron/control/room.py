@@ -14,7 +14,7 @@ import msgspec
 from novacron.config import ServerConfig
 from novacron.control.scheduler.placement import Candidate, Limits
 from novacron.control.store.base import Expect, Put
-from novacron.control.store.records import MIGRATIONS, NODES, VMS, Records, Write
+from novacron.control.store.records import MIGRATIONS, NODES, POOLS, VMS, Records, Write
 from novacron.model.machine import ENDED
 from novacron.model.migration import is_final
 from novacron.model.vm import Desired, Vm, running_spec, status_of
@@ -60,6 +60,16 @@ def _add_other_side(records: Records, vm: Vm, found: dict[str, Committed]) -> No
         other.vcpus += running_spec(vm).vcpus
 
 
+def _reached(records: Records) -> dict[str, dict[str, str]]:
+    """By node id: the pools it was asked for, and why it does not reach them."""
+    found: dict[str, dict[str, str]] = {}
+    for stored in records.all(POOLS):
+        for node_id, reach in stored.record.reach.items():
+            why_not = "" if reach.available else reach.reason or "no reason was given"
+            found.setdefault(node_id, {})[stored.record.id] = why_not
+    return found
+
+
 class Room:
     """Candidates for placement, and the queue of promises."""
 
@@ -80,11 +90,13 @@ class Room:
         """Every node with what is promised on it now."""
         promised = self.promised()
         nothing = Committed()
+        reached = _reached(self._records)
         return [
             Candidate(
                 node=stored.record,
                 committed_memory_mib=promised.get(stored.record.id, nothing).memory_mib,
                 committed_vcpus=promised.get(stored.record.id, nothing).vcpus,
+                pools=reached.get(stored.record.id, {}),
             )
             for stored in self._records.all(NODES)
         ]

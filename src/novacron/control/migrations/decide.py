@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose
-from novacron.control.scheduler.snapshot import driver_of
+from novacron.control.scheduler.snapshot import PoolNeed, driver_of
 from novacron.errors import Busy, InvalidInput, NoRoom, NovaCronError, Reason, StateConflict, Unsupported
 from novacron.model.machine import MachineStatus, NetworkKind
 from novacron.model.migration import STEPS, MigrationKind
@@ -55,7 +55,7 @@ def check_vm(vm: Vm) -> None:
         )
 
 
-def need_of(vm: Vm, source: Candidate, target_id: str) -> Need:
+def need_of(vm: Vm, source: Candidate, target_id: str, pools: tuple[PoolNeed, ...] = ()) -> Need:
     """What the machine, as it runs, asks of its next node."""
     facts, spec = source.node.facts, running_spec(vm)
     return Need(
@@ -63,6 +63,7 @@ def need_of(vm: Vm, source: Candidate, target_id: str) -> Need:
         vcpus=spec.vcpus,
         machine=vm.spec.machine,
         pool_id=facts.pool_ids[0] if facts and facts.pool_ids else "",
+        pools=pools,
         bridges=tuple(sorted({nic.bridge for nic in vm.spec.nics if nic.network is NetworkKind.BRIDGE})),
         overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
         features=LIVE_FEATURES,
@@ -74,7 +75,9 @@ def need_of(vm: Vm, source: Candidate, target_id: str) -> Need:
     )
 
 
-def plan(vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits) -> Move:
+def plan(
+    vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits, pools: tuple[PoolNeed, ...] = ()
+) -> Move:
     """Where the VM goes: to the target asked for, or (target_id empty) to the best node that can take it.
 
     :raise InvalidInput: the target is where it runs already.
@@ -87,7 +90,7 @@ def plan(vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits) -> 
     source = next((one for one in nodes if one.node.id == vm.node_id), None)
     if source is None:
         raise StateConflict.of(f"VM {vm.name}", "on a node that is not known", ("on a known node",), "migrate")
-    need = need_of(vm, source, target_id)
+    need = need_of(vm, source, target_id, pools)
     _check_source(vm, source, need)
     choice = choose(need, nodes, limits)
     if choice.node_id is None:

@@ -16,12 +16,13 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
+from novacron.control.pools.reach import specs_of
 from novacron.control.store.records import IMAGES, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import NotFound
 from novacron.model.machine import MachineReport
 from novacron.model.migration import Do, Figures, Migration, Progress, Step, Undo, next_action
-from novacron.model.vm import Vm
+from novacron.model.vm import Vm, running_spec
 from novacron.wire import agent as wire
 
 VERB_DEADLINE_S = 30.0
@@ -113,7 +114,8 @@ class Performer:
             return known
         vm = self._vm(migration)
         image = self._records.find(IMAGES, vm.spec.image_id).record
-        verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image))
+        pools = specs_of(self._records, running_spec(vm).disks)
+        verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image, pools=pools))
         answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         self._receptions[migration.id] = answer
         return answer

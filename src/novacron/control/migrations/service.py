@@ -9,11 +9,12 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.migrations import decide
 from novacron.control.once import Change, Once, Outcome
+from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
 from novacron.control.store.records import MIGRATIONS, NODES, VMS, WRITE_TRIES, Records, Stored, create, update
 from novacron.errors import CompareFailed, InvalidInput, NotFound
 from novacron.model.migration import UNDOING, Goals, Migration, MigrationState, Strategy, cancelled, is_final
-from novacron.model.vm import Vm
+from novacron.model.vm import Vm, running_spec
 from novacron.wire.rest.migrations import MigrationCreate
 
 
@@ -39,7 +40,8 @@ class MigrationService:
             async with self._room.turn():
                 ticket = await self._room.ticket()
                 vm: Stored[Vm] = self._named("vm", VMS, asked.vm)
-                move = decide.plan(vm.record, self._room.candidates(), target, self._room.limits)
+                pools = needs_of(self._records, running_spec(vm.record).disks)
+                move = decide.plan(vm.record, self._room.candidates(), target, self._room.limits, pools)
                 migration = self._record(asked, vm.record, move, by)
                 held = msgspec.structs.replace(vm.record, migration_id=migration.id, updated_at=migration.created_at)
                 writes = (create(MIGRATIONS, migration), update(VMS, vm, held), ticket, *once.note(migration, 202))

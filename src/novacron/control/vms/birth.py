@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from novacron.control.scheduler.placement import Need
+from novacron.control.scheduler.snapshot import Need, PoolNeed
 from novacron.errors import Conflict, InvalidInput, NoRoom, Reason, StateConflict
 from novacron.model.image import FileRole, Image, ImageState, file_of
 from novacron.model.machine import CloudInit, Disk, Forward, NetworkKind, Nic
@@ -29,8 +29,8 @@ class Means(msgspec.Struct, frozen=True):
     now: datetime.datetime
 
 
-def spec_of(asked: VmCreate, image: Image, means: Means) -> VmSpec:
-    """What was asked for, complete.
+def spec_of(asked: VmCreate, image: Image, means: Means, disks: Sequence[Disk]) -> VmSpec:
+    """What was asked for, complete. disks: see control.vms.drives.
 
     :raise StateConflict: the image is not ready.
     :raise InvalidInput: it does not go with the image.
@@ -39,8 +39,6 @@ def spec_of(asked: VmCreate, image: Image, means: Means) -> VmSpec:
         raise StateConflict.of(f"image {image.name}", image.state.value, ("ready",), "make a VM from")
     if asked.kernel_cmdline and file_of(image, FileRole.KERNEL) is None:
         raise InvalidInput.field("kernel_cmdline", "the image has no kernel to hand it to", "leave it out")
-    extra = (Disk(volume_id=means.new_id(), size_bytes=disk.size_bytes) for disk in asked.disks)
-    disks = (*_root_disk(asked, image, means), *extra)
     nics = (nic_of(nic, means) for nic in asked.nics)
     return VmSpec(
         image_id=image.id,
@@ -61,22 +59,6 @@ def spec_of(asked: VmCreate, image: Image, means: Means) -> VmSpec:
     )
 
 
-def _root_disk(asked: VmCreate, image: Image, means: Means) -> tuple[Disk, ...]:
-    file = file_of(image, FileRole.DISK)
-    if file is None:
-        if asked.root_disk_bytes is not None:
-            raise InvalidInput.field("root_disk_bytes", "the image has no disk", "ask for an empty one in disks")
-        return ()
-    size = file.virtual_size_bytes if asked.root_disk_bytes is None else asked.root_disk_bytes
-    if size < file.virtual_size_bytes:
-        raise InvalidInput.field(
-            "root_disk_bytes",
-            f"is smaller than the image's disk of {file.virtual_size_bytes} bytes",
-            f"give at least {file.virtual_size_bytes}, or leave it out",
-        )
-    return (Disk(volume_id=means.new_id(), size_bytes=size, backing_digest=file.digest),)
-
-
 def nic_of(asked: NicIn, means: Means) -> Nic:
     """A new card, not yet on the network it asks for (see connect)."""
     return Nic(
@@ -88,13 +70,14 @@ def nic_of(asked: NicIn, means: Means) -> Nic:
     )
 
 
-def need_of(spec: VmSpec, pool_id: str, node_id: str = "") -> Need:
-    """What its machine asks of a node. node_id: only this one will do."""
+def need_of(spec: VmSpec, pool_id: str, node_id: str = "", pools: tuple[PoolNeed, ...] = ()) -> Need:
+    """What its machine asks of a node. node_id: only this one will do. pools: see control.pools.reach."""
     return Need(
         memory_mib=spec.memory_mib,
         vcpus=spec.vcpus,
         machine=spec.machine,
         pool_id=pool_id,
+        pools=pools,
         bridges=tuple(sorted({nic.bridge for nic in spec.nics if nic.network is NetworkKind.BRIDGE})),
         overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
         node_id=node_id,

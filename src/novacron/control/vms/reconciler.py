@@ -124,7 +124,7 @@ class Reconciler:
             case decide.Forget():
                 await self._forget(vm.id)
             case decide.Remove():
-                volumes = tuple(volume.id for volume in parting(self._records, vm)[0])
+                volumes, _ = parting(self._records, vm)
                 verb = wire.Remove(vm_id=vm.id, generation=vm.generation, volumes=volumes)
                 await self._agents.call(vm.node_id, verb, type(None), deadline_s=VERB_DEADLINE_S)
                 await self._forget(vm.id)
@@ -177,7 +177,7 @@ class Reconciler:
     def _verb(self, vm: Vm, action: Action) -> tuple[msgspec.Struct, float]:
         match action:
             case decide.Start():
-                return wire.Start(spec=self._told(vm, vm.spec)), START_DEADLINE_S
+                return wire.Start(spec=self._told(vm, vm.booted or vm.spec)), START_DEADLINE_S
             case decide.Stop(mode, deadline_s):
                 wait_s = deadline_s if mode is StopMode.GRACEFUL else 0.0
                 stop = wire.Stop(vm_id=vm.id, generation=vm.generation, mode=mode, deadline_s=wait_s)

@@ -11,16 +11,18 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.once import Change, Once, Outcome
+from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room, holds_room
 from novacron.control.scheduler import placement
 from novacron.control.scheduler.filters import roomy
 from novacron.control.scheduler.snapshot import Candidate, promised
-from novacron.control.store.records import IMAGES, NODES, VMS, WRITE_TRIES, Records, Stored, create
+from novacron.control.store.records import IMAGES, NODES, VMS, WRITE_TRIES, Records, Stored, Write, create
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import birth, hardware
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
+from novacron.control.vms.drives import Drives
 from novacron.errors import CompareFailed, InvalidInput, NoRoom, NotFound
 from novacron.model.vm import Vm, running_spec
 from novacron.wire.agent import Console, ConsoleText
@@ -75,10 +77,10 @@ class VmService:
         for _ in range(WRITE_TRIES):
             async with self._room.turn():
                 ticket = await self._room.ticket()
-                vms = self._births(asked, means)
+                vms, volumes = self._births(asked, means)
                 note = once.note(batch(vms), _status(vms[0]))
                 try:
-                    revision = await self._records.commit(*(create(VMS, vm) for vm in vms), ticket, *note)
+                    revision = await self._records.commit(*(create(VMS, vm) for vm in vms), *volumes, ticket, *note)
                 except CompareFailed as lost:
                     if await once.is_used():
                         raise
@@ -89,24 +91,29 @@ class VmService:
                 return [Stored(vm, revision) for vm in vms]
         raise CompareFailed("others kept changing the room that is left: try again")
 
-    def _births(self, asked: Sequence[VmCreate], means: Means) -> list[Vm]:
-        """Their records, each placed with those before it in mind."""
+    def _births(self, asked: Sequence[VmCreate], means: Means) -> tuple[list[Vm], list[Write]]:
+        """Their records, each placed with those before it in mind, and what to write of their volumes."""
         others = [stored.record for stored in self._records.all(VMS)]
         nodes = {candidate.node.id: candidate for candidate in self._room.candidates()}
         born: list[Vm] = []
+        volumes: list[Write] = []
+        drives = Drives(self._records, self._pool_id, means.new_id, means.now)
         connector = Connector(self._records, others)
         for one in asked:
             only_node = self._named("node", NODES, one.node).record.id if one.node else ""
             image = self._named("image", IMAGES, one.image).record  # it cannot be deleted in this turn
-            spec = connector.born(birth.spec_of(one, image, means), one.nics)
+            disks = drives.born(one, image)
+            spec = birth.spec_of(one, image, means, [drive.disk for drive in disks])
+            spec = connector.born(spec, one.nics)
             birth.check_macs(spec, [*others, *born])
-            need = birth.need_of(spec, self._pool_id, only_node)
+            need = birth.need_of(spec, self._pool_id, only_node, needs_of(self._records, spec.disks))
             node_id = self._place(one.name, need, list(nodes.values()))
             vm = birth.newborn(one, spec, means, node_id=node_id, slot=birth.free_slot([*others, *born]))
             if holds_room(vm):
                 nodes[node_id] = promised(nodes[node_id], need)
             born.append(vm)
-        return born
+            volumes += drives.given(vm, disks, with_vm=True)
+        return born, volumes
 
     async def update(self, ref: str, asked: VmUpdate, by: str, held: frozenset[str] | None) -> Outcome:
         """Change what was named. Hardware may change at any time: what runs is adjusted as far as it can be (202).

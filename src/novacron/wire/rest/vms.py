@@ -16,6 +16,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 Port = Annotated[int, Field(ge=1, le=65535)]
 Mac = Annotated[str, StringConstraints(pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$")]
+SizeBytes = Annotated[int, Field(ge=MIB, le=64 << 40, multiple_of=512)]
 Text64K = Annotated[str, StringConstraints(max_length=65536, pattern=r"^[^\x00]*$")]
 
 
@@ -67,10 +68,34 @@ class NicUpdate(Strict):
     model_config = Strict.model_config | example({"security_groups": ["web", "ssh"]})
 
 
-class DiskIn(Strict):
-    """An additional empty disk."""
+class QosIn(Strict):
+    """The most a disk may do; 0: without limit."""
 
-    size_bytes: Annotated[int, Field(ge=MIB, le=64 << 40, multiple_of=512)]
+    iops: Annotated[int, Field(ge=0, le=10**9)] = 0
+    bytes_per_s: Annotated[int, Field(ge=0, le=1 << 50)] = 0
+
+
+class DiskIn(Strict):
+    """One more disk: a new empty one of `size_bytes` (in `pool`, or the default one), or a `volume` that exists.
+
+    boot_order: from 1; 0: after those with a number. qos left out: the volume's own.
+    """
+
+    size_bytes: SizeBytes | None = None
+    pool: Ref | None = None
+    volume: Ref | None = None
+    qos: QosIn | None = None
+    boot_order: Annotated[int, Field(ge=0, le=64)] = 0
+
+    model_config = Strict.model_config | example({"size_bytes": 10737418240, "pool": "fast", "qos": {"iops": 500}})
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.size_bytes is None) is (self.volume is None):
+            raise ValueError("give either `size_bytes` for a new disk, or a `volume` that exists")
+        if self.volume is not None and self.pool is not None:
+            raise ValueError("`pool` goes with `size_bytes`: a volume lies where it lies")
+        return self
 
 
 class CloudInitIn(Strict):
@@ -94,7 +119,9 @@ class VmCreate(Strict):
     machine: MachineKind = MachineKind.Q35
     firmware: Firmware = Firmware.AUTO
     kernel_cmdline: Annotated[str, StringConstraints(max_length=1024, pattern=r"^[\x20-\x7e]*$")] = ""
-    root_disk_bytes: Annotated[int, Field(ge=MIB, le=64 << 40, multiple_of=512)] | None = None
+    root_disk_bytes: SizeBytes | None = None
+    root_pool: Ref | None = None
+    root_qos: QosIn | None = None
     disks: Annotated[list[DiskIn], Field(max_length=16)] = []
     nics: Annotated[list[NicIn], Field(max_length=8)] = [NicIn()]
     cloud_init: CloudInitIn | None = None
