@@ -9,7 +9,6 @@ is refused, also long after the machine has gone. That is why a machine that lef
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from enum import StrEnum
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from novacron.agent.durable import write_durably
 from novacron.errors import InvalidInput, NovaCronError, StaleGeneration, StoreCorrupt
 from novacron.model.identity import is_id
 from novacron.model.machine import MachineReport, MachineSpec
@@ -40,7 +40,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     generation: the floor. boot_id: of the host when it was started. ended: how its process ended, None while it
     runs. figures: what `release` measured, kept so that a repeated release answers the same. called_off: the last
-    migration taken back here, so that a `send` of it that was long on its way starts nothing.
+    migration taken back here, so that a `send` of it that was long on its way starts nothing. restored: the last revert
+    done here, so that asking for it again throws nothing away.
     """
 
     vm_id: str
@@ -52,6 +53,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended: MachineReport | None = None
     figures: Figures | None = None
     called_off: str = ""
+    restored: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -157,19 +159,3 @@ class Ledger:
             directory.mkdir(mode=0o700, exist_ok=True)
             write_durably(directory / FILE, _encode(newest))
             self._written[vm_id] = newest
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file so that after any crash it holds the old or the new content whole. Mode 0600."""
-    temporary = path.with_name(f".{path.name}.new")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -8,13 +8,13 @@ but `remove`, and only those it is told by name (R6).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 import structlog
 
 from novacron.agent import console
-from novacron.agent.drivers.base import Driver
+from novacron.agent.drivers.base import Driver, Launch
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
@@ -95,6 +95,13 @@ class Machines:
             seen = holding.ended or self._report_of(holding, MachineStatus.ABSENT)
         return msgspec.structs.replace(seen, generation=holding.generation)
 
+    def report_or_absent(self, vm_id: str, generation: int) -> MachineReport:
+        """As `report`; one of which nothing is here is absent under `generation`."""
+        absent = MachineReport(
+            vm_id=vm_id, generation=generation, status=MachineStatus.ABSENT, since=self._clock.wall()
+        )
+        return self.report(vm_id) or absent
+
     def reports(self) -> tuple[MachineReport, ...]:
         """All machines of this node, those it does not hold but whose process lives included."""
         vm_ids = {holding.vm_id: None for holding in self._ledger.all()}
@@ -116,13 +123,20 @@ class Machines:
             if seen is not None and seen.status not in ENDED:
                 self._refuse_elsewhere(holding, seen.status, "start")
                 return self._must_report(spec.vm_id)
-            await self._begin(spec)
-            try:
-                await self._provisioner.boot(spec, self._driver.start)
-            except BaseException as error:
-                await self._end(spec.vm_id, MachineStatus.ABSENT, str(error) or "its start was cancelled")
-                raise
+            await self.boot(spec, self._driver.start)
         return self._must_report(spec.vm_id)
+
+    async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[MachineReport]]) -> None:
+        """Hold it as this node's own and have the driver `act`; for who has its turn, and knows that it has ended.
+
+        After a failure nothing of it runs; its volumes stay.
+        """
+        await self._begin(spec)
+        try:
+            await self._provisioner.boot(spec, act)
+        except BaseException as error:
+            await self._end(spec.vm_id, MachineStatus.ABSENT, str(error) or "its start was cancelled")
+            raise
 
     async def _begin(self, spec: MachineSpec) -> None:
         if self._driver.report(spec.vm_id) is not None:
@@ -148,7 +162,7 @@ class Machines:
             if seen is None or seen.status in ENDED:
                 await self._provisioner.unplug(holding.spec)
                 await self._keep_end(args.vm_id)
-        return self.report(args.vm_id) or self._absent(args.vm_id, args.generation)
+        return self.report_or_absent(args.vm_id, args.generation)
 
     async def pause(self, args: wire.Pause) -> MachineReport:
         """:raise NotFound: nothing of it is here. :raise StateConflict: a migration has it."""
@@ -279,9 +293,6 @@ class Machines:
         return MachineReport(
             vm_id=holding.vm_id, generation=holding.generation, status=status, since=self._clock.wall(), reason=reason
         )
-
-    def _absent(self, vm_id: str, generation: int) -> MachineReport:
-        return MachineReport(vm_id=vm_id, generation=generation, status=MachineStatus.ABSENT, since=self._clock.wall())
 
     def _must_report(self, vm_id: str) -> MachineReport:
         report = self.report(vm_id)

@@ -22,9 +22,10 @@ from novacron import __version__, config
 from novacron.agent.dial import dialer
 from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
+from novacron.agent.durable import write_durably
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.host import Host
-from novacron.agent.ledger import Ledger, write_durably
+from novacron.agent.ledger import Ledger
 from novacron.agent.line import Line
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
@@ -32,6 +33,7 @@ from novacron.agent.network import Networks
 from novacron.agent.network.tap import TapNetwork
 from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.snapshots import Snapshots
 from novacron.agent.storage.depot import Depot
 from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.kinds import maker
@@ -101,7 +103,10 @@ class Agent:
         mover = Mover(
             ledger, provisioner, self.driver, self.machines, host=settings.migration_host, announce=self._announce
         )
-        verbs = Verbs(table(self.machines, mover, Volumes(depot)))
+        self.snapshots = Snapshots(
+            ledger, provisioner, depot, self.driver, self.machines, settings.state_dir / "exports"
+        )
+        verbs = Verbs(table(self.machines, mover, Volumes(depot), self.snapshots))
         dial = dialer(settings.server, read_secret(settings.secret_file), settings.tls_ca)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
@@ -129,6 +134,7 @@ async def serve(settings: AgentConfig) -> None:
     agent = Agent(settings, SystemClock())
     running = stopped = trimming = None
     try:
+        await agent.snapshots.sweep()
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
         trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from novacron.agent import seed
-from novacron.agent.drivers.base import Launch, Medium
+from novacron.agent.drivers.base import DiskFile, Launch, Medium
 from novacron.agent.network import Network, Networks
 from novacron.agent.network.user import port_was_taken
 from novacron.agent.storage.depot import Depot
 from novacron.agent.undo import Undo
 from novacron.errors import MachineDied, Unsupported
-from novacron.model.machine import MachineSpec, Nic
+from novacron.model.identity import is_id
+from novacron.model.identity import is_id
+from novacron.model.machine import Disk, MachineSpec, Nic
 
 PORT_TRIES = 3
 
@@ -44,7 +46,7 @@ class Provisioner:
         """Every machine directory there is, known or not."""
         if not self._run_dir.exists():
             return []
-        return sorted(entry for entry in self._run_dir.iterdir() if entry.is_dir() and not entry.is_symlink())
+        return sorted(entry for entry in self._run_dir.iterdir() if is_id(entry.name) and entry.is_dir())
 
     async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[Result]]) -> Result:
         """Prepare and `act`; when either fails everything is taken back except volumes, which may hold data.
@@ -64,18 +66,14 @@ class Provisioner:
 
     async def prepare(self, spec: MachineSpec, undo: Undo, *, running: bool = False) -> Launch:
         """Everything made, or found made: idempotent. running: its guest has the seed open, which stays as it is."""
-        uid = self._uid_base + spec.isolation_slot if self._uid_base else None
+        uid = self._uid(spec)
         run_dir = self._make_run_dir(spec.vm_id, uid)
-        ran_before = bool(spec.machine_type)  # hardware is pinned by the first start
-        disks = [
-            await self._depot.pool_of(spec, disk).ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
-            for disk in spec.disks
-        ]
+        disks = [await self.volume(spec, disk) for disk in spec.disks]
         plugs = []
         for nic in spec.nics:
             network = self._network(nic)
             undo.add(f"unplug {nic.id}", lambda network=network, nic=nic: network.unplug(nic))  # type: ignore[misc]
-            plugs.append(await network.plug(nic, uid))
+            plugs.append(await network.plug(nic, uid, spec.networks))
         image = self._image
         return Launch(
             spec=spec,
@@ -90,6 +88,14 @@ class Provisioner:
             uid=uid,
             gid=uid,
         )
+
+    async def volume(self, spec: MachineSpec, disk: Disk) -> DiskFile:
+        """One of its disks as its user opens it; made when missing, unless the machine has run before."""
+        uid, ran_before = self._uid(spec), bool(spec.machine_type)  # hardware is pinned by the first start
+        return await self._depot.pool_of(spec, disk).ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
+
+    def _uid(self, spec: MachineSpec) -> int | None:
+        return self._uid_base + spec.isolation_slot if self._uid_base else None
 
     async def unplug(self, spec: MachineSpec | None, *, but: tuple[Nic, ...] = ()) -> None:
         """Take the machine's plugs away, except those of `but`."""

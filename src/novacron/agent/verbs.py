@@ -10,6 +10,7 @@ import structlog
 
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
+from novacron.agent.snapshots import Snapshots
 from novacron.agent.volumes import Volumes
 from novacron.errors import InvalidInput, NovaCronError, Unsupported
 from novacron.wire.agent import VERBS, Call, Reply
@@ -20,7 +21,7 @@ _decoders = {name: msgspec.json.Decoder(struct) for name, struct in VERBS.items(
 _encode = msgspec.json.Encoder().encode
 
 
-def table(machines: Machines, mover: Mover, volumes: Volumes) -> Mapping[str, Doer]:
+def table(machines: Machines, mover: Mover, volumes: Volumes, snapshots: Snapshots) -> Mapping[str, Doer]:
     """Every verb of wire.agent.VERBS and who does it."""
     return {
         "machine.start": machines.start,
@@ -43,6 +44,10 @@ def table(machines: Machines, mover: Mover, volumes: Volumes) -> Mapping[str, Do
         "volume.grow": volumes.grow,
         "volume.delete": volumes.delete,
         "volume.inspect": volumes.inspect,
+        "snapshot.take": snapshots.take,
+        "snapshot.revert": snapshots.revert,
+        "snapshot.delete": snapshots.delete,
+        "snapshot.export": snapshots.export,
     }
 
 

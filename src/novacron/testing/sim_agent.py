@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from novacron.agent.drivers.base import NicPlug
@@ -12,12 +13,14 @@ from novacron.agent.machines import Machines, running
 from novacron.agent.mover import Announce, Mover
 from novacron.agent.network import Network
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.snapshots import Snapshots
 from novacron.agent.storage.depot import Depot
 from novacron.agent.verbs import Verbs, table
 from novacron.agent.volumes import Volumes
 from novacron.errors import NodeUnreachable, NovaCronError
 from novacron.model.identity import new_id
 from novacron.model.machine import MachineReport, NetworkKind, Nic
+from novacron.model.network import NetworkSpec
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
 from novacron.testing.sim_pool import POOL_ID, SimPool
@@ -31,7 +34,7 @@ class SimNetwork:
         self._plugged = plugged
         self._life = life
 
-    async def plug(self, nic: Nic, uid: int | None) -> NicPlug:  # noqa: ARG002
+    async def plug(self, nic: Nic, uid: int | None, networks: Sequence[NetworkSpec] = ()) -> NicPlug:  # noqa: ARG002
         self._life.check()
         self._plugged.add(nic.id)
         ports = enumerate(nic.forwards)
@@ -101,7 +104,8 @@ class SimAgent:
         clock = self.host.world.clock
         self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id)
         mover = Mover(ledger, provisioner, self.driver, self.machines, host="127.0.0.1", announce=self._announce)
-        self.verbs = Verbs(table(self.machines, mover, Volumes(depot)))
+        snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
+        self.verbs = Verbs(table(self.machines, mover, Volumes(depot), snapshots))
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()
 

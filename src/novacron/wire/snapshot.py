@@ -28,11 +28,13 @@ class SnapshotTaken(msgspec.Struct, frozen=True, kw_only=True):
 
 class SnapshotRevert(MachineVerb, frozen=True, kw_only=True):
     """Make the disks as they were. The machine is ended first; with memory it runs on from that moment, else it is
-    left stopped. `spec`: as it was when the snapshot was taken. → MachineReport
+    left stopped. `spec`: as it was when the snapshot was taken. task_id: of this asking; asked again with the same
+    one it is done once, so that what the machine did since is not thrown away. → MachineReport
     """
 
     spec: MachineSpec
     snapshot_id: str
+    task_id: str
     memory: bool = False
 
 
@@ -44,7 +46,7 @@ class SnapshotDelete(MachineVerb, frozen=True, kw_only=True):
 
 
 class SnapshotExport(MachineVerb, frozen=True, kw_only=True):
-    """Write one volume as it was into the pool's `exports` directory as a qcow2 file of its own. → SnapshotExported"""
+    """Write one volume as it was, as a qcow2 file of its own, among the default pool's images. → SnapshotExported"""
 
     spec: MachineSpec
     snapshot_id: str
