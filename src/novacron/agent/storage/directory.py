@@ -25,10 +25,12 @@ from pathlib import Path
 from novacron.agent.drivers.base import DiskFile, FileAt, Layer
 from novacron.agent.storage import copying, locks, qcow2
 from novacron.agent.storage.base import Extent, Space
+from novacron.agent.storage.names import check_snapshot, check_volume
+from novacron.agent.storage.outlet import new_file, sync_directory
 from novacron.agent.storage.qemu_img import Opened, QemuImg
-from novacron.agent.storage.shelf import ImageShelf, format_of, is_file, sync_directory
+from novacron.agent.storage.shelf import ImageShelf, format_of, is_file
 from novacron.agent.storage.tool import Tools, at
-from novacron.errors import DriverError, InvalidInput, NoRoom, NotFound, Reason, Unavailable
+from novacron.errors import DriverError, NoRoom, NotFound, Reason, Unavailable
 from novacron.model.identity import is_id
 from novacron.model.image import DiskFormat
 from novacron.model.machine import Disk
@@ -91,7 +93,7 @@ class DirectoryPool:
                         [Reason("volume.missing", "its machine has run before", remedy="mount the pool that holds it")],
                     )
                 await self._make(disk)
-            with self._file(disk.volume_id) as descriptor:
+            async with self._file(disk.volume_id) as descriptor:
                 if uid is not None or gid is not None:
                     os.fchown(descriptor, -1 if uid is None else uid, -1 if gid is None else gid)
                 backing = await asyncio.to_thread(self._backing_of, descriptor, disk.volume_id)
@@ -117,7 +119,7 @@ class DirectoryPool:
             if not await asyncio.to_thread(is_file, source):
                 raise self._no_volume(source_volume_id)
             async with self._making(disk.volume_id) as made:
-                with self._file(source_volume_id) as descriptor:
+                async with self._file(source_volume_id) as descriptor:
                     locks.hold_still(descriptor, source_volume_id)
                     await copying.copy(descriptor, made)
                 async with self._opened(made, disk.volume_id) as volume:
@@ -135,14 +137,20 @@ class DirectoryPool:
         path = self._path(volume_id)
         with self._troubles(f"volume {volume_id}"):
             await self.check()
-            await asyncio.to_thread(self._remove, path, volume_id)
+            with contextlib.suppress(NotFound):
+                async with self._file(volume_id) as descriptor:
+                    locks.hold_still(descriptor, volume_id)
+                    await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(self._clear, volume_id)
 
     async def extent(self, volume_id: str) -> Extent:
-        with self._troubles(f"volume {volume_id}"), self._file(volume_id) as descriptor:
-            header = qcow2.read(descriptor)
-            if header is None:
-                raise self._damaged(volume_id, "it has no qcow2 header")
-            return Extent(header.size_bytes, os.fstat(descriptor).st_blocks * 512)
+        with self._troubles(f"volume {volume_id}"):
+            await self.check()
+            async with self._file(volume_id) as descriptor:
+                header = await asyncio.to_thread(qcow2.read, descriptor)
+                if header is None:
+                    raise self._damaged(volume_id, "it has no qcow2 header")
+                return Extent(header.size_bytes, os.fstat(descriptor).st_blocks * 512)
 
     # -- snapshots, inside the volume ------------------------------------------------------------------------
 
@@ -164,10 +172,11 @@ class DirectoryPool:
 
     async def export_snapshot(self, volume_id: str, snapshot_id: str, to: Path) -> None:
         async with self._volume(volume_id) as volume:
-            if snapshot_id and check_snapshot(snapshot_id) not in await self._img.snapshots(volume):
+            if snapshot_id and check_snapshot(snapshot_id) not in await self._img.snapshots(volume.only_read()):
                 raise NotFound(f"volume {volume_id} has no snapshot {snapshot_id}")
             with new_file(to, volume.uid) as descriptor:
-                await self._img.export(volume, descriptor, snapshot_id=snapshot_id)
+                seen = volume.only_read() if snapshot_id else volume  # what a snapshot holds does not change
+                await self._img.export(seen, descriptor, snapshot_id=snapshot_id)
 
     # -- images ----------------------------------------------------------------------------------------------
 
@@ -234,7 +243,7 @@ class DirectoryPool:
         """The volume of that id as tools open it."""
         with self._troubles(f"volume {volume_id}"):
             await self.check()
-            with self._file(volume_id) as descriptor:
+            async with self._file(volume_id) as descriptor:
                 self._hand_to_tools(descriptor)
                 async with self._opened(descriptor, volume_id) as volume:
                     yield volume
@@ -253,15 +262,14 @@ class DirectoryPool:
                 below |= {"backing": None} if form is DiskFormat.QCOW2 else {}
             yield Opened(node=node | {"backing": below}, descriptors=tuple(descriptors), uid=uid)
 
-    @contextlib.contextmanager
-    def _file(self, volume_id: str) -> Iterator[int]:
+    @contextlib.asynccontextmanager
+    async def _file(self, volume_id: str) -> AsyncIterator[int]:
+        """The open file, a regular one. In a thread: a file server may take its time."""
         try:
-            descriptor = os.open(self._path(volume_id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = await asyncio.to_thread(_open_regular, self._path(volume_id))
         except FileNotFoundError as missing:
             raise self._no_volume(volume_id) from missing
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise self._damaged(volume_id, "it is no regular file")
             yield descriptor
         finally:
             os.close(descriptor)
@@ -294,11 +302,8 @@ class DirectoryPool:
         for name in held:
             await self._img.snapshot(volume, "d", name)
 
-    def _remove(self, path: Path, volume_id: str) -> None:
-        with contextlib.suppress(NotFound), self._file(volume_id) as descriptor:
-            locks.hold_still(descriptor, volume_id)
-            path.unlink(missing_ok=True)
-        for left in (path.parent / ".making").glob(f"{volume_id}.*"):
+    def _clear(self, volume_id: str) -> None:
+        for left in (self._dir / "volumes" / ".making").glob(f"{volume_id}.*"):
             left.unlink(missing_ok=True)
 
     def _needed(self) -> set[str]:
@@ -348,42 +353,12 @@ class DirectoryPool:
         return DriverError(f"volume {volume_id} is damaged: {why}")
 
 
-def check_volume(volume_id: str) -> str:
-    """`volume_id`, if it is an id. :raise InvalidInput"""
-    if not is_id(volume_id):
-        raise InvalidInput.field("volume_id", "is not an id", "give a UUID")
-    return volume_id
-
-
-def check_snapshot(snapshot_id: str) -> str:
-    """`snapshot_id`, if it is an id. :raise InvalidInput"""
-    if not is_id(snapshot_id):
-        raise InvalidInput.field("snapshot_id", "is not an id", "give a UUID")
-    return snapshot_id
-
-
-@contextlib.contextmanager
-def new_file(to: Path, uid: int | None) -> Iterator[int]:
-    """A file for a tool of `uid` to write; named `to`, and the agent's again, when the block ends well.
-
-    :raise DriverError: it is there already.
-    """
-    making = to.with_name(f".{to.name}.{uuid.uuid4()}")
-    descriptor = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        if uid is not None:
-            os.fchown(descriptor, uid, uid)
-        yield descriptor
-        if uid is not None:
-            os.fchown(descriptor, os.geteuid(), os.getegid())
-        os.fsync(descriptor)
-        os.link(making, to)
-        sync_directory(to.parent)
-    except FileExistsError as there:
-        raise DriverError(f"{to} is there already") from there
-    finally:
+def _open_regular(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        making.unlink(missing_ok=True)
+        raise DriverError(f"{path} is no regular file")
+    return descriptor
 
 
 def _file_node(descriptor: int) -> dict[str, object]:

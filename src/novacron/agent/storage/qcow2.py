@@ -9,6 +9,7 @@ import msgspec
 
 MAGIC = b"QFI\xfb"
 HEADER_BYTES = 4096
+CLUSTER_BYTES = 65536  # as qemu-img makes them unless told otherwise
 MAX_BACKING_NAME = 1023  # as the format says
 _DATA_FILE = 1 << 2  # incompatible feature: content lies in another file
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
 from novacron.agent.storage.tool import COPY, QUICK, Limits, Tools, at
 from novacron.errors import DriverError
+
+Answer = TypeVar("Answer")
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +24,10 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return f"json:{msgspec.json.encode(self.node).decode()}"
+
+    def only_read(self) -> Opened:
+        """To be read beside a machine that writes to it: its snapshots, for one."""
+        return msgspec.structs.replace(self, node={**self.node, "read-only": True, "force-share": True})
 
 
 class QemuImg:
@@ -42,11 +49,20 @@ class QemuImg:
     async def snapshots(self, volume: Opened) -> tuple[str, ...]:
         """Names of the snapshots inside it."""
         answer = await self._on(volume, "info", "--output=json", volume.name)
-        try:
-            found = msgspec.json.decode(answer, type=_Info)
-        except msgspec.DecodeError as wrong:
-            raise DriverError(f"qemu-img's answer cannot be read: {wrong}") from wrong
-        return tuple(one.name for one in found.snapshots)
+        return tuple(one.name for one in self._read(answer, _Info).snapshots)
+
+    async def size(self, volume: Opened) -> int:
+        """Its size in bytes, as a guest would see it."""
+        return self._read(await self._on(volume, "info", "--output=json", volume.name), _Info).size_bytes
+
+    async def measure(self, size_bytes: int) -> int:
+        """How many bytes a qcow2 volume of a size takes at most, without snapshots."""
+        words = ("-O", "qcow2", "--output=json", "--size", str(size_bytes))
+        return self._read(await self._tools.run(self._program, "measure", *words), _Measure).whole_bytes
+
+    async def forget_below(self, volume: Opened) -> None:
+        """Take the name of what is below out of its header; its content stays as it is."""
+        await self._on(volume, "rebase", "-q", "-u", "-b", "", volume.name)
 
     async def snapshot(self, volume: Opened, verb: str, snapshot_id: str) -> None:
         """verb: c creates, a applies, d deletes."""
@@ -73,6 +89,12 @@ class QemuImg:
         words = ("-f", "raw", "-O", "raw", f"bs={size_bytes}", "count=1", f"if={volume.name}", f"of={at(descriptor)}")
         await self._on(volume, "dd", *words, beside=Opened(node={}, descriptors=(descriptor,)))
 
+    def _read(self, answer: bytes, kind: type[Answer]) -> Answer:
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.DecodeError as wrong:
+            raise DriverError(f"qemu-img's answer cannot be read: {wrong}") from wrong
+
     async def _on(
         self, volume: Opened, verb: str, *words: str, beside: Opened | None = None, limits: Limits = QUICK
     ) -> bytes:
@@ -89,7 +111,12 @@ class _Snapshot(msgspec.Struct):
 
 
 class _Info(msgspec.Struct):
+    size_bytes: int = msgspec.field(name="virtual-size")
     snapshots: tuple[_Snapshot, ...] = ()
+
+
+class _Measure(msgspec.Struct):
+    whole_bytes: int = msgspec.field(name="fully-allocated")
 
 
 def _as_of(snapshot_id: str) -> tuple[str, ...]:

@@ -6,23 +6,15 @@ import asyncio
 import contextlib
 import errno
 import os
-import re
 import stat
 import uuid
 from pathlib import Path
 
 from novacron.agent.storage import copying, qcow2
-from novacron.errors import DriverError, InvalidInput, NotFound
+from novacron.agent.storage.names import check_digest, is_digest
+from novacron.agent.storage.outlet import sync_directory
+from novacron.errors import DriverError, NotFound
 from novacron.model.image import DiskFormat
-
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-
-
-def check_digest(digest: str) -> str:
-    """`digest`, if it is one. :raise InvalidInput"""
-    if _DIGEST.match(digest) is None:
-        raise InvalidInput.field("digest", "is not a sha256 digest", "give 64 hexadecimal digits")
-    return digest
 
 
 class ImageShelf:
@@ -42,9 +34,7 @@ class ImageShelf:
     def held(self) -> tuple[str, ...]:
         """Digests of the image files there are."""
         with contextlib.suppress(FileNotFoundError):
-            return tuple(
-                sorted(path.name for path in self._dir.iterdir() if _DIGEST.match(path.name) and is_file(path))
-            )
+            return tuple(sorted(path.name for path in self._dir.iterdir() if is_digest(path.name) and is_file(path)))
         return ()
 
     async def keep(self, digest: str, file: Path) -> None:
@@ -84,16 +74,6 @@ def is_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
-
-
-def sync_directory(path: Path) -> None:
-    """Have names in it outlive a power cut. Absent: fine."""
-    with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _make_dir(path: Path) -> None:

@@ -9,17 +9,16 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from novacron.errors import DeadlineExceeded, DriverError, NoRoom, NotFound, Reason, StateConflict, Unavailable
+from novacron.errors import DeadlineExceeded, DriverError, NoRoom, Reason, StateConflict, Unavailable
 
 GIB = 1 << 30
 MAX_WORDS = 2048  # of what a tool says on stderr
 MAX_ANSWER_BYTES = 4 << 20  # of what it says on stdout
-MAX_KEY_BYTES = 4096
 
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _LOCKED = ('Failed to get "', "Failed to lock byte")
@@ -119,30 +118,6 @@ def trouble(program: str, code: int, said: str) -> Exception:
 def at(descriptor: int) -> str:
     """The name under which a tool finds a descriptor it inherits."""
     return f"/dev/fd/{descriptor}"
-
-
-@contextlib.contextmanager
-def key(file: Path, uid: int | None) -> Iterator[int]:
-    """A secret file of the node as a descriptor that a tool of `uid` can read; its content is never on a disk.
-
-    :raise NotFound: the file is not there, or empty.
-    """
-    try:
-        with file.open("rb") as opened:
-            secret = opened.read(MAX_KEY_BYTES).strip()
-    except OSError as wrong:
-        raise NotFound(f"the secret file {file} cannot be read: {wrong.strerror}") from wrong
-    if not secret:
-        raise NotFound(f"the secret file {file} is empty")
-    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, secret)
-        os.fchmod(descriptor, 0o400)
-        if uid is not None:
-            os.fchown(descriptor, uid, uid)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
