@@ -15,6 +15,7 @@ class SnapshotState(StrEnum):
     READY = "ready"
     REVERTING = "reverting"
     DELETING = "deleting"
+    EXPORTING = "exporting"
     ERROR = "error"
 
 
@@ -29,11 +30,20 @@ class Consistency(StrEnum):
     STOPPED = "stopped"
 
 
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume of a snapshot that is to become an image's disk."""
+
+    image_id: str
+    volume_id: str
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one snapshot of one VM. Names are unique within a VM.
 
     parent_id: the snapshot the VM stood on when it was taken, empty: none. spec: of the machine then; what a revert
-    restores. volumes: ids, all of one moment. size_bytes: what the memory took. schedule_id: who took it.
+    restores. volumes: ids, all of one moment. consistency: as wished, until it is ready. size_bytes: what the memory
+    took; stood_still_ms: how long the guest waited for it. schedule_id: who took it. task_id: of the VM's task that
+    does what the state says; start: (reverting) start the VM afterwards; export: (exporting) what becomes what.
     """
 
     id: str
@@ -50,18 +60,22 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: dict[str, str] = {}
     problem: Problem | None = None
     size_bytes: int = 0
+    stood_still_ms: float = 0.0
     schedule_id: str = ""
+    task_id: str = ""
+    start: bool = False
+    export: Export | None = None
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Snapshots taken by themselves: of the VMs that bear `selector`'s labels, every `every_s`, the newest `keep` kept.
 
-    Only its own snapshots are ever deleted by it.
+    Only its own snapshots are ever deleted by it. last_at: when it last took one.
     """
 
     id: str
     name: str
-    selector: dict[str, str]
+    selector: dict[str, str]  # an empty value: the label is there, whatever it says
     every_s: int
     keep: int
     created_at: datetime.datetime

@@ -58,6 +58,8 @@ class TaskKind(StrEnum):
     RESUME = "resume"
     DELETE = "delete"
     ADJUST = "adjust"  # make what runs as the spec now says
+    SNAPSHOT = "snapshot"  # take or delete a snapshot; the snapshot's record says which
+    REVERT = "revert"  # go back to a snapshot
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

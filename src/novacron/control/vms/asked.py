@@ -6,6 +6,7 @@ Every verb takes the record as it is and answers with the record as it is to be,
 from __future__ import annotations
 
 import datetime
+from typing import NoReturn
 
 import msgspec
 
@@ -144,6 +145,11 @@ def _with_task(vm: Vm, ask: Ask, kind: TaskKind, desired: Desired) -> Vm:
         deadline_s=ask.deadline_s,
     )
     return msgspec.structs.replace(vm, desired=desired, task=task, problem=None, updated_at=ask.now)
+
+
+def refuse_state(vm: Vm, verb: str, required: str, remedy: str) -> NoReturn:
+    """:raise StateConflict: the VM must be `required`, and is not."""
+    raise _conflict(vm, verb, required, remedy)
 
 
 def _conflict(vm: Vm, verb: str, required: str, remedy: str) -> StateConflict:

@@ -64,7 +64,7 @@ def next_action(vm: Vm) -> Action | None:
 
     Work is done only while a task is recorded: a machine that ended by itself is not started again and again.
     """
-    if vm.migration_id or vm.node_lost or vm.task is None:
+    if vm.migration_id or vm.node_lost or vm.task is None or vm.task.kind in (TaskKind.SNAPSHOT, TaskKind.REVERT):
         return None
     status = status_of(vm)
     if vm.desired is Desired.DELETED:
@@ -106,7 +106,7 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
         return vm
     before = status_of(vm)
     vm = msgspec.structs.replace(vm, observed=report, pins=_pinned(vm.pins, report), updated_at=now)
-    if report.status is before or (vm.task is not None and vm.task.kind is not TaskKind.ADJUST):
+    if report.status is before or (vm.task is not None and vm.task.kind not in (TaskKind.ADJUST, TaskKind.SNAPSHOT)):
         return vm
     if report.status is MachineStatus.STOPPED and vm.desired is not Desired.DELETED:
         return msgspec.structs.replace(vm, desired=Desired.STOPPED, problem=None)
