@@ -65,3 +65,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def spec_of(pool: Pool) -> PoolSpec:
     """What a node is told of it."""
     return PoolSpec(id=pool.id, driver=pool.driver, options=pool.options)
+
+
+def is_own(pool: Pool) -> bool:
+    """Whether it is the directory that server and agents were started with: nodes say in their facts which one."""
+    return pool.driver is PoolDriver.DIRECTORY and not pool.options

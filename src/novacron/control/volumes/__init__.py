@@ -1,0 +1,1 @@
+"""Volumes: routes ask, the service decides and records, the worker has nodes do it."""
