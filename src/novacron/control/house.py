@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import dataclasses
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import structlog
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 import novacron
 from novacron.clock import Clock
 from novacron.config import ServerConfig
 from novacron.control import once, premises, web
 from novacron.control.access.service import TOKEN_FILE, Access
+from novacron.control.images.cache import Cache
+from novacron.control.images.distribution import Distribution
+from novacron.control.images.door import router as image_door
+from novacron.control.images.filler import Filler
 from novacron.control.images.routes import router as image_routes
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
@@ -31,6 +35,7 @@ from novacron.control.networks.groups import GroupService
 from novacron.control.networks.routes import router as network_routes
 from novacron.control.networks.service import NetworkService
 from novacron.control.networks.view import GroupView, NetworkView
+from novacron.control.networks.weaver import Weaver
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
 from novacron.control.nodes.routes import router as node_routes
@@ -51,6 +56,7 @@ from novacron.control.store.records import (
     SECURITY_GROUPS,
     TEMPLATES,
     VMS,
+    VOLUMES,
     Records,
 )
 from novacron.control.store.sqlite import SqliteStore
@@ -67,6 +73,10 @@ from novacron.control.vms.reconciler import Reconciler
 from novacron.control.vms.routes import router as vm_routes
 from novacron.control.vms.service import VmService
 from novacron.control.vms.view import VmView
+from novacron.control.volumes.routes import router as volume_routes
+from novacron.control.volumes.service import VolumeService
+from novacron.control.volumes.view import VolumeView
+from novacron.control.volumes.worker import VolumeWorker
 
 STORE_FILE = "store.db"
 HOUSEKEEPING_S = 60.0
@@ -112,8 +122,9 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         images = ImageService(records, room, clock, config.pool_dir)
         await images.sweep()
         await ensure_default(records, clock, pool_id)
-        app = application(config, records, access, link, figures, clock, pool_id, room, images)
-        for name, work in workers(config, records, access, link, clock).items():
+        doors = (image_door(records, config.pool_dir, secret),)
+        app = application(config, records, access, link, figures, clock, pool_id, room, images, doors)
+        for name, work in workers(config, records, access, link, clock, images).items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
             stack.push_async_callback(_end, worker)
         yield House(
@@ -147,12 +158,13 @@ def application(
     pool_id: str,
     room: Room,
     images: ImageService,
+    doors: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The web application on these parts. It starts nothing."""
+    """The web application on these parts; `doors`: paths for agents, with a secret of their own. It starts nothing."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
     migration_view, image_view = MigrationView(records), ImageView(records)
     template_view = TemplateView(records)
-    pool_view = PoolView(records, pool_id)
+    pool_view, volume_view = PoolView(records, pool_id), VolumeView(records)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
@@ -160,6 +172,7 @@ def application(
         IMAGES.prefix: image_view.data,
         TEMPLATES.prefix: template_view.data,
         POOLS.prefix: pool_view.data,
+        VOLUMES.prefix: volume_view.data,
     }
     network_view, group_view = NetworkView(records), GroupView(records)
     views |= {NETWORKS.prefix: network_view.data, SECURITY_GROUPS.prefix: group_view.data}
@@ -175,6 +188,7 @@ def application(
         migration_routes(records, MigrationService(records, room, clock), migration_view),
         image_routes(records, images, image_view),
         pool_routes(records, PoolService(records, room, clock, pool_id), pool_view),
+        volume_routes(records, VolumeService(records, room, clock, pool_id), volume_view),
     )
     return web.build(
         web.Parts(
@@ -184,17 +198,21 @@ def application(
             events=Stream(records, views),
             door=lines,
             figures=figures,
-            routers=routers,
+            routers=(*routers, *doors),
             tls=config.tls_cert is not None,
         )
     )
 
 
-def workers(config: ServerConfig, records: Records, access: Access, lines: Lines, clock: Clock) -> Mapping[str, Work]:
+def workers(
+    config: ServerConfig, records: Records, access: Access, lines: Lines, clock: Clock, images: ImageService
+) -> Mapping[str, Work]:
     """What runs for as long as the house is open, by name. Takes in what nodes say from now on."""
     observer = Observer(records, lines, clock)
     lines.on_hello(observer.hello)
     lines.on_report(observer.report)
+    weaver = Weaver(records, lines, clock)
+    lines.on_hello(weaver.hello)
     prober = Prober(records, lines, clock)
     lines.on_hello(prober.hello)
 
@@ -206,12 +224,17 @@ def workers(config: ServerConfig, records: Records, access: Access, lines: Lines
             if revision > config.keep_revisions:
                 await records.store.compact(revision - config.keep_revisions)
 
+    distribution = Distribution(records, lines)
     return {
+        "filler": Filler(records, images, clock, config.import_allow, config.import_ca).run,
+        "cache": Cache(records, lines, clock, distribution).run,
         "access": access.run,
-        "reconciler": Reconciler(records, lines, clock).run,
-        "conductor": Conductor(records, lines, clock).run,
+        "reconciler": Reconciler(records, lines, clock, distribution).run,
+        "conductor": Conductor(records, lines, clock, distribution).run,
+        "weaver": weaver.run,
         "health": Health(records, lines, clock).run,
         "prober": prober.run,
+        "volumes": VolumeWorker(records, lines, clock).run,
         "housekeeping": keep_house,
     }
 
