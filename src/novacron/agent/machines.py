@@ -16,10 +16,11 @@ import structlog
 from novacron.agent import console
 from novacron.agent.drivers.base import Driver, Launch
 from novacron.agent.ledger import Holding, Ledger, Role
+from novacron.agent.parking import check_parkable
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
 from novacron.clock import Clock
-from novacron.errors import Busy, NotFound, StateConflict
+from novacron.errors import Busy, NotFound, StateConflict, Unsupported
 from novacron.model.machine import ENDED, MachineReport, MachineSpec, MachineStatus, Nic, StopMode
 from novacron.wire import agent as wire
 from novacron.wire.verb import MachineVerb
@@ -66,6 +67,10 @@ class Machines:
 
     async def _settle(self, holding: Holding, seen: MachineReport | None) -> None:
         """Bring a holding in step with what was found of it."""
+        parked = holding.ended is not None and holding.ended.status is MachineStatus.PARKED
+        if parked and not self._provisioner.parking.holds(holding.vm_id):
+            lost = self._report_of(holding, MachineStatus.STOPPED, "what was parked of it went with the node's boot")
+            await self._ledger.put(msgspec.structs.replace(holding, ended=lost))
         if holding.role is Role.GONE or holding.ended is not None:
             return
         if seen is None or (seen.status in ENDED and seen.generation <= holding.generation):
@@ -123,7 +128,7 @@ class Machines:
             if seen is not None and seen.status not in ENDED:
                 self._refuse_elsewhere(holding, seen.status, "start")
                 return self._must_report(spec.vm_id)
-            await self.boot(spec, self._driver.start)
+            await self.boot(spec, self._start)
         return self._must_report(spec.vm_id)
 
     async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[MachineReport]]) -> None:
@@ -137,6 +142,24 @@ class Machines:
         except BaseException as error:
             await self._end(spec.vm_id, MachineStatus.ABSENT, str(error) or "its start was cancelled")
             raise
+
+    async def _start(self, launch: Launch) -> MachineReport:
+        """Boot it, or have it begin as a copy, which gets its cards once it is a machine of its own."""
+        outfitted = await asyncio.to_thread(self._provisioner.parking.outfitted, launch)
+        if outfitted.state is None:
+            return await self._driver.start(outfitted)
+        report = await self._driver.start(msgspec.structs.replace(outfitted, nics=()))
+        try:
+            return await self._give_cards(launch) if launch.nics else report
+        except BaseException:
+            await self._driver.stop(launch.spec.vm_id, StopMode.FORCED, 0.0)
+            raise
+
+    async def _give_cards(self, launch: Launch) -> MachineReport:
+        adjusted = await self._driver.adjust(launch)
+        if adjusted.pending:
+            raise Unsupported("a copy of a parked machine could not be given its cards", adjusted.pending)
+        return adjusted.report
 
     async def _begin(self, spec: MachineSpec) -> None:
         if self._driver.report(spec.vm_id) is not None:
@@ -174,6 +197,23 @@ class Machines:
         """:raise NotFound: nothing of it is here. :raise StateConflict: a migration has it."""
         await self._own(args, "resume")
         await self._driver.resume(args.vm_id)
+        return self._must_report(args.vm_id)
+
+    async def park(self, args: wire.Park) -> MachineReport:
+        """Keep its memory and its devices' state for copies, and end it.
+
+        :raise NotFound: nothing of it is here. :raise StateConflict: it does not run, or a migration has it.
+        :raise Unsupported: it was not made for that, or has cards, which copies would share.
+        """
+        async with self._ledger.turn(args.vm_id):
+            held = self.report(args.vm_id)
+            if held is not None and held.status is MachineStatus.PARKED:
+                return held
+            await self._own(args, "park")
+            holding = self._ledger.get(args.vm_id)
+            check_parkable(holding.spec if holding else None)
+            await self._driver.park(args.vm_id, self._provisioner.parking.state(args.vm_id))
+            await self._keep_end(args.vm_id)
         return self._must_report(args.vm_id)
 
     async def adjust(self, args: wire.Adjust) -> wire.Adjusted:
@@ -224,6 +264,7 @@ class Machines:
             if seen is not None:
                 await self._driver.forget(args.vm_id)
             await self._provisioner.clear_away(args.vm_id, holding.spec)
+            await asyncio.to_thread(self._provisioner.parking.clear, args.vm_id)
             await self._provisioner.remove_volumes(args.volumes, holding.spec)
             await self._ledger.put(Holding(vm_id=args.vm_id, generation=holding.generation, role=Role.GONE))
 
@@ -282,6 +323,8 @@ class Machines:
             return
         if holding.ended != seen:
             await self._ledger.put(msgspec.structs.replace(holding, ended=seen))
+        if seen.status is not MachineStatus.PARKED:
+            await asyncio.to_thread(self._provisioner.parking.clear, vm_id)
 
     async def _end(self, vm_id: str, status: MachineStatus, reason: str) -> None:
         holding = self._ledger.get(vm_id)

@@ -13,10 +13,10 @@ from novacron.agent import seed
 from novacron.agent.drivers.base import DiskFile, Launch, Medium
 from novacron.agent.network import Network, Networks
 from novacron.agent.network.user import port_was_taken
+from novacron.agent.parking import Parking
 from novacron.agent.storage.depot import Depot
 from novacron.agent.undo import Undo
 from novacron.errors import MachineDied, Unsupported
-from novacron.model.identity import is_id
 from novacron.model.identity import is_id
 from novacron.model.machine import Disk, MachineSpec, Nic
 
@@ -37,6 +37,7 @@ class Provisioner:
         self._networks = networks
         self._run_dir = run_dir
         self._uid_base = uid_base if os.geteuid() == 0 else 0
+        self.parking = Parking(run_dir)
 
     def run_dir(self, vm_id: str) -> Path:
         """The machine's own directory; it need not exist."""
@@ -92,7 +93,10 @@ class Provisioner:
     async def volume(self, spec: MachineSpec, disk: Disk) -> DiskFile:
         """One of its disks as its user opens it; made when missing, unless the machine has run before."""
         uid, ran_before = self._uid(spec), bool(spec.machine_type)  # hardware is pinned by the first start
-        return await self._depot.pool_of(spec, disk).ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
+        pool = self._depot.pool_of(spec, disk)
+        if spec.parent_id and disk.source_volume_id:
+            await pool.clone_volume(disk, disk.source_volume_id)
+        return await pool.ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
 
     def _uid(self, spec: MachineSpec) -> int | None:
         return self._uid_base + spec.isolation_slot if self._uid_base else None

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from novacron.agent.images import Images
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
 from novacron.agent.snapshots import Snapshots
@@ -21,7 +22,9 @@ _decoders = {name: msgspec.json.Decoder(struct) for name, struct in VERBS.items(
 _encode = msgspec.json.Encoder().encode
 
 
-def table(machines: Machines, mover: Mover, volumes: Volumes, snapshots: Snapshots) -> Mapping[str, Doer]:
+def table(
+    machines: Machines, mover: Mover, volumes: Volumes, snapshots: Snapshots, images: Images
+) -> Mapping[str, Doer]:
     """Every verb of wire.agent.VERBS and who does it."""
     return {
         "machine.start": machines.start,
@@ -31,6 +34,7 @@ def table(machines: Machines, mover: Mover, volumes: Volumes, snapshots: Snapsho
         "machine.remove": machines.remove,
         "machine.console": machines.console,
         "machine.adjust": machines.adjust,
+        "machine.park": machines.park,
         "migration.accept": mover.accept,
         "migration.send": mover.send,
         "migration.take_over": mover.take_over,
@@ -38,6 +42,9 @@ def table(machines: Machines, mover: Mover, volumes: Volumes, snapshots: Snapsho
         "migration.release": mover.release,
         "migration.reclaim": mover.reclaim,
         "migration.discard": mover.discard,
+        "image.fetch": images.fetch,
+        "image.held": images.held,
+        "image.drop": images.drop,
         "pool.probe": volumes.probe,
         "volume.create": volumes.create,
         "volume.clone": volumes.clone,

@@ -40,6 +40,7 @@ class NetworkKind(StrEnum):
 HOT_SLOT = 32
 """Slots below are on the board: taken at a start, left at an end. From here on devices come and go as it runs."""
 
+HOT_FROM_MIB = 128  # smaller machines stay as small as they are
 HOT_DISKS = 16
 HOT_NICS = 2  # each has a PCI Express port of its own, and each port costs downtime
 BOARD_DISKS = 17
@@ -89,7 +90,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pool_id: where it lies; empty: the pool server and nodes share from the start. The pool decides on the format.
     slot: where it is plugged in, chosen when it is attached and kept as long as it is, so that both ends of a migration
     build the same machine whatever was plugged and unplugged meanwhile. From HOT_SLOT on: places it can leave while the
-    machine runs. 0: as its position among the disks says.
+    machine runs. 0: as its position among the disks says. source_volume_id: what a copy of a parked machine begins as.
     """
 
     volume_id: str
@@ -99,6 +100,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     qos: Qos = Qos()
     boot_order: int = 0  # from 1; 0: in the order of the disks, after those with a number
     slot: int = 0
+    source_volume_id: str = ""
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +135,10 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     vm_id: the only text that may reach a command line. generation: of the ownership it is told under.
     machine_type, cpu_model: pinned names, empty = the node chooses and reports (first start only).
     isolation_slot: picks the unprivileged uid (agent's base + slot), the same on every node.
-    max_vcpus, max_memory_mib: how far it can grow while it runs (0: not at all). pools, networks: what its disks and
-    cards name, so that the node can reach them.
+    max_vcpus, max_memory_mib: how far it can grow while it runs (0: not at all). dimms_mib: what part of memory_mib was
+    plugged in since its start, in that order. pools, networks: what its disks and
+    cards name, so that the node can reach them. shared_memory: its memory may be parked for copies to begin from.
+    parent_id: the parked machine of this node it begins as a copy of (first start only); hostname: its name then.
     """
 
     vm_id: str
@@ -153,11 +157,15 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     isolation_slot: int = 0
     max_vcpus: int = 0
     max_memory_mib: int = 0
+    dimms_mib: tuple[int, ...] = ()
     media: tuple[Media, ...] = ()
     tpm: bool = False
     secure_boot: bool = False
     pools: tuple[PoolSpec, ...] = ()
     networks: tuple[NetworkSpec, ...] = ()
+    shared_memory: bool = False
+    parent_id: str = ""
+    hostname: str = ""
 
 
 class MachineStatus(StrEnum):
@@ -172,9 +180,10 @@ class MachineStatus(StrEnum):
     HANDED_OFF = "handed_off"  # its state has left; paused, and must not continue without the ownership
     STALLED = "stalled"  # paused by an I/O error (disk full); continues when there is room
     UNKNOWN = "unknown"  # the process lives, its monitor does not answer
+    PARKED = "parked"  # it was ended; its memory and its devices' state lie in files that copies begin from
 
 
-ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED})
+ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED, MachineStatus.PARKED})
 """Nothing of it runs."""
 
 

@@ -96,6 +96,8 @@ class FakeDriver:
         if found is None or found.report.status in ENDED:
             self._world.lock_disks(vm_id, self._host)
             machine = self._make(launch, MachineStatus.PAUSED)
+            if launch.state is not None:
+                machine.memory = launch.state.read_text()
             self._host.set_status(machine, MachineStatus.RUNNING)
         try:
             self._trouble("start", after=True)
@@ -103,6 +105,16 @@ class FakeDriver:
             self._host.machines.pop(vm_id, None)  # nothing is left running
             raise
         return self._host.machines[vm_id].report
+
+    async def park(self, vm_id: str, state: Path) -> MachineReport:
+        self._trouble("park", after=False)
+        machine = self._get(vm_id)
+        if machine.report.status not in LOCKING:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("running", "paused"), "park")
+        state.write_text(machine.memory)  # noqa: ASYNC240 (tiny)
+        self._host.set_status(machine, MachineStatus.PARKED)
+        self._trouble("park", after=True)
+        return machine.report
 
     async def stop(self, vm_id: str, mode: StopMode, deadline_s: float) -> MachineReport:
         self._trouble("stop", after=False)

@@ -32,13 +32,17 @@ REPORT_INTERVAL_S = 2.0
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
-    """First frame of an agent. node_id is the agent's own, made once and kept in its state directory."""
+    """First frame of an agent. node_id is the agent's own, made once and kept in its state directory.
+
+    networks: ids of the overlay networks it has something of.
+    """
 
     protocol: int
     node_id: str
     node_name: str
     facts: NodeFacts
     machines: tuple[MachineReport, ...]
+    networks: tuple[str, ...] = ()
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome"):
@@ -111,6 +115,10 @@ class Remove(MachineVerb, frozen=True, kw_only=True):
     """Delete the machine and, if `volumes`, its volumes. It must not run. → None"""
 
     volumes: tuple[str, ...] = ()
+
+
+class Park(MachineVerb, frozen=True, kw_only=True):
+    """Keep its memory and its devices' state for copies, and end it. → MachineReport"""
 
 
 class Adjust(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,6 +227,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "machine.remove": Remove,
     "machine.console": Console,
     "machine.adjust": Adjust,
+    "machine.park": Park,
     "migration.accept": Accept,
     "migration.send": Send,
     "migration.take_over": TakeOver,

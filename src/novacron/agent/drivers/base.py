@@ -124,6 +124,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
     run_dir: the machine's own directory (exists, mode 0700, owned by uid when given) for sockets, logs and the
     process identity. uid/gid: run as this unprivileged user; None: as the agent itself.
+    memory: a file that is to be its memory, shared with it (memory_shared) or copied as it writes. state: what its
+    devices were when that memory was parked: it begins there instead of booting.
     """
 
     spec: MachineSpec
@@ -135,6 +137,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[DiskFile, ...] = ()
     nics: tuple[NicPlug, ...] = ()
     media: tuple[Medium, ...] = ()
+    memory: Path | None = None
+    memory_shared: bool = False
+    state: Path | None = None
     uid: int | None = None
     gid: int | None = None
 
@@ -189,7 +194,18 @@ class Driver(Protocol):
         ...
 
     async def start(self, launch: Launch) -> MachineReport:
-        """Boot it. If this fails nothing of the machine is left running."""
+        """Boot it, or let it begin as a copy of a parked machine. If this fails nothing of it is left running.
+
+        A copy gets a new identity before it has a card: one for the guest's kernel (VM generation id), and with a
+        guest agent also host name, machine id, host keys and clock.
+        """
+        ...
+
+    async def park(self, vm_id: str, state: Path) -> MachineReport:
+        """Write its devices' state to `state` and end it; its memory stays in the file it was started with.
+
+        If this fails it runs (or stands still) as before, and there is no such file.
+        """
         ...
 
     async def stop(self, vm_id: str, mode: StopMode, deadline_s: float) -> MachineReport:

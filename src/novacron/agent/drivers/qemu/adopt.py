@@ -8,6 +8,7 @@ from novacron.agent.drivers.base import ReportListener
 from novacron.agent.drivers.qemu import process, record, snapshot
 from novacron.agent.drivers.qemu.machine import HANG_UP_DEADLINE_S, Machine
 from novacron.agent.drivers.qemu.process import find_in
+from novacron.agent.drivers.qemu.record import Ending
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.clock import Clock
 from novacron.errors import DeadlineExceeded, MonitorFailed
@@ -44,6 +45,8 @@ async def adopt(path: Path, clock: Clock, listener: ReportListener) -> Machine |
             machine.become(MachineStatus.UNKNOWN, wrong.message)
             machine.reattach_later()
         return machine
+    if noted.copying and noted.ending is None:  # it is still somebody else inside
+        noted.ending = Ending(MachineStatus.ABSENT, "its beginning was cut off")
     if noted.ending is not None:
         await machine.end(noted.ending)  # an earlier agent had begun to
     else:

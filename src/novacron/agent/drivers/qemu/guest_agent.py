@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import msgspec
 
@@ -29,9 +30,9 @@ class _Refusal(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """To a command that answers with a number, or is refused."""
+    """To a command that answers, or is refused."""
 
-    answer: int | None = msgspec.field(default=None, name="return")
+    answer: Any = msgspec.field(default=None, name="return")
     error: _Refusal | None = None
 
 
@@ -59,8 +60,16 @@ async def thaw(to: socket.socket, number: int, deadline_s: float) -> int:
 
 
 async def _number_of(to: socket.socket, number: int, command: str, deadline_s: float) -> int:
+    told = await ask(to, number, command, {}, deadline_s)
+    if not isinstance(told, int):
+        raise MonitorFailed(f"the guest agent answered {command} with something unexpected")
+    return told
+
+
+async def ask(to: socket.socket, number: int, command: str, arguments: dict[str, object], deadline_s: float) -> Any:
+    """What the agent answers: a guest's word, of any shape. The socket is closed. Errors as for `freeze`."""
     try:
-        answer = await _converse(to, number, _line(command, {}), deadline_s, answers=True)
+        answer = await _converse(to, number, _line(command, arguments), deadline_s, answers=True)
     except TimeoutError:
         raise DeadlineExceeded(f"the guest agent did not answer {command} within {deadline_s:g} s") from None
     except _BROKEN as wrong:
@@ -71,7 +80,7 @@ async def _number_of(to: socket.socket, number: int, command: str, deadline_s: f
         told = msgspec.json.decode(answer, type=_Answer)
     except msgspec.DecodeError as wrong:
         raise MonitorFailed(f"the guest agent answered {command} with something unexpected") from wrong
-    if told.answer is None:
+    if told.answer is None or told.error is not None:
         words = "".join(sign for sign in (told.error.desc if told.error else "") if sign.isprintable())[:MAX_WORDS]
         raise MonitorFailed(f"the guest agent refused {command}", [Reason("guest_agent.refused", words or "no reason")])
     return told.answer

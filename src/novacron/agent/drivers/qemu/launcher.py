@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
+from pathlib import Path
 
 from novacron.agent.drivers.base import Launch
 from novacron.agent.drivers.qemu import machine as machines
@@ -73,17 +75,26 @@ def _spawn(machine: Machine, what: Launch, host: Host, listening: list[socket.so
     names += [machines.GUEST_AGENT_SOCKET] if what.spec.guest_agent else []
     listening.extend(run_dir.listen(name) for name in names)
     numbers = [made.fileno() for made in listening]
-    sockets = Sockets(agent=numbers[0], rescue=numbers[1], guest_agent=numbers[2] if len(numbers) > 2 else None)
-    argv = command(what, host, sockets, incoming=incoming)
-    stderr = run_dir.create(machines.STDERR_FILE, os.O_WRONLY | os.O_APPEND, what.uid, what.gid)
-    try:
-        process = spawn(argv, directory=run_dir.path, stderr=stderr, uid=what.uid, gid=what.gid, pass_fds=numbers)
-    except FileNotFoundError as wrong:
-        raise Unsupported(f"{host.binary} is not installed on this node") from wrong
-    finally:
-        os.close(stderr)
+    guest_agent = numbers[2] if len(numbers) > 2 else None
+    with contextlib.ExitStack() as opened:
+        memory = _opened(opened, what.memory) if what.memory else None
+        numbers += [] if memory is None else [memory]
+        sockets = Sockets(agent=numbers[0], rescue=numbers[1], guest_agent=guest_agent, memory=memory)
+        argv = command(what, host, sockets, incoming=incoming)
+        stderr = run_dir.create(machines.STDERR_FILE, os.O_WRONLY | os.O_APPEND, what.uid, what.gid)
+        opened.callback(os.close, stderr)
+        try:
+            process = spawn(argv, directory=run_dir.path, stderr=stderr, uid=what.uid, gid=what.gid, pass_fds=numbers)
+        except FileNotFoundError as wrong:
+            raise Unsupported(f"{host.binary} is not installed on this node") from wrong
     machine.record.identity = process.identity
     machine.hold(process)
+
+
+def _opened(stack: contextlib.ExitStack, path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 async def _attach(machine: Machine) -> None:

@@ -92,6 +92,14 @@ class Monitor:
         """As `execute`, answered even while QEMU's main loop is held. Few commands allow it (yank, query-yank…)."""
         return await self._send(command, arguments, deadline_s, oob=True)
 
+    async def hand(self, name: str, descriptor: int) -> None:
+        """Give QEMU a copy of an open descriptor, known to it by that name. :raise MonitorFailed"""
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (QMPError, OSError) as wrong:
+            raise MonitorFailed(f"a descriptor could not be handed to QEMU: {wrong}") from wrong
+        await self.execute("getfd", {"fdname": name})
+
     async def ask(self, answer: type[Answer], command: str, arguments: Mapping[str, object] | None = None) -> Answer:
         """The answer as a struct; fields we do not know are ignored. :raise MonitorFailed: it does not fit."""
         try:
