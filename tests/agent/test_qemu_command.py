@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, NicPlug
+from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, Medium, NicPlug
 from novacron.agent.drivers.qemu.command import Host, Sockets, Uefi, command
 from novacron.errors import Unsupported
-from novacron.model.machine import BootFiles, Firmware, MachineKind, MachineSpec
+from novacron.model.machine import HOT_SLOT, BootFiles, Disk, Firmware, MachineKind, MachineSpec, Nic
 
 VM = "018f0000-0000-7000-8000-000000000001"
 SPEC = MachineSpec(vm_id=VM, generation=1, vcpus=2, memory_mib=512)
@@ -42,6 +42,7 @@ PORTS = " ".join(
     f'-device {{"driver":"pcie-root-port","id":"port{n}","bus":"pcie.0","addr":"0x1e.{n:#x}",{rest}"chassis":{n + 1}}}'
     for n, rest in enumerate(('"multifunction":true,', ""))
 )
+SCSI = '-device {"driver":"virtio-scsi-pci","id":"scsi","bus":"pcie.0","addr":"0x1e.0x2","num_queues":1}'
 
 
 def build(launch: Launch, host: Host = TCG, sockets: Sockets = SOCKETS, *, incoming: bool = False) -> list[str]:
@@ -69,7 +70,7 @@ def test_q35_from_a_firmware_file_whole() -> None:
     expected = f"""{ALWAYS}
         -machine pc-q35-7.2,dump-guest-core=off,usb=off,vmport=off -accel tcg,tb-size=128 -cpu Nehalem
         -m size=524296K -smp cpus=2,sockets=1,cores=2,threads=1
-        -bios /pool/guest.rom {CONSOLE} {SCREEN} {RNG} {PORTS}"""
+        -bios /pool/guest.rom {CONSOLE} {SCREEN} {RNG} {PORTS} {SCSI}"""
     assert build(launch) == expected.split()
 
 
@@ -95,8 +96,8 @@ def test_microvm_whole() -> None:
         -m size=131080K -smp cpus=2,sockets=1,cores=2,threads=1 -kernel /pool/vmlinuz -append"""
     after = f"""{CONSOLE}
         -object {{"qom-type":"rng-builtin","id":"rng"}} -device {{"driver":"virtio-rng-device","id":"rng","rng":"rng"}}
-        -netdev {{"type":"tap","id":"net0","ifname":"nvtap0","script":"no","downscript":"no","vhost":false}}
-        -device {{"driver":"virtio-net-device","id":"nic0","netdev":"net0","mac":"52:54:00:00:00:01"}}"""
+        -netdev {{"type":"tap","id":"net-n","ifname":"nvtap0","script":"no","downscript":"no","vhost":false}}
+        -device {{"driver":"virtio-net-device","id":"nic-n","netdev":"net-n","mac":"52:54:00:00:00:01"}}"""
     expected = [*before.split(), "console=ttyS0 tsc_early_khz=1000000", *after.split()]
     assert build(launch, MICROVM) == expected
 
@@ -124,7 +125,7 @@ def test_every_layer_of_a_disk_is_told_and_nothing_below_is_probed() -> None:
         backing=(Layer(FileAt(Path("/pool/a")), "qcow2"), Layer(FileAt(Path("/pool/b")), "raw")),
     )
     argv = build(msgspec.structs.replace(PLAIN, disks=(disk,)))
-    top = devices(argv, "-blockdev")["disk0"]
+    top = devices(argv, "-blockdev")["v8f000000007000800000000000000d"]
     chain = [top, top["backing"], top["backing"]["backing"]]
     assert [layer["driver"] for layer in chain] == ["qcow2", "qcow2", "raw"]
     assert [layer["file"]["filename"] for layer in chain] == ["/pool/v", "/pool/a", "/pool/b"]
@@ -137,8 +138,8 @@ def test_every_layer_of_a_disk_is_told_and_nothing_below_is_probed() -> None:
         ),
         "-blockdev",
     )
-    assert alone["disk0"]["backing"] is None  # said aloud: the file's own word about it is not believed
-    front = devices(argv)["disk0"]
+    assert alone["vv"]["backing"] is None  # said aloud: the file's own word about it is not believed
+    front = devices(argv)[f"disk-{disk.volume_id}"]
     assert (front["werror"], front["rerror"], front["bootindex"]) == ("stop", "stop", 1)
     assert top["discard"] == "unmap"
 
@@ -168,10 +169,10 @@ def test_adding_a_disk_moves_no_card_and_nothing_shares_an_address() -> None:
     full = spec(msgspec.structs.replace(PLAIN, nics=nics, disks=disks, seed=Path("/s")), guest_agent=True)
     everything = devices(build(full, sockets=Sockets(agent=7, rescue=8, guest_agent=9)))
     addresses = [device["addr"] for device in everything.values() if "addr" in device]
-    assert len(addresses) == len(set(addresses)) == 1 + 1 + 1 + 17 + 1 + 8 + 2
+    assert len(addresses) == len(set(addresses)) == 1 + 1 + 1 + 17 + 1 + 8 + 2 + 1
     assert not {"0x0", "0x1f"} & set(addresses)  # the chipset's own
     few = devices(build(msgspec.structs.replace(PLAIN, nics=nics, disks=disks[:1])))
-    assert few["nic7"]["addr"] == everything["nic7"]["addr"]
+    assert few["nic-7"]["addr"] == everything["nic-7"]["addr"]
 
 
 def test_source_and_target_differ_in_waiting_alone() -> None:
@@ -224,16 +225,28 @@ def test_a_kernel_line_is_one_element_whatever_it_says(evil: str) -> None:
 
 @pytest.mark.parametrize("evil", ['x","readonly":true,"y":"', "a,b=c", "-S", "json:{}", "a\nb", "fd:3"])
 def test_hostile_paths_and_names_stay_inside_their_own_json_string(evil: str) -> None:
-    disk = DiskFile(volume_id=evil, source=FileAt(Path("/pool") / evil), format="raw")
-    nic = NicPlug(nic_id=evil, mac=evil, tap=evil)
+    disk = DiskFile(volume_id="v", source=FileAt(Path("/pool") / evil), format="raw")
+    nic = NicPlug(nic_id="n", mac=evil, tap=evil)
     argv = build(msgspec.structs.replace(PLAIN, disks=(disk,), nics=(nic,)))
-    block = devices(argv, "-blockdev")["disk0"]
+    block = devices(argv, "-blockdev")["vv"]
     assert set(block) == {"node-name", "driver", "read-only", "cache", "discard", "file"}
     assert block["file"]["filename"] == f"/pool/{evil}"
-    assert devices(argv)["nic0"]["mac"] == evil
+    assert devices(argv)["nic-n"]["mac"] == evil
     assert json.loads(values(argv, "-netdev")[0])["ifname"] == evil
     outside = [element for element in argv if evil in element and not element.startswith("{")]
     assert outside == [] or evil == "-S"  # -S is an option of our own
+
+
+@pytest.mark.parametrize("evil", ['x","readonly":true,"y":"', "a,b=c", "../x", "a\nb", "", "x" * 37])
+def test_what_names_a_device_is_an_id(evil: str) -> None:
+    disk = DiskFile(volume_id=evil, source=FileAt(Path("/v")), format="raw")
+    for launch in (
+        msgspec.structs.replace(PLAIN, disks=(disk,)),
+        msgspec.structs.replace(PLAIN, nics=(NicPlug(nic_id=evil, mac="52:54:00:00:00:01", tap="t"),)),
+        msgspec.structs.replace(PLAIN, media=(Medium(id=evil),)),
+    ):
+        with pytest.raises(Unsupported):
+            build(launch)
 
 
 @pytest.mark.parametrize("form", ["vmdk", "qcow", "", "raw,file=/etc/shadow", "luks"])
@@ -248,9 +261,55 @@ def test_what_cannot_be_built_is_refused_with_what_is_missing() -> None:
         build(uefi, msgspec.structs.replace(TCG, uefi=None))
     with pytest.raises(Unsupported, match="q35"):
         build(spec(uefi, machine=MachineKind.MICROVM), MICROVM)
-    with pytest.raises(Unsupported, match="17 disks"):
-        build(
-            msgspec.structs.replace(
-                PLAIN, disks=(DiskFile(volume_id="v", source=FileAt(Path("/v")), format="raw"),) * 18
-            )
-        )
+    many = tuple(DiskFile(volume_id=f"v{n}", source=FileAt(Path("/v")), format="raw") for n in range(18))
+    with pytest.raises(Unsupported, match="slot 18"):
+        build(msgspec.structs.replace(PLAIN, disks=many))
+
+
+# -- slots, growth, drives -----------------------------------------------------------------------------------------
+
+
+def a_disk(volume_id: str, boot_order: int = 0) -> DiskFile:
+    return DiskFile(volume_id=volume_id, source=FileAt(Path("/pool", volume_id)), format="raw", boot_order=boot_order)
+
+
+def test_devices_sit_where_their_slots_say_whatever_came_and_went() -> None:
+    disks = (Disk(volume_id="a", size_bytes=1, slot=3), Disk(volume_id="b", size_bytes=1, slot=HOT_SLOT + 5))
+    nics = (Nic(id="n", mac="52:54:00:00:00:01", slot=HOT_SLOT + 1),)
+    launch = msgspec.structs.replace(
+        spec(PLAIN, disks=disks, nics=nics),
+        disks=(a_disk("a"), a_disk("b")),
+        nics=(NicPlug(nic_id="n", mac="52:54:00:00:00:01", tap="t"),),
+    )
+    found = devices(build(launch))
+    assert (found["disk-a"]["bus"], found["disk-a"]["addr"]) == ("pcie.0", "0x6")
+    assert (found["disk-b"]["driver"], found["disk-b"]["bus"], found["disk-b"]["scsi-id"]) == ("scsi-hd", "scsi.0", 5)
+    assert found["nic-n"]["bus"] == "port1"
+
+
+def test_two_in_one_slot_are_refused() -> None:
+    disks = tuple(Disk(volume_id=name, size_bytes=1, slot=2) for name in "ab")
+    with pytest.raises(Unsupported, match="in one slot"):
+        build(msgspec.structs.replace(spec(PLAIN, disks=disks), disks=(a_disk("a"), a_disk("b"))))
+
+
+def test_both_ends_build_the_same_machine_after_it_has_grown() -> None:
+    grown = spec(PLAIN, vcpus=3, max_vcpus=4, memory_mib=768, max_memory_mib=2048, dimms_mib=(128, 128))
+    argv = build(grown)
+    assert values(argv, "-smp") == ["cpus=3,maxcpus=4,sockets=1,cores=4,threads=1"]
+    assert values(argv, "-m") == ["size=524296K,slots=16,maxmem=2048M"]
+    assert [devices(argv)[f"dimm{n}"]["memdev"] for n in (0, 1)] == ["memory0", "memory1"]
+    before = build(spec(PLAIN, vcpus=2, max_vcpus=4, memory_mib=512, max_memory_mib=2048))
+    assert values(before, "-m") == values(argv, "-m")
+
+
+def test_drives_hold_images_that_are_read_only_and_boot_in_the_order_asked_for() -> None:
+    media = (Medium(id="m1", path=Path("/pool/iso"), boot_order=1), Medium(id="m2"))
+    argv = build(msgspec.structs.replace(PLAIN, disks=(a_disk("a"), a_disk("b", 2)), media=media))
+    found = devices(argv)
+    assert (found["cd-m1"]["bus"], found["cd-m1"]["drive"]) == ("ide.0", "mm1")
+    assert "drive" not in found["cd-m2"]
+    assert {name: found[name]["bootindex"] for name in ("cd-m1", "disk-b", "disk-a", "cd-m2")} == {
+        "cd-m1": 1, "disk-b": 2, "disk-a": 3, "cd-m2": 4,
+    }  # fmt: skip
+    assert devices(argv, "-blockdev")["mm1"]["read-only"] is True

@@ -2,7 +2,7 @@
 
 The only texts of a tenant that reach it are the VM's id and, as one element that QEMU hands to the guest unread, the
 kernel's command line. Everything with parts is JSON, so that no value can end early and begin another. Each device
-has an address of its own kind's range: adding a disk moves no card, and both ends of a migration agree.
+has an address of its own (see devices): adding a disk moves no card, and both ends of a migration agree.
 """
 
 from __future__ import annotations
@@ -13,23 +13,18 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.agent.drivers.base import CONSOLE_FILE, DiskFile, FileAt, IscsiAt, Launch, NbdAt, NicPlug, RbdAt, Source
+from novacron.agent.drivers.base import CONSOLE_FILE, FileAt, Launch
+from novacron.agent.drivers.qemu import devices
 from novacron.errors import Unsupported
 from novacron.model.identity import is_id
-from novacron.model.machine import Firmware, MachineKind
+from novacron.model.machine import Firmware, MachineKind, MachineSpec
 
 VNC_SOCKET = "vnc.sock"
 VARS_FILE = "vars.fd"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-LOOPBACK = "127.0.0.1"
-
-MAX_DISKS = 17
-MAX_NICS = 8
-SPARE_PORTS = 2  # each port costs downtime: a machine with 20 of them stood still five times as long
 SCREEN_FROM_MIB = 64
+MEMORY_SLOTS = 16
 TCG_EXTRA_KIB = 8  # QEMU rounds memory up to this
-PORTS_FROM_MIB = 128
-_SLOT = {"screen": 0x01, "rng": 0x02, "serial": 0x03, "disk": 0x04, "seed": 0x15, "nic": 0x16, "port": 0x1E}
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _LINE = re.compile(r"[\x20-\x7e]*\Z")
@@ -53,11 +48,15 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sockets(msgspec.Struct, frozen=True, kw_only=True):
-    """Descriptors of listening sockets QEMU inherits. guest_agent None: the machine has no such channel."""
+    """Descriptors of listening sockets QEMU inherits. guest_agent None: the machine has no such channel.
+
+    memory: of the open file that is to be its memory, for a machine whose launch has one.
+    """
 
     agent: int
     rescue: int
     guest_agent: int | None = None
+    memory: int | None = None
 
 
 def command(launch: Launch, host: Host, sockets: Sockets, *, incoming: bool) -> list[str]:
@@ -72,7 +71,7 @@ def command(launch: Launch, host: Host, sockets: Sockets, *, incoming: bool) -> 
         *("-sandbox", SANDBOX, "-msg", "timestamp=on", "-rtc", "base=utc", "-display", "none"),
         *("-uuid", launch.spec.vm_id, "-name", f"{launch.spec.vm_id},debug-threads=on"),
         *_monitors(sockets),
-        *_board(launch, host),
+        *_board(launch, host, sockets.memory),
         *_boot(launch, host),
         *_console(),
         *_devices(launch, sockets),
@@ -98,8 +97,8 @@ def _check(launch: Launch, host: Host) -> None:
             raise Unsupported(f"{value!r} is not a {name}")
     if _LINE.match(spec.boot.cmdline) is None:
         raise Unsupported("the kernel command line holds characters that are not printable ASCII")
-    if len(launch.disks) > MAX_DISKS or len(launch.nics) > MAX_NICS:
-        raise Unsupported(f"a machine takes at most {MAX_DISKS} disks and {MAX_NICS} network cards")
+    if launch.media and spec.machine is not MachineKind.Q35:
+        raise Unsupported("CD-ROM drives go with q35 machines")
     if wants_uefi(launch) and (spec.machine is not MachineKind.Q35 or launch.firmware or launch.kernel):
         raise Unsupported("UEFI boots q35 machines from a disk")
     if wants_uefi(launch) and host.uefi is None:
@@ -115,7 +114,7 @@ def _monitors(sockets: Sockets) -> Iterator[str]:
         yield from ("-mon", f"chardev=monitor-{name},mode=control")
 
 
-def _board(launch: Launch, host: Host) -> Iterator[str]:
+def _board(launch: Launch, host: Host, memory_file: int | None) -> Iterator[str]:
     spec = launch.spec
     machine = [host.machine_type, "dump-guest-core=off"]
     if spec.machine is MachineKind.MICROVM:
@@ -124,14 +123,45 @@ def _board(launch: Launch, host: Host) -> Iterator[str]:
         machine += ["usb=off", "vmport=off"]
     if wants_uefi(launch):
         machine += ["pflash0=uefi-code", "pflash1=uefi-variables"]
+    machine += ["memory-backend=memory"] if spec.shared_memory else []
     yield from ("-machine", ",".join(machine))
     if host.accelerator == "kvm":
         # enforce: better no start than a guest that finds a flag missing after it moved here
         yield from ("-accel", "kvm", "-cpu", f"{host.cpu_model},enforce=on")
     else:
         yield from ("-accel", f"tcg,tb-size={_translation_mib(spec.memory_mib)}", "-cpu", host.cpu_model)
-    yield from ("-m", f"size={_memory_kib(spec.memory_mib, host.accelerator)}K")
-    yield from ("-smp", f"cpus={spec.vcpus},sockets=1,cores={spec.vcpus},threads=1")
+    base_kib = _memory_kib(devices.base_mib(spec), host.accelerator)
+    growth = f",slots={MEMORY_SLOTS},maxmem={spec.max_memory_mib}M" if can_grow(spec) else ""
+    yield from ("-m", f"size={base_kib}K{growth}")
+    if spec.shared_memory:  # always by that name, so that it may move to where it is no file
+        yield from _json("-object", _base_memory(base_kib, memory_file, shared=launch.memory_shared))
+    for index, size_mib in enumerate(spec.dimms_mib):
+        yield from _json("-object", memory(index, size_mib))
+        yield from _device(dimm(index))
+    cores = max(spec.vcpus, spec.max_vcpus) if spec.machine is MachineKind.Q35 else spec.vcpus
+    most = f"maxcpus={cores}," if cores > spec.vcpus else ""
+    yield from ("-smp", f"cpus={spec.vcpus},{most}sockets=1,cores={cores},threads=1")
+
+
+def can_grow(spec: MachineSpec) -> bool:
+    """Whether memory can be plugged in while it runs."""
+    return devices.is_hot(spec) and spec.max_memory_mib > devices.base_mib(spec)
+
+
+def memory(index: int, size_mib: int) -> dict[str, object]:
+    """What stands behind the memory that was plugged in as number `index`."""
+    return {"qom-type": "memory-backend-ram", "id": f"memory{index}", "size": size_mib << 20}
+
+
+def dimm(index: int) -> dict[str, object]:
+    return {"driver": "pc-dimm", "id": f"dimm{index}", "memdev": f"memory{index}", "slot": index}
+
+
+def _base_memory(size_kib: int, file: int | None, *, shared: bool) -> dict[str, object]:
+    backend: dict[str, object] = {"id": "memory", "size": size_kib << 10}
+    if file is None:
+        return {"qom-type": "memory-backend-ram", **backend}
+    return {"qom-type": "memory-backend-file", **backend, "mem-path": f"/proc/self/fd/{file}", "share": shared}
 
 
 def _memory_kib(memory_mib: int, accelerator: str) -> int:
@@ -183,75 +213,51 @@ def _console() -> Iterator[str]:
 
 
 def _devices(launch: Launch, sockets: Sockets) -> Iterator[str]:
-    pci = launch.spec.machine is MachineKind.Q35
+    spec = launch.spec
+    pci = spec.machine is MachineKind.Q35
     if has_screen(launch):
         yield from ("-vnc", f"unix:{VNC_SOCKET}")
-        yield from _device("VGA", "screen", {"vgamem_mb": 8}, _at("screen", 0))
+        yield from _device({"driver": "VGA", "id": "screen", **devices.at("screen"), "vgamem_mb": 8})
     yield from _json("-object", {"qom-type": "rng-builtin", "id": "rng"})
-    yield from _virtio("rng", "rng", {"rng": "rng"}, 0, pci=pci)
+    yield from _device(devices.virtio("rng", "rng", {"rng": "rng"}, devices.at("rng"), pci=pci))
     if sockets.guest_agent is not None:
         yield from ("-chardev", f"socket,id=guest-agent,fd={sockets.guest_agent},server=on,wait=off")
-        yield from _virtio("serial", "serial", {"max_ports": 2}, 0, pci=pci)
+        yield from _device(devices.virtio("serial", "serial", {"max_ports": 2}, devices.at("serial"), pci=pci))
         port = {"chardev": "guest-agent", "name": "org.qemu.guest_agent.0"}
-        yield from _device("virtserialport", "guest-agent", port, {})
-    for index, disk in enumerate(launch.disks):
-        yield from _disk(index, disk, boots=launch.kernel is None and launch.firmware is None, pci=pci)
+        yield from _device({"driver": "virtserialport", "id": "guest-agent", **port})
+    if pci and spec.shared_memory:  # a copy's kernel sees another number than its parent's and makes new randomness
+        yield from _device({"driver": "vmgenid", "id": "generation", "guid": spec.vm_id})
+    for fixture in devices.fixtures(spec):
+        yield from _device(fixture)
+    yield from _disks(launch)
+    yield from _drives(launch)
     if launch.seed is not None:
-        yield from _json("-blockdev", {"node-name": "seed", **_layer(FileAt(launch.seed), "raw", read_only=True)})
-        yield from _virtio("blk", "seed", {"drive": "seed"}, 0, pci=pci)
-    for index, nic in enumerate(launch.nics):
-        yield from _nic(index, nic, pci=pci)
-    if pci and launch.spec.memory_mib >= PORTS_FROM_MIB:
-        for index in range(SPARE_PORTS):
-            port_at: dict[str, object] = {"bus": "pcie.0", "addr": f"{_SLOT['port']:#x}.{index:#x}"}
-            port_at |= {"multifunction": True} if index == 0 else {}
-            yield from _device("pcie-root-port", f"port{index}", {"chassis": index + 1}, port_at)
+        seed = {"node-name": "seed", **devices.layer(FileAt(launch.seed), "raw", read_only=True)}
+        yield from _json("-blockdev", seed)
+        yield from _device(devices.virtio("blk", "seed", {"drive": "seed"}, devices.at("seed"), pci=pci))
+    places = devices.slots(launch, "nics")
+    for nic in launch.nics:
+        yield from _json("-netdev", devices.netdev(nic))
+        yield from _device(devices.card(nic, places[nic.nic_id], spec))
 
 
-def _disk(index: int, disk: DiskFile, *, boots: bool, pci: bool) -> Iterator[str]:
-    """Every layer is told with its format, down to the end, so that QEMU looks into no file to find out."""
-    chain: Mapping[str, object] | None = None
-    for below in reversed(disk.backing):
-        chain = _layer(below.source, below.format, read_only=True, backing=chain)
-    top = _layer(disk.source, disk.format, read_only=False, backing=chain)
-    yield from _json("-blockdev", {"node-name": f"disk{index}", **top})
-    options: dict[str, object] = {"drive": f"disk{index}", "serial": disk.volume_id[-20:]}
-    options |= {"werror": "stop", "rerror": "stop"}
-    options |= {"bootindex": index + 1} if boots else {}
-    yield from _virtio("blk", "disk", options, index, pci=pci)
+def _disks(launch: Launch) -> Iterator[str]:
+    indexes, places = devices.boot_indexes(launch), devices.slots(launch, "disks")
+    secrets = {str(secret["id"]): secret for disk in launch.disks for secret in devices.secrets(disk)}
+    for secret in secrets.values():
+        yield from _json("-object", secret)
+    for disk in launch.disks:
+        yield from _json("-blockdev", devices.storage(disk))
+        index = indexes.get(devices.disk_id(disk.volume_id), 0)
+        yield from _device(devices.disk_device(disk, places[disk.volume_id], launch.spec, index))
 
 
-def _layer(
-    source: Source, form: str, *, read_only: bool, backing: Mapping[str, object] | None = None
-) -> dict[str, object]:
-    if form not in ("qcow2", "raw"):
-        raise Unsupported(f"{form!r} is not a disk format: qcow2 and raw are")
-    if form == "raw" and backing is not None:
-        raise Unsupported("a raw disk has no backing file")
-    cache = {"direct": False, "no-flush": False}
-    file = {**_protocol(source), "read-only": read_only, "cache": cache, "discard": "unmap"}
-    layer = {"driver": form, "read-only": read_only, "cache": cache, "discard": "unmap", "file": file}
-    return layer | ({"backing": backing} if form == "qcow2" else {})
-
-
-def _protocol(source: Source) -> dict[str, object]:
-    match source:
-        case FileAt(path):
-            return {"driver": "file", "filename": str(path)}
-        case RbdAt():
-            return {
-                "driver": "rbd", "pool": source.pool, "image": source.image, "conf": str(source.conf),
-                "user": source.user,
-            }  # fmt: skip
-        case NbdAt():
-            server: dict[str, object] = {"type": "inet", "host": source.host, "port": str(source.port)}
-            if source.socket is not None:
-                server = {"type": "unix", "path": str(source.socket)}
-            return {"driver": "nbd", "server": server, "export": source.export}
-        case IscsiAt():
-            secret = {"user": source.user, "password-secret": f"iscsi-{source.user}"} if source.password_file else {}
-            where = {"portal": source.portal, "target": source.target, "lun": source.lun}
-            return {"driver": "iscsi", "transport": "tcp", **where, **secret}
+def _drives(launch: Launch) -> Iterator[str]:
+    indexes, drives = devices.boot_indexes(launch), devices.slots(launch, "media")
+    for one in launch.media:
+        if one.path is not None:
+            yield from _json("-blockdev", devices.medium(one.path, one.id))
+        yield from _device(devices.drive(one, drives[one.id], indexes.get(devices.drive_id(one.id), 0)))
 
 
 def _flash(name: str, path: Path, *, read_only: bool) -> Iterator[str]:
@@ -259,30 +265,8 @@ def _flash(name: str, path: Path, *, read_only: bool) -> Iterator[str]:
     yield from _json("-blockdev", {"node-name": name, "driver": "raw", "read-only": read_only, "file": file})
 
 
-def _nic(index: int, nic: NicPlug, *, pci: bool) -> Iterator[str]:
-    name = f"net{index}"
-    if nic.tap:
-        plug = {"type": "tap", "id": name, "ifname": nic.tap, "script": "no", "downscript": "no", "vhost": False}
-    else:
-        forwards = [{"str": f"tcp:{LOOPBACK}:{host:d}-:{guest:d}"} for guest, host in nic.forwards]
-        plug = {"type": "user", "id": name, "hostfwd": forwards}
-    yield from _json("-netdev", plug)
-    options: dict[str, object] = {"netdev": name, "mac": nic.mac}
-    options |= {"romfile": ""} if pci else {}  # no network boot, and no ROM to carry along
-    yield from _virtio("net", "nic", options, index, pci=pci)
-
-
-def _virtio(kind: str, family: str, options: Mapping[str, object], index: int, *, pci: bool) -> Iterator[str]:
-    name = f"{family}{index}" if family in ("disk", "nic") else family
-    yield from _device(f"virtio-{kind}-{'pci' if pci else 'device'}", name, options, _at(family, index) if pci else {})
-
-
-def _at(family: str, index: int) -> dict[str, object]:
-    return {"bus": "pcie.0", "addr": f"{_SLOT[family] + index:#x}"}
-
-
-def _device(driver: str, name: str, options: Mapping[str, object], at: Mapping[str, object]) -> Iterator[str]:
-    yield from _json("-device", {"driver": driver, "id": name, **at, **options})
+def _device(told: Mapping[str, object]) -> Iterator[str]:
+    yield from _json("-device", told)
 
 
 def _json(option: str, value: Mapping[str, object]) -> Sequence[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from novacron.agent.drivers.base import (
+    Adjustment,
     Arrival,
     Beside,
     Departure,
@@ -17,10 +18,11 @@ from novacron.agent.drivers.base import (
     ReportListener,
     Taken,
 )
+from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import adopt as adoption
-from novacron.agent.drivers.qemu import incoming, launcher, outgoing, power, snapshot
+from novacron.agent.drivers.qemu import devices, incoming, launcher, outgoing, parking, power, snapshot
 from novacron.agent.drivers.qemu.accelerator import choose
-from novacron.agent.drivers.qemu.command import LOOPBACK, Host, wants_uefi
+from novacron.agent.drivers.qemu.command import Host, wants_uefi
 from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
 from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.agent.drivers.qemu.gate import Gate
@@ -29,7 +31,7 @@ from novacron.agent.drivers.qemu.record import Record, Role
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.clock import Clock
 from novacron.errors import NotFound, StateConflict
-from novacron.model.machine import Endpoint, MachineReport, MachineStatus, StopMode
+from novacron.model.machine import MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals
 from novacron.model.node import Accelerator, DriverFacts
 
@@ -118,19 +120,27 @@ class QemuDriver:
     async def resume(self, vm_id: str) -> MachineReport:
         return await self._with(vm_id, "resume", power.resume)
 
+    async def adjust(self, launch: Launch) -> Adjustment:
+        return await self._with(launch.spec.vm_id, "adjust", lambda machine: adjusting.adjust(machine, launch))
+
     async def _start(self, launch: Launch) -> MachineReport:
         known = await self._known_at(launch)
         if known is not None and not known.ended:
             return await power.begin(known)
         machine, host = await self._make(launch)
-        await launcher.launch(machine, launch, host, incoming=False)
+        machine.record.copying = launch.state is not None
+        await launcher.launch(machine, launch, host, incoming=launch.state is not None)
         try:
-            await power.begin(machine)
+            await adjusting.limit(machine, launch)
+            await (parking.begin_from(machine, launch.spec, launch.state) if launch.state else power.begin(machine))
         except BaseException:
             await launcher.abandon(machine)
             raise
         self._enlist(machine)
         return machine.report()
+
+    async def park(self, vm_id: str, state: Path) -> MachineReport:
+        return await self._with(vm_id, "park", lambda machine: parking.park(machine, state))
 
     async def _stop(self, vm_id: str, patience_s: float) -> MachineReport:
         machine = self._machines.get(vm_id)
@@ -301,11 +311,8 @@ class QemuDriver:
             uid=launch.uid,
             gid=launch.gid,
             guest_agent=spec.guest_agent,
-            endpoints=tuple(
-                Endpoint(nic_id=nic.nic_id, guest_port=guest, host=LOOPBACK, host_port=port)
-                for nic in launch.nics
-                for guest, port in nic.forwards
-            ),
+            spec=spec,
+            endpoints=devices.endpoints(launch, spec),
         )
         before = self._machines.pop(spec.vm_id, None)
         if before is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from novacron.agent.drivers.base import Arrival, Launch, Reception
 from novacron.agent.drivers.qemu import status, tls
+from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
 from novacron.agent.drivers.qemu.launcher import abandon, launch
 from novacron.agent.drivers.qemu.machine import Machine
@@ -26,6 +27,7 @@ async def accept(
     key_hex = tls.new_key()
     await launch(machine, what, host, incoming=True)
     try:
+        await limit(machine, what)
         tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
         monitor = machine.door()
         await tls.install(monitor, machine.run_dir, migration_id, "server")

@@ -29,7 +29,7 @@ async def begin(machine: Machine) -> MachineReport:
 
 async def pause(machine: Machine) -> MachineReport:
     """Stand still. So already: fine. :raise StateConflict: it is on its way elsewhere, or has ended."""
-    _demand(machine, "pause")
+    demand(machine, "pause")
     if machine.status is not MachineStatus.PAUSED:
         await machine.door().execute("stop")
     return await machine.refresh()
@@ -40,7 +40,7 @@ async def resume(machine: Machine) -> MachineReport:
 
     :raise StateConflict: it is on its way elsewhere (whoever owns it decides where it runs), or has ended.
     """
-    _demand(machine, "resume")
+    demand(machine, "resume")
     if machine.status is not MachineStatus.RUNNING:
         await machine.door().execute("cont")
     return await machine.refresh()
@@ -90,7 +90,8 @@ async def _by_agent(machine: Machine) -> bool:
     return await guest_agent.shut_down(connection, secrets.randbits(31), GUEST_AGENT_DEADLINE_S)
 
 
-def _demand(machine: Machine, verb: str) -> None:
+def demand(machine: Machine, verb: str) -> None:
+    """:raise MachineDied: it has ended. :raise StateConflict: it is on its way elsewhere."""
     if machine.ended:
         raise machine.died()
     if machine.leaving or machine.status not in _LIVE:

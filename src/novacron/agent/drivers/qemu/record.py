@@ -8,7 +8,7 @@ import msgspec
 
 from novacron.agent.drivers.qemu.process import Identity
 from novacron.agent.drivers.qemu.rundir import RunDir
-from novacron.model.machine import Endpoint, MachineStatus
+from novacron.model.machine import Endpoint, MachineSpec, MachineStatus
 from novacron.model.migration import Figures
 
 FILE = "machine.json"
@@ -50,7 +50,7 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One start of one machine. identity is None until the process is known."""
+    """One start of one machine. identity is None until the process is known; spec: with which it runs."""
 
     vm_id: str
     generation: int
@@ -60,7 +60,9 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     uid: int | None = None
     gid: int | None = None
     guest_agent: bool = False
+    copying: bool = False  # it begins as a copy, and is not yet one of its own
     frozen: bool = False  # its file systems were to be frozen, and nobody has thawed them since
+    spec: MachineSpec | None = None
     endpoints: tuple[Endpoint, ...] = ()
     identity: Identity | None = None
     ending: Ending | None = None

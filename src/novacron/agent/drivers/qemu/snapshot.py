@@ -18,6 +18,7 @@ import msgspec
 
 from novacron.agent.drivers.base import Beside, Taken
 from novacron.agent.drivers.qemu import guest_agent
+from novacron.agent.drivers.qemu.devices import DISK, device_in
 from novacron.agent.drivers.qemu.machine import GUEST_AGENT_SOCKET, Machine
 from novacron.errors import (
     DeadlineExceeded,
@@ -132,7 +133,7 @@ async def disks(machine: Machine) -> list[DiskNode]:
             one.inserted.node_name, one.inserted.drv, {point.name: point for point in one.inserted.image.snapshots}
         )
         for one in blocks
-        if one.inserted is not None and not one.inserted.ro and one.qdev.startswith("/machine/peripheral/")
+        if one.inserted is not None and not one.inserted.ro and device_in(one.qdev).startswith(DISK)
     ]
 
 

@@ -1,0 +1,98 @@
+"""Asks a running QEMU what it consists of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from novacron.agent.drivers.qemu import devices
+from novacron.agent.drivers.qemu.difference import Cpu, DiskRuns, Runs
+from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.qmp import Monitor
+from novacron.model.machine import MachineSpec, Qos
+
+
+class _Child(msgspec.Struct):
+    name: str
+    type: str
+
+
+class _Image(msgspec.Struct, rename="kebab"):
+    virtual_size: int = 0
+
+
+class _Inserted(msgspec.Struct, rename="kebab"):
+    """What is in a disk or drive."""
+
+    image: _Image
+    file: str = ""
+    iops: int = 0
+    bps: int = 0
+
+
+class _Block(msgspec.Struct):
+    qdev: str = ""
+    inserted: _Inserted | None = None
+
+
+class _Node(msgspec.Struct, rename="kebab"):
+    node_name: str
+
+
+class _Place(msgspec.Struct, rename="kebab"):
+    """Where a vCPU is or can be."""
+
+    type: str
+    props: dict[str, Any]
+    qom_path: str = ""
+
+
+class _Memory(msgspec.Struct):
+    type: str
+    data: dict[str, Any]
+
+
+async def look(machine: Machine, before: MachineSpec) -> Runs:
+    """The machine as it is now. :raise MonitorFailed, DeadlineExceeded, MachineDied"""
+    monitor = machine.door()
+    blocks = [(devices.device_in(one.qdev), one) for one in await monitor.ask(list[_Block], "query-block")]
+    nodes = await monitor.ask(list[_Node], "query-named-block-nodes", {"flat": True})
+    return Runs(
+        before=before,
+        devices=await _children(monitor, "/machine/peripheral"),
+        nodes=frozenset(node.node_name for node in nodes),
+        objects=await _children(monitor, "/objects"),
+        disks={
+            name.removeprefix(devices.DISK): _disk(one.qdev, one.inserted)
+            for name, one in blocks
+            if name.startswith(devices.DISK) and one.inserted is not None
+        },
+        drives={
+            name: one.inserted.file if one.inserted else "" for name, one in blocks if name.startswith(devices.DRIVE)
+        },
+        cpus=await _cpus(monitor) if devices.is_hot(before) else (),
+        dimms_mib=await _dimms(monitor) if devices.is_hot(before) else (),
+    )
+
+
+async def _children(monitor: Monitor, path: str) -> frozenset[str]:
+    found = await monitor.ask(list[_Child], "qom-list", {"path": path})
+    return frozenset(child.name for child in found if child.type.startswith("child<"))
+
+
+def _disk(qdev: str, inserted: _Inserted) -> DiskRuns:
+    qos = Qos(iops=inserted.iops, bytes_per_s=inserted.bps)
+    return DiskRuns(qdev=qdev, size_bytes=inserted.image.virtual_size, qos=qos)
+
+
+async def _cpus(monitor: Monitor) -> tuple[Cpu, ...]:
+    found = await monitor.ask(list[_Place], "query-hotpluggable-cpus")
+    places = [Cpu(type=one.type, props=one.props, path=one.qom_path) for one in found]
+    return tuple(sorted(places, key=lambda cpu: tuple(sorted(cpu.props.items()))))
+
+
+async def _dimms(monitor: Monitor) -> tuple[int, ...]:
+    """Sizes in MiB, in the order in which they were plugged in."""
+    found = [one.data for one in await monitor.ask(list[_Memory], "query-memory-devices") if one.type == "dimm"]
+    return tuple(int(one["size"]) >> 20 for one in sorted(found, key=lambda one: int(one["slot"])))
