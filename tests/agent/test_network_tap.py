@@ -136,7 +136,7 @@ def test_a_tap_that_cannot_join_is_taken_away_again() -> None:
         async def gone(kernel: Any, name: str, bridge: Any) -> None:
             raise NetlinkError(19, "the bridge went between looking and joining")
 
-        tap._attach = gone
+        tap.attach = gone
         with pytest.raises(Unsupported):
             await TapNetwork().plug(NIC, None)
         assert not Path("/sys/class/net", tap_name(NIC.id)).exists()

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from novacron import __version__, config
@@ -25,6 +26,8 @@ from novacron.agent.drivers.qemu.driver import QemuDriver
 from novacron.agent.durable import write_durably
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.host import Host
+from novacron.agent.image_door import ImageDoor
+from novacron.agent.images import Images
 from novacron.agent.ledger import Ledger
 from novacron.agent.line import Line
 from novacron.agent.machines import Machines
@@ -34,6 +37,7 @@ from novacron.agent.network.tap import TapNetwork
 from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.snapshots import Snapshots
+from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
 from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.kinds import maker
@@ -106,16 +110,32 @@ class Agent:
         self.snapshots = Snapshots(
             ledger, provisioner, depot, self.driver, self.machines, settings.state_dir / "exports"
         )
-        verbs = Verbs(table(self.machines, mover, Volumes(depot), self.snapshots))
-        dial = dialer(settings.server, read_secret(settings.secret_file), settings.tls_ca)
+        secret = read_secret(settings.secret_file)
+        server = Server(settings.server, secret, settings.tls_ca, lambda: int(clock.wall().timestamp()))
+        self.images = Images(depot, settings.state_dir / "fetching", server)
+        self.door = ImageDoor(self.images.file, secret, server.now_s)
+        verbs = Verbs(table(self.machines, mover, Volumes(depot), self.snapshots, self.images))
+        dial = dialer(settings.server, secret, settings.tls_ca)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
+
+    def open_door(self, settings: AgentConfig) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let other nodes fetch image files here, if the settings say so, for as long as the block runs."""
+        if settings.image_door_port is None:
+            return contextlib.nullcontext()
+        return self.door.opened(
+            settings.migration_host, settings.image_door_port, settings.state_dir / "image-door.pem"
+        )
 
     def _announce(self, frame: MigrationProgress) -> None:
         self.line.announce(frame)
 
     async def _hello(self) -> Hello:
-        facts = await self._host.facts((await self.driver.probe(),))
+        facts = msgspec.structs.replace(
+            await self._host.facts((await self.driver.probe(),)),
+            image_door=self.door.address,
+            image_door_fingerprint=self.door.fingerprint,
+        )
         return Hello(
             protocol=PROTOCOL,
             node_id=self._node_id,
@@ -133,8 +153,11 @@ async def serve(settings: AgentConfig) -> None:
     log = structlog.get_logger("agent")
     agent = Agent(settings, SystemClock())
     running = stopped = trimming = None
+    doors = contextlib.AsyncExitStack()
     try:
         await agent.snapshots.sweep()
+        agent.images.sweep()
+        await doors.enter_async_context(agent.open_door(settings))
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
         trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
@@ -150,6 +173,7 @@ async def serve(settings: AgentConfig) -> None:
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        await doors.aclose()
         await agent.line.finish(FINISH_WITHIN_S)
         await agent.driver.close()
 

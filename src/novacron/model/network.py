@@ -113,7 +113,8 @@ class PortFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation that a card's filter lets go on. `mac`: the card's; the peer may have begun it.
 
-    Ports are 0 for protocols without. left_s: how long it is still remembered when nothing more passes.
+    Ports are 0 for protocols without. left_s: how long it is still remembered when nothing more passes. number: of the
+    IP protocol, where `protocol` is any.
     """
 
     mac: str
@@ -123,6 +124,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     peer_address: str
     peer_port: int
     left_s: int
+    number: int = 0
 
 
 class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from novacron.agent.drivers.base import NicPlug
 from novacron.agent.heartbeat import Heartbeat
+from novacron.agent.images import Images
 from novacron.agent.ledger import Holding, Ledger
 from novacron.agent.machines import Machines, running
 from novacron.agent.mover import Announce, Mover
 from novacron.agent.network import Network
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.snapshots import Snapshots
+from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
 from novacron.agent.verbs import Verbs, table
 from novacron.agent.volumes import Volumes
@@ -24,6 +26,7 @@ from novacron.model.network import NetworkSpec
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
 from novacron.testing.sim_pool import POOL_ID, SimPool
+from novacron.testing.sim_networks import Answers, SimNetworks, SimOverlay
 from novacron.wire.agent import PROTOCOL, Call, Hello, Reply
 
 
@@ -68,11 +71,15 @@ class SimLedger(Ledger):
 class SimAgent:
     """One node: a FakeHost, directories, and, while it lives, the production parts of an agent."""
 
-    def __init__(self, name: str, number: int, root: Path, world: FakeWorld, pool: SimPool, announce: Announce) -> None:
+    def __init__(
+        self, name: str, number: int, root: Path, world: FakeWorld, pool: SimPool, announce: Announce, answers: Answers
+    ) -> None:
         self.name = name
         self.node_id = new_id(0, number)
         self.host = FakeHost(world, name)
         self.plugged: set[str] = set()
+        self.tunnel_address = f"192.0.2.{number}"
+        self.networks = SimNetworks(world.clock, answers)
         self.pending: set[asyncio.Future[Reply]] = set()
         self._pool = pool
         self._announce = announce
@@ -96,7 +103,8 @@ class SimAgent:
         run_dir = self.root / "run"
         run_dir.mkdir(parents=True, exist_ok=True)
         network: Network = SimNetwork(self.plugged, life)
-        networks = {NetworkKind.USER: network, NetworkKind.BRIDGE: network}
+        overlay = SimOverlay(self.networks, life)
+        networks = {NetworkKind.USER: network, NetworkKind.BRIDGE: network, NetworkKind.OVERLAY: overlay}
         depot = Depot(self._pool, self._pool.sibling)
         provisioner = Provisioner(depot, networks, run_dir, uid_base=0)
         self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
@@ -105,7 +113,9 @@ class SimAgent:
         self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id)
         mover = Mover(ledger, provisioner, self.driver, self.machines, host="127.0.0.1", announce=self._announce)
         snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
-        self.verbs = Verbs(table(self.machines, mover, Volumes(depot), snapshots))
+        images = Images(depot, self.root / "state" / "fetching", Server("unix:/nowhere", "none", None, lambda: 0))
+        doers = table(self.machines, mover, Volumes(depot), snapshots, images)
+        self.verbs = Verbs({**doers, **self.networks.doers(life)})
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()
 
@@ -151,6 +161,8 @@ class SimAgent:
             bridges=("br0",),
             drivers=(await self.driver.probe(),),
             migration_address="127.0.0.1",
+            tunnel_address=self.tunnel_address,
+            abilities=("overlay",),
         )
         return Hello(
             protocol=PROTOCOL,
@@ -158,6 +170,7 @@ class SimAgent:
             node_name=self.name,
             facts=facts,
             machines=self.heartbeat.told(),
+            networks=tuple(self.networks.known),
         )
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from novacron.agent.drivers.base import NicPlug
+from novacron.agent.network.links import find
+from novacron.agent.network.names import BRIDGES
 from novacron.errors import InvalidInput, NovaCronError, Reason, Unsupported
 from novacron.model.machine import Nic
+from novacron.model.network import NetworkSpec
 
 TUN = Path("/dev/net/tun")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
@@ -38,7 +42,7 @@ class TapNetwork:
     Everything is asked of the kernel itself: /sys may show another network namespace than ours.
     """
 
-    async def plug(self, nic: Nic, uid: int | None) -> NicPlug:
+    async def plug(self, nic: Nic, uid: int | None, networks: Sequence[NetworkSpec] = ()) -> NicPlug:  # noqa: ARG002
         """A tap that is up on the card's bridge, with the bridge's MTU. The host itself speaks no IPv6 on it.
 
         :raise InvalidInput: no name of a bridge.
@@ -46,29 +50,29 @@ class TapNetwork:
         unless there was one before.
         """
         name = tap_name(nic.id)
-        if _INTERFACE.match(nic.bridge) is None:
+        if _INTERFACE.match(nic.bridge) is None or nic.bridge.startswith(BRIDGES):
             raise InvalidInput.field("bridge", "is not the name of a bridge", "give an interface name of the node")
-        _check_door(uid)
+        check_door(uid)
         async with AsyncIPRoute() as kernel:
             bridge = await _bridge(kernel, nic.bridge)
-            existed = await _find(kernel, name) is not None
+            existed = await find(kernel, name) is not None
             try:
-                await asyncio.to_thread(_make_tap, name, uid)
-                await _attach(kernel, name, bridge)
+                await asyncio.to_thread(make_tap, name, uid)
+                await attach(kernel, name, bridge)
             except BaseException as failed:
                 if not existed:
-                    await _remove(kernel, name)
+                    await remove(kernel, name)
                 if isinstance(failed, OSError | NetlinkError):
-                    raise _refusal(failed, nic.bridge) from failed
+                    raise refusal(failed, nic.bridge) from failed
                 raise
         return NicPlug(nic_id=nic.id, mac=nic.mac, tap=name)
 
     async def unplug(self, nic: Nic) -> None:
         async with AsyncIPRoute() as kernel:
-            await _remove(kernel, tap_name(nic.id))
+            await remove(kernel, tap_name(nic.id))
 
 
-def _check_door(uid: int | None) -> None:
+def check_door(uid: int | None) -> None:
     """A machine with a user of its own opens its tap itself. The kernel lets it; the device file must, too."""
     try:
         mode = TUN.stat().st_mode
@@ -82,31 +86,22 @@ def _check_door(uid: int | None) -> None:
 
 
 async def bridges() -> tuple[str, ...]:
-    """Names of this node's bridges."""
+    """Names of this node's bridges, but for those of networks that span nodes: these are not plugged into by name."""
     async with AsyncIPRoute() as kernel:
         return await _bridges(kernel)
 
 
 async def _bridges(kernel: AsyncIPRoute) -> tuple[str, ...]:
     found = [link.get("ifname") async for link in await kernel.link("dump") if _is_bridge(link)]
-    return tuple(sorted(found))
+    return tuple(sorted(name for name in found if not name.startswith(BRIDGES)))
 
 
 def _is_bridge(link: Any) -> bool:
     return bool(link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "bridge")
 
 
-async def _find(kernel: AsyncIPRoute, name: str) -> Any | None:
-    try:
-        return (await kernel.link("get", ifname=name))[0]
-    except NetlinkError as refused:
-        if refused.code == errno.ENODEV:
-            return None
-        raise
-
-
 async def _bridge(kernel: AsyncIPRoute, name: str) -> Any:
-    found = await _find(kernel, name)
+    found = await find(kernel, name)
     if found is None or not _is_bridge(found):
         there = ", ".join(await _bridges(kernel)) or "none"
         raise Unsupported(
@@ -116,11 +111,11 @@ async def _bridge(kernel: AsyncIPRoute, name: str) -> Any:
     return found
 
 
-async def _attach(kernel: AsyncIPRoute, name: str, bridge: Any) -> None:
+async def attach(kernel: AsyncIPRoute, name: str, bridge: Any) -> None:
     no_ipv6 = IPV6_CONF / name / "disable_ipv6"
     if no_ipv6.exists():
         no_ipv6.write_text("1")
-    link = await _find(kernel, name)
+    link = await find(kernel, name)
     if link is None:
         raise OSError(errno.ENODEV, "it went away meanwhile", name)
     index, mtu = link["index"], bridge.get_attr("IFLA_MTU")
@@ -128,8 +123,8 @@ async def _attach(kernel: AsyncIPRoute, name: str, bridge: Any) -> None:
     await kernel.link("set", index=index, state="up")
 
 
-async def _remove(kernel: AsyncIPRoute, name: str) -> None:
-    link = await _find(kernel, name)
+async def remove(kernel: AsyncIPRoute, name: str) -> None:
+    link = await find(kernel, name)
     if link is None:
         return
     try:
@@ -139,7 +134,7 @@ async def _remove(kernel: AsyncIPRoute, name: str) -> None:
             raise NovaCronError(f"cannot remove the tap {name}: {refused}") from refused
 
 
-def _make_tap(name: str, uid: int | None) -> None:
+def make_tap(name: str, uid: int | None) -> None:
     """Make it, or take it as it is; then set who may open it. Without an owner any may who has CAP_NET_ADMIN."""
     handle = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -151,7 +146,7 @@ def _make_tap(name: str, uid: int | None) -> None:
         os.close(handle)
 
 
-def _refusal(failed: OSError | NetlinkError, bridge: str) -> Unsupported:
+def refusal(failed: OSError | NetlinkError, bridge: str) -> Unsupported:
     return Unsupported(
         f"cannot make a tap on {bridge}: {failed}",
         [Reason("tap.refused", str(failed), bridge, "run the agent as root on a host with the tun module")],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from novacron.agent.drivers.base import NicPlug
 from novacron.errors import NovaCronError
 from novacron.model.machine import Nic
+from novacron.model.network import NetworkSpec
 
 HOST = "127.0.0.1"
 _TRIES = 64
@@ -22,7 +24,7 @@ class UserNetwork:
     def __init__(self) -> None:
         self._given: dict[str, frozenset[int]] = {}  # nic id -> host ports
 
-    async def plug(self, nic: Nic, uid: int | None) -> NicPlug:  # noqa: ARG002  (any user may listen)
+    async def plug(self, nic: Nic, uid: int | None, networks: Sequence[NetworkSpec] = ()) -> NicPlug:  # noqa: ARG002
         """:raise NovaCronError: no port is free."""
         self._given.pop(nic.id, None)
         pairs: list[tuple[int, int]] = []

@@ -1,0 +1,41 @@
+"""Applies nftables transactions and reads sets back, through `nft` with JSON on its standard input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from novacron.agent.network import tool
+from novacron.agent.network.grammar import Command, Table
+from novacron.errors import NovaCronError
+
+
+async def apply(commands: Sequence[Command]) -> None:
+    """All of it or nothing. :raise NovaCronError: the kernel refused. :raise Unsupported: there is no nft."""
+    nft = tool.need("nft", "nftables")
+    given = json.dumps({"nftables": list(commands)}).encode()
+    done = await tool.run([nft, "-j", "-f", "-"], given)
+    if done.code != 0:
+        raise NovaCronError(f"nftables refused: {done.words[:500]}")
+
+
+async def names_of_sets(table: Table) -> frozenset[str]:
+    """Those there are in a table; none when there is no such table."""
+    found = await _list("-t", "list", "sets", table.family)
+    return frozenset(one["set"]["name"] for one in found if one.get("set", {}).get("table") == table.name)
+
+
+async def elements(table: Table, names: Sequence[str]) -> dict[str, list[Any]]:
+    """What these sets hold now."""
+    wanted = [{"list": {"set": {"family": table.family, "table": table.name, "name": name}}} for name in names]
+    found = await _list("-n", "-f", "-", given=json.dumps({"nftables": wanted}).encode())
+    return {one["set"]["name"]: one["set"].get("elem", []) for one in found if "set" in one}
+
+
+async def _list(*words: str, given: bytes = b"") -> list[dict[str, Any]]:
+    done = await tool.run([tool.need("nft", "nftables"), "-j", *words], given)
+    if done.code != 0:
+        raise NovaCronError(f"nftables cannot be read: {done.words[:500]}")
+    answers = (json.loads(line) for line in done.output.splitlines() if line.strip())  # one line a command
+    return [one for answer in answers for one in answer["nftables"]]
