@@ -23,6 +23,8 @@ class ServerConfig:
     host, port: where the API listens; port 0 picks one. Off loopback it needs tls_cert and tls_key.
     socket: a unix socket for agents and tools on this machine, empty for none.
     agent_secret_file: the secret agents show, made at first start when missing.
+    import_allow: hosts (`host`, `host:port`) and networks (CIDR) outside the public network from which image files may
+    be imported; import_ca: certificates trusted there besides the system's.
     """
 
     data_dir: Path
@@ -36,6 +38,8 @@ class ServerConfig:
     keep_revisions: int = 100_000
     cpu_overcommit: float = 4.0
     memory_reserve_mib: int = 512
+    import_allow: tuple[str, ...] = ()
+    import_ca: Path | None = None
     log_format: str = "text"
 
     def __post_init__(self) -> None:
@@ -63,6 +67,8 @@ class AgentConfig:
     server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane.
     state_dir: what must outlive a reboot (node id, machine records); run_dir: what must not (sockets, pids).
     pool_dir: the storage pool shared with the server. migration_host: address where streams are received.
+    image_door_port: where other nodes fetch image files over TLS, on migration_host; 0: the
+    system picks one; absent: it is not offered.
     uid_base: as root each machine runs as uid_base + its isolation slot; 0: as the agent's own user.
     """
 
@@ -74,6 +80,7 @@ class AgentConfig:
     pool_dir: Path
     migration_host: str = "127.0.0.1"
     tls_ca: Path | None = None
+    image_door_port: int | None = None
     uid_base: int = 0x4E430000
     accelerator: str = "auto"
     qemu_binary: str = "qemu-system-x86_64"
@@ -81,6 +88,7 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         check_name(self.node_name, "node_name")
+        _check_port("image_door_port", self.image_door_port or 0)
         _check_one_of("accelerator", self.accelerator, ("auto", "kvm", "tcg"))
         _check_one_of("log_format", self.log_format, ("text", "json"))
         if not self.server.startswith(("https://", "http://", "unix:/")):
@@ -118,10 +126,12 @@ def load(kind: type[Config], file: Path | None, overrides: Mapping[str, Any]) ->
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
             raise InvalidInput.field("config", f"cannot read {file}: {wrong}", "give a readable TOML file") from wrong
     values |= {name: value for name, value in overrides.items() if value is not None}
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = {field.name: field.type for field in dataclasses.fields(kind)}
     for name in values:
         if name not in known:
             raise InvalidInput.field(name, "is not a setting", f"known settings: {', '.join(sorted(known))}")
+        if str(known[name]).startswith("tuple") and isinstance(values[name], str):  # a flag: one,another
+            values[name] = [part for part in values[name].split(",") if part]
     try:
         return msgspec.convert(values, kind, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as wrong:

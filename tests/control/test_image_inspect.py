@@ -197,7 +197,6 @@ def test_the_old_version(tmp_path: Path) -> None:
     [
         ("vmdk", (), "image.vmdk"),
         ("vmdk", ("-o", "subformat=monolithicFlat"), "image.vmdk"),
-        ("vmdk", ("-o", "subformat=streamOptimized"), "image.vmdk"),
         ("vpc", (), "image.vhd"),
         ("vpc", ("-o", "subformat=fixed"), "image.vhd"),
         ("vhdx", (), "image.vhdx"),

@@ -13,6 +13,8 @@ from novacron.config import ServerConfig
 from novacron.control import once
 from novacron.control.access.service import Access
 from novacron.control.house import HOUSEKEEPING_S, workers
+from novacron.control.images.service import ImageService
+from novacron.control.room import Room
 from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.supervise import FIRST_PAUSE_S, LAST_PAUSE_S, STEADY_S, keep_going
@@ -68,7 +70,8 @@ async def test_the_house_is_kept_small(tmp_path: Path) -> None:
     records = Records(store, clock, random.Random(1))
     await records.start()
     config = ServerConfig(data_dir=tmp_path, pool_dir=tmp_path, keep_revisions=10)
-    work = workers(config, records, Access(store), TinyAgents(), clock)  # type: ignore[arg-type]
+    images = ImageService(records, Room(records, config), clock, tmp_path)
+    work = workers(config, records, Access(store), TinyAgents(), clock, images)  # type: ignore[arg-type]
     kept = once.Once(store, f"{once.KEYS}admin/key", "request", clock.wall())
     await records.commit(*kept.note({}, 200))
     for number in range(30):

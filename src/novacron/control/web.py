@@ -29,15 +29,16 @@ from novacron.control.problems import handle_errors, problem, problems
 from novacron.control.store.records import Records
 from novacron.errors import Reason, StoreUnavailable, TooLarge
 from novacron.wire import agent as agent_wire
+from novacron.wire import storage as storage_wire
 
 MAX_BODY_BYTES = 1 << 20
-UPLOAD = re.compile(re.escape(PREFIX) + r"/images/[^/]+/files/[^/]+\Z")
+UPLOAD = re.compile(re.escape(PREFIX) + r"/images/[^/]+/(?:files/[^/]+|uploads/[^/]+)\Z")
 """Where more may be sent: image files, which their room bounds itself."""
 
 READY_WITHIN_S = 2.0
 OPENAPI = "/api/openapi.json"
 DOCS = "/api/docs"
-OPEN = ("/healthz", "/readyz", agent_wire.PATH)
+OPEN = ("/healthz", "/readyz", agent_wire.PATH, storage_wire.IMAGES_PATH)
 BROWSABLE = (OPENAPI, DOCS, "/metrics")
 
 _encode = msgspec.json.Encoder().encode
@@ -173,7 +174,7 @@ class BodyBound:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"] == "PUT" and UPLOAD.match(scope["path"])):
+        if scope["type"] != "http" or (scope["method"] in ("PUT", "PATCH") and UPLOAD.match(scope["path"])):
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")

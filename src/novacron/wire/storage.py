@@ -11,6 +11,12 @@ import msgspec
 from novacron.model.machine import Disk
 from novacron.model.pool import PoolSpec
 
+IMAGES_PATH = "/agent/v1/images/"
+"""Below it, on the server with the agents' secret, lie image files by digest; GET, with Range."""
+
+DOOR_PATH = "/images/"
+"""Below it they lie on a node's image door, for who shows a ticket (wire.ticket)."""
+
 
 class PoolProbe(msgspec.Struct, frozen=True, kw_only=True):
     """Can this node reach the pool? → PoolFound"""

@@ -49,6 +49,10 @@ class Depot:
             held = self._made[spec.id] = (spec, self._make(spec))
         return held[1]
 
+    def pools(self) -> tuple[Pool, ...]:
+        """Every pool that was asked for so far, the default one first."""
+        return (self.own, *(pool for _, pool in self._made.values()))
+
     def pool_of(self, spec: MachineSpec, disk: Disk) -> Pool:
         """The pool a machine's disk lies in. :raise InvalidInput: the spec does not say how to reach it."""
         if not disk.pool_id:

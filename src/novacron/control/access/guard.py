@@ -76,7 +76,8 @@ def permissions(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
 class Guard:
     """ASGI middleware: finds the principal by bearer token, or answers 401.
 
-    open_paths: answered without a token (health; the agents' line, which has a secret of its own).
+    open_paths: answered without a token (health; the agents' doors, which have a secret of their own); one that ends
+    with a slash opens all below it.
     browsable: paths where GET also takes HTTP Basic with the token as password, so that a browser can read them.
     """
 
@@ -84,10 +85,11 @@ class Guard:
         self._app = app
         self._access = access
         self._open = frozenset(open_paths)
+        self._open_rooms = tuple(path for path in open_paths if path.endswith("/"))
         self._browsable = frozenset(browsable)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in self._open:
+        if scope["type"] == "lifespan" or scope["path"] in self._open or scope["path"].startswith(self._open_rooms):
             await self._app(scope, receive, send)
             return
         browsable = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in self._browsable

@@ -8,23 +8,23 @@ it is gone. Both happen under one turn, so that of two images with the same byte
 from __future__ import annotations
 
 import asyncio
-import datetime
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 
 from novacron.clock import Clock
 from novacron.control.answers import check_match
-from novacron.control.images.inspect import Inspected, inspect
+from novacron.control.images import catalogue
+from novacron.control.images.inspect import Inspected, inspect_file
 from novacron.control.images.shelf import Arrived, Shelf, to_the_end
+from novacron.control.images.uploads import Upload, Uploads
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.room import Room
 from novacron.control.store.records import IMAGES, VMS, WRITE_TRIES, Records, Stored, create, remove
-from novacron.errors import CompareFailed, Conflict, NoRoom, Reason, StateConflict, StoreUnavailable, TooLarge
-from novacron.model.image import FileRole, Image, ImageFile, ImageState, file_of, is_bootable
-from novacron.wire.rest.images import ImageCreate, ImageUpdate
+from novacron.errors import CompareFailed, NoRoom, NotFound, Reason, StateConflict, StoreUnavailable, TooLarge
+from novacron.model.image import FilePhase, FileRole, FileTask, Image, ImageFile, ImageState, file_of
+from novacron.wire.rest.images import ImageCreate, ImageImport, ImageUpdate, UploadCreate
 
 MAX_FILE_BYTES = {
     FileRole.DISK: 1 << 40,
@@ -32,24 +32,36 @@ MAX_FILE_BYTES = {
     FileRole.INITRD: 1 << 30,
     FileRole.FIRMWARE: 16 << 20,
 }
-MAX_NAMED = 10  # VMs named in a refusal
+Held = frozenset[str] | None
 
 
 class ImageService:
-    """Requests about images. `sweep` once at the start, before anything is asked."""
+    """Requests about images. `sweep` once at the start, before anything is asked, and now and then afterwards."""
 
     def __init__(self, records: Records, room: Room, clock: Clock, pool_dir: Path) -> None:
         self._records = records
         self._room = room
         self._clock = clock
-        self._shelf = Shelf(pool_dir)
+        self.shelf = Shelf(pool_dir)
+        self.uploads = Uploads(pool_dir)
         self._turn = asyncio.Lock()
 
     async def sweep(self) -> None:
         """Take away what a crash left of uploads and deletions. :raise Unavailable: the pool is not there."""
         async with self._turn:
-            for note, digest in await self._shelf.notes():
-                await self._shelf.settle(note, used=self._uses(digest))
+            for note, digest in await self.shelf.notes():
+                await self._end(note, digest)
+
+    async def collect(self) -> None:
+        """Take away files that outlived their image and that no volume needs any more, and uploads nobody goes on with.
+
+        :raise Unavailable: the pool is not there.
+        """
+        async with self._turn:
+            for note, digest in await self.shelf.notes():
+                if digest:  # others are files that are coming in
+                    await self._end(note, digest)
+        await self.uploads.sweep(self._awaits, self._clock.wall())
 
     async def create(self, asked: ImageCreate, once: Once) -> Outcome:
         """Record an image that waits for its files. :raise NameTaken"""
@@ -71,15 +83,29 @@ class ImageService:
             raise
         return Outcome(Stored(image, revision), 201)
 
-    async def update(self, ref: str, asked: ImageUpdate, held: frozenset[str] | None) -> Outcome:
-        """Change its words; its files never change. :raise NotFound, NameTaken, PreconditionFailed"""
+    async def update(self, ref: str, asked: ImageUpdate, held: Held) -> Outcome:
+        """Change its words, its tags and its protection; its files never change.
+
+        A tag another image has is taken from it in the same transaction.
+
+        :raise StateConflict: tags for an image that is not ready. :raise NotFound, NameTaken, PreconditionFailed
+        """
         named = asked.model_dump(exclude_none=True)
+        if asked.tags is not None:
+            named["tags"] = tuple(dict.fromkeys(asked.tags))
+        image_id = catalogue.find(self._records, ref).record.id
 
         def change(image: Image) -> Image:
+            if named.get("tags") and image.state is not ImageState.READY:
+                raise StateConflict.of(f"image {image.name}", image.state.value, (ImageState.READY.value,), "tag")
             new = msgspec.structs.replace(image, **named)
             return image if new == image else msgspec.structs.replace(new, updated_at=self._clock.wall())
 
-        return await Change(self._records, IMAGES, ref, held).write(change)
+        beside = None
+        if asked.tags is not None:
+            tags = named["tags"]
+            beside = lambda: catalogue.retag(self._records, image_id, tags)  # noqa: E731
+        return await Change(self._records, IMAGES, image_id, held, beside=beside).write(change)
 
     async def put_file(
         self,
@@ -89,93 +115,260 @@ class ImageService:
         *,
         expected: str = "",
         announced_bytes: int = 0,
-        held: frozenset[str] | None = None,
+        held: Held = None,
     ) -> Outcome:
         """Receive a file, look into it, and make it the image's file for that role, in place of an earlier one.
 
-        expected: its sha256 in hex; announced_bytes: how much will come. Empty and 0: not told.
-        After a failure nothing of the upload is left.
+        expected: its sha256 in hex; announced_bytes: how much will come. Empty and 0: not told. A disk that must be
+        converted first is recorded as a task (202). After a failure nothing of the upload is left.
 
         :raise ImageRefused: it is not what its role asks for, or not what was expected; with the reason.
         :raise StateConflict: the image is ready. :raise NotFound, PreconditionFailed, TooLarge, NoRoom
         """
-        stored = self._records.find(IMAGES, ref)
-        check_match(held, stored)
-        image_id = stored.record.id  # by id from here: the name may become another's while this takes its time
-        _check_pending(stored.record, "change the files of")
-        await self._check_room(role, announced_bytes)
-        async with self._shelf.receive(stream, max_bytes=MAX_FILE_BYTES[role], expected=expected) as arrived:
-            found = await asyncio.to_thread(_inspect, role, arrived)
-            file = ImageFile(
-                role=role,
-                digest=arrived.digest,
-                size_bytes=arrived.size_bytes,
-                format=found.format,
-                virtual_size_bytes=found.virtual_size_bytes,
-            )
-            return await to_the_end(self._keep(image_id, file, arrived, held))
+        image = self._pending(ref, held)  # by id from here: the name may become another's while this takes its time
+        await self.check_room(role, announced_bytes)
+        async with self.shelf.receive(stream, max_bytes=MAX_FILE_BYTES[role], expected=expected) as arrived:
+            found = await asyncio.to_thread(inspect_file, role, arrived.path)
+            if found.part is None:
+                return await to_the_end(self._keep(image.id, _file(role, arrived, found), arrived, held))
+            upload = self._upload(image.id, role, arrived.size_bytes, arrived.digest)
+            await self.uploads.adopt(upload, arrived.path)
+            return await self._begin(upload, FilePhase.CONVERTING, held)
 
-    async def seal(self, ref: str, held: frozenset[str] | None, once: Once) -> Outcome:
+    async def remove_file(self, ref: str, role: FileRole, held: Held) -> Outcome:
+        """Take a pending image's file away, and end the work on it.
+
+        :raise StateConflict: the image is ready. :raise NotFound: it has neither. :raise PreconditionFailed
+        """
+        image = self._pending(ref, held)
+        return await to_the_end(self._remove_file(image.id, role, held))
+
+    async def seal(self, ref: str, held: Held, once: Once) -> Outcome:
         """Its files are complete: VMs may be made from it.
 
         :raise Conflict: a machine could not start from it, with a reason for each lack. :raise NotFound
         """
-        change = Change(self._records, IMAGES, ref, held, once)
-        return await change.write(lambda image: sealed(image, self._clock.wall()))
+        image_id = catalogue.find(self._records, ref).record.id
+        change = Change(self._records, IMAGES, image_id, held, once)
+        return await change.write(lambda image: catalogue.sealed(image, self._clock.wall()))
 
-    async def delete(self, ref: str, held: frozenset[str] | None) -> None:
+    async def delete(self, ref: str, held: Held) -> None:
         """Forget an image that no VM was made from; its files go unless another image has the same bytes.
 
-        :raise Conflict: VMs use it; a reason for each. :raise NotFound, PreconditionFailed
+        :raise Conflict: VMs use it, a reason for each; or it is protected. :raise NotFound, PreconditionFailed
         """
-        await to_the_end(self._delete(ref, held))
+        await to_the_end(self._delete(catalogue.find(self._records, ref).record.id, held))
 
-    # -- parts -----------------------------------------------------------------------------------------------
+    # -- uploads in pieces -----------------------------------------------------------------------------------
 
-    async def _check_room(self, role: FileRole, announced_bytes: int) -> None:
+    async def start_upload(self, ref: str, role: FileRole, asked: UploadCreate, held: Held) -> tuple[Upload, int]:
+        """An upload to append to, and its offset: the one that was begun for the same file, else a new one.
+
+        :raise StateConflict: the image is ready. :raise NotFound, PreconditionFailed, TooLarge, NoRoom
+        """
+        image = self._pending(ref, held)
+        for upload, offset in await self.uploads.open_ones():
+            same = (upload.image_id, upload.role, upload.size_bytes) == (image.id, role, asked.size_bytes)
+            if same and upload.sha256 == asked.sha256.lower() and self._awaits(upload):
+                return upload, offset
+        await self.check_room(role, asked.size_bytes)
+        upload = self._upload(image.id, role, asked.size_bytes, asked.sha256.lower())
+        await self.uploads.start(upload)
+        return upload, 0
+
+    async def find_upload(self, ref: str, upload_id: str) -> tuple[Upload, int]:
+        """An upload of that image and its offset. :raise NotFound"""
+        image_id = catalogue.find(self._records, ref).record.id
+        upload, offset = await self.uploads.find(upload_id)
+        if upload.image_id != image_id:
+            raise NotFound(f"no upload {upload_id!r} of this image")
+        return upload, offset
+
+    async def append(self, ref: str, upload_id: str, offset: int, stream: AsyncIterator[bytes], held: Held) -> int:
+        """Add to an upload; the new offset. See Uploads.append."""
+        self._pending(ref, held)
+        await self.find_upload(ref, upload_id)
+        return await self.uploads.append(upload_id, offset, stream)
+
+    async def finish_upload(self, ref: str, upload_id: str, held: Held, once: Once) -> Outcome:
+        """All has come: compare and inspect it, and make it the image's file; converted first, it is a task (202).
+
+        :raise ImageRefused: it is not what its role asks for, or not what was announced; it has to be sent anew.
+        :raise Conflict: it is not whole. :raise NotFound, PreconditionFailed, StateConflict
+        """
+        self._pending(ref, held)
+        upload, _ = await self.find_upload(ref, upload_id)
+        return await self.take_in(upload, await self.uploads.digest(upload_id), held, once)
+
+    async def drop_upload(self, ref: str, upload_id: str) -> None:
+        """Give an upload up. :raise NotFound"""
+        upload, _ = await self.find_upload(ref, upload_id)
+        await self.uploads.drop(upload.id)
+
+    async def take_in(self, upload: Upload, digest: str, held: Held = None, once: Once | None = None) -> Outcome:
+        """Make a whole upload the image's file, or begin to convert it. After a refusal the upload is gone.
+
+        :raise ImageRefused, NotFound, StateConflict
+        """
+        data = self.uploads.directory(upload.id) / "data"
+        try:
+            found = await asyncio.to_thread(inspect_file, upload.role, data)
+        except Exception:
+            await self.uploads.drop(upload.id)
+            raise
+        if found.part is not None:
+            return await self._begin(msgspec.structs.replace(upload, sha256=digest), FilePhase.CONVERTING, held, once)
+        return await self.keep_file(
+            upload, data, digest, lambda arrived: _file(upload.role, arrived, found), held=held, once=once
+        )
+
+    async def keep_file(
+        self,
+        upload: Upload,
+        path: Path,
+        digest: str,
+        make: Callable[[Arrived], ImageFile],
+        *,
+        found: Inspected | None = None,
+        held: Held = None,
+        once: Once | None = None,
+    ) -> Outcome:
+        """Put a whole, inspected file of an upload on the shelf and into the image's record; the upload ends."""
+        async with self.shelf.adopt(path, digest) as arrived:
+            outcome = await to_the_end(
+                self._keep(upload.image_id, make(arrived), arrived, held, once=once, found=found)
+            )
+        await self.uploads.drop(upload.id)
+        return outcome
+
+    # -- from elsewhere --------------------------------------------------------------------------------------
+
+    async def import_file(self, ref: str, role: FileRole, asked: ImageImport, held: Held, once: Once) -> Outcome:
+        """Have the file fetched from `asked.url`, as a task of the image (202), in place of earlier work on it.
+
+        :raise StateConflict: the image is ready. :raise NotFound, PreconditionFailed, NoRoom
+        """
+        image = self._pending(ref, held)
+        await self.check_room(role, 0)
+        upload = self._upload(image.id, role, 0, (asked.sha256 or "").lower())
+        return await self._begin(upload, FilePhase.FETCHING, held, once, url=asked.url)
+
+    async def check_room(self, role: FileRole, announced_bytes: int) -> None:
+        """:raise TooLarge: more than a file of the role may have. :raise NoRoom: more than the pool has left."""
         if announced_bytes > MAX_FILE_BYTES[role]:
             raise TooLarge(
                 f"a {role.value} file may have {MAX_FILE_BYTES[role]} bytes",
                 [Reason("image.too_large", f"{announced_bytes} bytes announced", remedy="send a smaller file")],
             )
-        free = await self._shelf.free_bytes()
+        free = await self.shelf.free_bytes()
         if announced_bytes > free:
-            reason = Reason("pool.full", f"{free} bytes are free, {announced_bytes} are asked for", remedy="make room")
-            raise NoRoom("the storage pool has too little room for this file", [reason])
+            raise NoRoom(
+                f"the storage pool has {free} bytes left, {announced_bytes} are announced",
+                [Reason("pool.full", "no room for this file", remedy="delete images or volumes, or make it larger")],
+            )
 
-    async def _keep(self, image_id: str, file: ImageFile, arrived: Arrived, held: frozenset[str] | None) -> Outcome:
-        """Show the file, then record it; what it replaces goes when nothing else uses it."""
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _pending(self, ref: str, held: Held) -> Image:
+        stored = catalogue.find(self._records, ref)
+        check_match(held, stored)
+        catalogue.check_pending(stored.record, "change the files of")
+        return stored.record
+
+    def _upload(self, image_id: str, role: FileRole, size_bytes: int, sha256: str) -> Upload:
+        return Upload(
+            id=self._records.new_id(),
+            image_id=image_id,
+            role=role,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            created_at=self._clock.wall(),
+        )
+
+    def _awaits(self, upload: Upload) -> bool:
+        """Whether the image an upload is for still takes files."""
+        stored = self._records.get(IMAGES, upload.image_id)
+        return stored is not None and stored.record.state is ImageState.PENDING
+
+    async def _begin(
+        self, upload: Upload, phase: FilePhase, held: Held, once: Once | None = None, url: str = ""
+    ) -> Outcome:
+        """Record the work on a file: a worker does it."""
+        task = FileTask(
+            role=upload.role,
+            phase=phase,
+            upload_id=upload.id,
+            requested_at=self._clock.wall(),
+            url=url,
+            sha256=upload.sha256,
+            size_bytes=upload.size_bytes,
+        )
 
         def change(image: Image) -> Image:
-            _check_pending(image, "change the files of")
-            others = tuple(one for one in image.files if one.role is not file.role)
-            if file in image.files:
-                return image
-            return msgspec.structs.replace(image, files=(*others, file), updated_at=self._clock.wall())
+            catalogue.check_pending(image, "change the files of")
+            return catalogue.with_task(image, task, self._clock.wall())
+
+        return await Change(self._records, IMAGES, upload.image_id, held, once).write(change, lambda _: True)
+
+    async def _keep(
+        self,
+        image_id: str,
+        file: ImageFile,
+        arrived: Arrived,
+        held: Held,
+        *,
+        once: Once | None = None,
+        found: Inspected | None = None,
+    ) -> Outcome:
+        """Show the file and record it; whatever no record points at afterwards is taken away again."""
+
+        def change(image: Image) -> Image:
+            catalogue.check_pending(image, "change the files of")
+            new = catalogue.with_file(image, file, self._clock.wall())
+            return msgspec.structs.replace(new, hints=found.hints) if found else new
 
         async with self._turn:
-            notes = [await self._shelf.show(arrived)]
+            notes = [await self.shelf.show(arrived)]
             try:
                 before = file_of(self._records.find(IMAGES, image_id).record, file.role)
                 if before is not None:
-                    notes.append(await self._shelf.note(before.digest))
-                return await Change(self._records, IMAGES, image_id, held).write(change)
+                    notes.append(await self.shelf.note(before.digest))
+                return await Change(self._records, IMAGES, image_id, held, once).write(change)
             except StoreUnavailable:
                 notes.clear()  # it may be recorded or not: the next start settles it
                 raise
             finally:
                 await self._settle(notes)
 
-    async def _delete(self, ref: str, held: frozenset[str] | None) -> None:
+    async def _remove_file(self, image_id: str, role: FileRole, held: Held) -> Outcome:
+        def change(image: Image) -> Image:
+            catalogue.check_pending(image, "change the files of")
+            new = catalogue.without(image, role, self._clock.wall())
+            if new == image:
+                raise NotFound(f"image {image.name} has no {role.value} file, and none is on its way")
+            return new
+
+        async with self._turn:
+            before = file_of(self._records.find(IMAGES, image_id).record, role)
+            notes = [await self.shelf.note(before.digest)] if before else []
+            try:
+                return await Change(self._records, IMAGES, image_id, held).write(change)
+            except StoreUnavailable:
+                notes.clear()
+                raise
+            finally:
+                await self._settle(notes)
+
+    async def _delete(self, image_id: str, held: Held) -> None:
         for _ in range(WRITE_TRIES):
             async with self._turn, self._room.turn():
                 ticket = await self._room.ticket()  # no VM is being promised from it meanwhile
-                stored = self._records.find(IMAGES, ref)
+                stored = self._records.find(IMAGES, image_id)
                 check_match(held, stored)
-                self._check_unused(stored.record)
-                notes = [await self._shelf.note(digest) for digest in {file.digest for file in stored.record.files}]
+                catalogue.check_deletable(stored.record, (vm.record for vm in self._records.all(VMS)))
+                notes = [await self.shelf.note(digest) for digest in {file.digest for file in stored.record.files}]
                 try:
-                    await self._records.commit(remove(IMAGES, stored), ticket)
+                    await self._records.commit(remove(IMAGES, stored), catalogue.untag(stored.record), ticket)
                 except CompareFailed:
                     continue
                 except StoreUnavailable:
@@ -184,7 +377,7 @@ class ImageService:
                 finally:
                     await self._settle(notes)
                 return
-        raise CompareFailed(f"image {ref!r} is being changed by others: try again")
+        raise CompareFailed(f"image {image_id!r} is being changed by others: try again")
 
     async def _settle(self, notes: list[Path]) -> None:
         """End notes by what the records say now."""
@@ -192,49 +385,19 @@ class ImageService:
             return
         await self._records.caught_up(await self._records.store.revision())
         for note in notes:
-            await self._shelf.settle(note, used=self._uses(note.suffix[1:]))
+            await self._end(note, note.suffix[1:])
 
-    def _uses(self, digest: str) -> bool:
-        """Whether an image has a file with that digest, or a VM a volume on it."""
-        images = (stored.record for stored in self._records.all(IMAGES))
-        if any(file.digest == digest for image in images for file in image.files):
-            return True
-        vms = (stored.record for stored in self._records.all(VMS))
-        return any(disk.backing_digest == digest for vm in vms for disk in vm.spec.disks)
-
-    def _check_unused(self, image: Image) -> None:
-        users = [stored.record.name for stored in self._records.all(VMS) if stored.record.spec.image_id == image.id]
-        if users:
-            reasons = [
-                Reason("image.in_use", "it was made from this image", subject=name, remedy="delete the VM first")
-                for name in users[:MAX_NAMED]
-            ]
-            raise Conflict(f"cannot delete image {image.name}: {len(users)} VMs were made from it", reasons)
+    async def _end(self, note: Path, digest: str) -> None:
+        mine = catalogue.is_an_images(self._records, digest)
+        lent = not mine and bool(digest) and catalogue.is_a_volumes(self._records, digest)
+        await self.shelf.settle(note, used=mine, keep=lent)
 
 
-def sealed(image: Image, now: datetime.datetime) -> Image:
-    """The image as ready. :raise Conflict: a machine could not start from it, with a reason for each lack."""
-    if image.state is ImageState.READY:
-        return image
-    lacks = []
-    if not is_bootable(image):
-        lacks.append(Reason("image.not_bootable", "it has no disk, kernel or firmware file", remedy="PUT one first"))
-    if file_of(image, FileRole.KERNEL) is None:
-        remedy = "PUT the kernel first"
-        if file_of(image, FileRole.INITRD) is not None:
-            lacks.append(Reason("image.initrd_alone", "it has an initrd file and no kernel", remedy=remedy))
-        if image.cmdline:
-            lacks.append(Reason("image.cmdline_alone", "it has a kernel command line and no kernel", remedy=remedy))
-    if lacks:
-        raise Conflict(f"cannot seal image {image.name}: {'; '.join(lack.message for lack in lacks)}", lacks)
-    return msgspec.structs.replace(image, state=ImageState.READY, updated_at=now)
-
-
-def _check_pending(image: Image, verb: str) -> None:
-    if image.state is not ImageState.PENDING:
-        raise StateConflict.of(f"image {image.name}", image.state.value, (ImageState.PENDING.value,), verb)
-
-
-def _inspect(role: FileRole, arrived: Arrived) -> Inspected:
-    with arrived.path.open("rb", buffering=0) as file:
-        return inspect(role, lambda offset, length: os.pread(file.fileno(), length, offset), arrived.size_bytes)
+def _file(role: FileRole, arrived: Arrived, found: Inspected) -> ImageFile:
+    return ImageFile(
+        role=role,
+        digest=arrived.digest,
+        size_bytes=arrived.size_bytes,
+        format=found.format,
+        virtual_size_bytes=found.virtual_size_bytes,
+    )

@@ -5,7 +5,8 @@
     images/<digest>             whole, inspected, read-only
 
 A note stands while record and file could disagree, so a crash leaves something to settle from: if no record uses the
-digest, its file goes too. What is in `images` without a note is never touched: it may be another store's.
+digest, its file goes too. It also stands while a file outlives its image because volumes stand on it. What is in
+`images` without a note is never touched: it may be another store's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +67,26 @@ class Shelf:
         finally:
             await self._do(lambda: path.unlink(missing_ok=True))
 
+    @contextlib.asynccontextmanager
+    async def adopt(self, file: Path, digest: str) -> AsyncIterator[Arrived]:
+        """Take over a whole file of this pool, whose sha256 is known; it is gone after the block unless it was shown.
+
+        :raise NoRoom, Unavailable
+        """
+        path = self._incoming / str(uuid.uuid4())
+
+        def move() -> int:
+            self._incoming.mkdir(mode=0o700, exist_ok=True)
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+            file.rename(path)
+            return path.stat().st_size
+
+        try:
+            yield Arrived(path, digest, await self._do(move))
+        finally:
+            await self._do(lambda: path.unlink(missing_ok=True))
+
     async def show(self, arrived: Arrived) -> Path:
         """Put it in `images`, read-only; the note to settle when its record is written, or is not to be."""
         return await self._do(lambda: self._show(arrived))
@@ -74,9 +95,13 @@ class Shelf:
         """Make a note that the digest may be on its way out."""
         return await self._do(lambda: self._note(digest))
 
-    async def settle(self, note: Path, *, used: bool) -> None:
-        """End a note: its digest's file stays if a record uses it, and goes otherwise."""
-        await self._do(lambda: self._settle(note, used=used))
+    async def settle(self, note: Path, *, used: bool, keep: bool = False) -> None:
+        """End a note: its digest's file stays if a record uses it, and goes otherwise.
+
+        keep: let the note stand for a later settling: what uses the file now may be its last user.
+        """
+        if not keep:
+            await self._do(lambda: self._settle(note, used=used))
 
     async def notes(self) -> list[tuple[Path, str]]:
         """What a crash left: notes, with the digest they are about; empty for a file that was being received."""
@@ -89,12 +114,8 @@ class Shelf:
     # -- in a thread -----------------------------------------------------------------------------------------
 
     async def _do(self, work: Callable[[], Result]) -> Result:
-        try:
+        with pool_failures():
             return await to_the_end(asyncio.to_thread(work))
-        except OSError as wrong:
-            if wrong.errno in _FULL:
-                raise NoRoom("the storage pool is full: delete images or volumes, or make it larger") from wrong
-            raise Unavailable(f"the storage pool cannot be used: {wrong.strerror}: is it mounted?") from wrong
 
     async def _write(self, path: Path, stream: AsyncIterator[bytes], max_bytes: int) -> tuple[str, int]:
         hasher, size, pending = hashlib.sha256(), 0, bytearray()
@@ -165,6 +186,17 @@ class Shelf:
     def _free_bytes(self) -> int:
         seen = os.statvfs(self._images)
         return seen.f_bavail * seen.f_frsize
+
+
+@contextlib.contextmanager
+def pool_failures() -> Iterator[None]:
+    """The file system's failures as NoRoom or Unavailable."""
+    try:
+        yield
+    except OSError as wrong:
+        if wrong.errno in _FULL:
+            raise NoRoom("the storage pool is full: delete images or volumes, or make it larger") from wrong
+        raise Unavailable(f"the storage pool cannot be used: {wrong.strerror}: is it mounted?") from wrong
 
 
 async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
@@ -42,11 +43,13 @@ PATIENCE_S = 15.0
 class Conductor:
     """`run` until cancelled; each migration is a task of its own."""
 
-    def __init__(self, records: Records, agents: Agents, clock: Clock) -> None:
+    def __init__(
+        self, records: Records, agents: Agents, clock: Clock, distribution: Distribution | None = None
+    ) -> None:
         self._records = records
         self._clock = clock
         self._journal = Journal(records, clock)
-        self._performer = Performer(records, agents, clock, self._journal)
+        self._performer = Performer(records, agents, clock, self._journal, distribution)
         self._driving: dict[str, asyncio.Task[None]] = {}
         self._performing: dict[str, asyncio.Task[None]] = {}  # what a cancel request interrupts
         self._stopping = False

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
 from novacron.control.pools.reach import specs_of
@@ -39,11 +40,19 @@ class _Departure(msgspec.Struct, frozen=True):
 class Performer:
     """Holds only what may be lost: where targets listen, and when sources stopped."""
 
-    def __init__(self, records: Records, agents: Agents, clock: Clock, journal: Journal) -> None:
+    def __init__(
+        self,
+        records: Records,
+        agents: Agents,
+        clock: Clock,
+        journal: Journal,
+        distribution: Distribution | None = None,
+    ) -> None:
         self._records = records
         self._agents = agents
         self._clock = clock
         self._journal = journal
+        self._distribution = distribution or Distribution(records, agents)
         self._receptions: dict[str, wire.ReceptionAt] = {}
         self._departures: dict[str, _Departure] = {}
         self._log = structlog.get_logger("conductor")
@@ -116,6 +125,7 @@ class Performer:
         image = self._records.find(IMAGES, vm.spec.image_id).record
         pools = specs_of(self._records, running_spec(vm).disks)
         verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image, pools=pools))
+        await self._distribution.bring(migration.target_node, verb.spec.disks, pools)
         answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         self._receptions[migration.id] = answer
         return answer

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.networks.states import wiring_of
 from novacron.control.pools.reach import specs_of
@@ -40,10 +41,13 @@ _Change = Callable[[Vm], Vm]
 class Reconciler:
     """`run` until cancelled; the work of each VM is a task of its own."""
 
-    def __init__(self, records: Records, agents: Agents, clock: Clock) -> None:
+    def __init__(
+        self, records: Records, agents: Agents, clock: Clock, distribution: Distribution | None = None
+    ) -> None:
         self._records = records
         self._agents = agents
         self._clock = clock
+        self._distribution = distribution or Distribution(records, agents)
         self._stopping = False
         self._working: dict[str, tuple[str, asyncio.Task[None]]] = {}  # vm id -> (task id, its work)
         self._log = structlog.get_logger("reconciler")
@@ -139,6 +143,8 @@ class Reconciler:
 
     async def _have_done(self, vm: Vm, action: Action) -> None:
         verb, deadline_s = self._verb(vm, action)
+        if isinstance(verb, wire.Start):
+            await self._distribution.bring(vm.node_id, verb.spec.disks, verb.spec.pools)
         report = await self._agents.call(vm.node_id, verb, MachineReport, deadline_s=deadline_s)
 
         def see(now_vm: Vm) -> Vm:
@@ -153,6 +159,7 @@ class Reconciler:
         wished = vm.spec
         check_ready(self._records, vm, starting=False)
         told = self._told(vm, wished)
+        await self._distribution.bring(vm.node_id, told.disks, told.pools)
         answer = await self._agents.call(
             vm.node_id, wire.Adjust(spec=told), wire.Adjusted, deadline_s=ADJUST_DEADLINE_S
         )

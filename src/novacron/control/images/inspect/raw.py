@@ -49,7 +49,7 @@ MARKS = (
     Mark(b"\x04\x22\x4d\x18", "image.compressed", "an lz4 file"),
     Mark(b"PK\x03\x04", "image.archive", "a zip archive"),
     Mark(b"7z\xbc\xaf\x27\x1c", "image.archive", "a 7z archive"),
-    Mark(b"ustar", "image.archive", "a tar archive (an OVA is one)", 257),
+    Mark(b"ustar", "image.archive", "a tar archive", 257),
 )
 _REMEDIES = {
     "image.compressed": "unpack it and upload what is in it",

@@ -15,13 +15,21 @@ Read = Callable[[int, int], bytes]
 
 
 class Source:
-    """Reads pieces of at most 64 KiB, 256 KiB in all, whatever a header asks for."""
+    """Reads pieces of at most 64 KiB, 256 KiB in all unless more is allowed, whatever a header asks for."""
 
-    def __init__(self, role: FileRole, read: Read, size_bytes: int) -> None:
+    def __init__(self, role: FileRole, read: Read, size_bytes: int, max_read_bytes: int = MAX_READ_BYTES) -> None:
         self.role = role
         self.size_bytes = size_bytes
         self._read = read
-        self._left = MAX_READ_BYTES
+        self._left = max_read_bytes
+
+    def again(self, max_read_bytes: int) -> Source:
+        """The same file, for somebody who may read so much of it."""
+        return Source(self.role, self._read, self.size_bytes, max_read_bytes)
+
+    def part(self, offset: int, length: int) -> Source:
+        """A part of the file as a file of its own."""
+        return Source(self.role, lambda at, count: self._read(offset + at, count), length)
 
     def piece(self, offset: int, length: int) -> bytes:
         """What the file holds there: shorter, or empty, beyond its end. Offsets may be negative: nothing is there."""

@@ -1,0 +1,262 @@
+"""Unfinished uploads in the pool: bytes that gather piece by piece, across broken connections and restarts.
+
+    uploads/<upload id>/upload.json    what it is for; written first, never changed
+    uploads/<upload id>/data           what has come; its size is the offset
+
+Nothing here is an image: a file leaves for the shelf when it is whole, compared and inspected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from novacron.control.images.shelf import pool_failures, to_the_end
+from novacron.errors import Busy, Conflict, ImageRefused, NotFound, Reason, TooLarge
+from novacron.model.identity import is_id
+from novacron.model.image import FileRole
+
+PIECE_BYTES = 1 << 20
+KEPT_FOR = datetime.timedelta(hours=24)
+META, DATA = "upload.json", "data"
+
+T = TypeVar("T")
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """What an upload is for. sha256: what it must have; empty: anything. size_bytes 0 with a `url`: not known."""
+
+    id: str
+    image_id: str
+    role: FileRole
+    size_bytes: int
+    created_at: datetime.datetime
+    sha256: str = ""
+
+
+class _Writer:
+    """Who writes to an upload now, and the sha256 of what was written without a break."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.writing: asyncio.Task[int] | None = None
+        self.hasher: Any = None
+        self.hashed = 0
+
+
+class Uploads:
+    """The uploads of one pool."""
+
+    def __init__(self, pool_dir: Path) -> None:
+        self._dir = pool_dir / "uploads"
+        self._writers: dict[str, _Writer] = {}
+
+    def directory(self, upload_id: str) -> Path:
+        """Where its bytes gather. :raise NotFound: the id is none."""
+        if not is_id(upload_id):
+            raise NotFound(f"no upload {upload_id[:64]!r}")
+        return self._dir / upload_id
+
+    async def start(self, upload: Upload) -> None:
+        """Make it, empty. :raise NoRoom, Unavailable"""
+        await self._do(lambda: self._start(upload))
+
+    async def adopt(self, upload: Upload, file: Path) -> None:
+        """Make it with a file of the pool that is whole; the file moves."""
+
+        def move() -> None:
+            self._start(upload)
+            file.rename(self.directory(upload.id) / DATA)
+
+        await self._do(move)
+
+    async def find(self, upload_id: str) -> tuple[Upload, int]:
+        """The upload and its offset. :raise NotFound: it is done, was swept, or never was."""
+        found = await self._do(lambda: self._read(self.directory(upload_id)))
+        if found is None:
+            raise NotFound(f"no upload {upload_id!r}: it is finished, or was given up and swept away")
+        return found
+
+    async def open_ones(self) -> list[tuple[Upload, int]]:
+        """Every upload that can be gone on with, oldest first."""
+
+        def read() -> list[tuple[Upload, int]]:
+            if not self._dir.is_dir():
+                return []
+            read = (self._read(path) for path in self._dir.iterdir())
+            return sorted((one for one in read if one is not None), key=lambda one: one[0].id)
+
+        return await self._do(read)
+
+    async def append(self, upload_id: str, offset: int, stream: AsyncIterator[bytes]) -> int:
+        """Add what comes at `offset`; the new offset. What had come before a failure stays.
+
+        A second writer replaces the first: its connection is most likely the one that broke unnoticed.
+
+        :raise Conflict: the upload is at another offset; the reason says which.
+        :raise TooLarge: more comes than was announced. :raise Busy: another writer took over.
+        :raise NotFound, NoRoom, Unavailable
+        """
+        writer = self._writers.setdefault(upload_id, _Writer())
+        await self._interrupt(writer)
+        async with writer.turn:
+            upload, known = await self.find(upload_id)
+            if offset != known:
+                raise _elsewhere(known)
+            writer.writing = asyncio.create_task(self._write(upload, writer, offset, stream))
+            try:
+                return await writer.writing
+            except asyncio.CancelledError:
+                if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                    await self._interrupt(writer)
+                    raise
+                raise Busy("another connection goes on with this upload") from None
+            finally:
+                writer.writing = None
+
+    async def digest(self, upload_id: str, size_bytes: int | None = None) -> str:
+        """The sha256 of a whole upload, in hex; counted while it came, or now when there was a break.
+
+        size_bytes: what it has when it is whole; None: what was announced.
+
+        :raise Conflict: it is not whole. :raise ImageRefused: it is not what was announced; it has to begin anew.
+        """
+        writer = self._writers.setdefault(upload_id, _Writer())
+        await self._interrupt(writer)
+        async with writer.turn:
+            upload, offset = await self.find(upload_id)
+            if offset != (upload.size_bytes if size_bytes is None else size_bytes):
+                raise _elsewhere(offset)
+            whole = writer.hasher is not None and writer.hashed == offset
+            found = writer.hasher.hexdigest() if whole else await self._do(lambda: self._hash(upload_id))
+        if upload.sha256 and found != upload.sha256:
+            await self.drop(upload_id)
+            raise ImageRefused(
+                "the file did not arrive as it was sent",
+                [Reason("image.digest", f"its sha256 is {found}, not the one expected", remedy="send it again")],
+            )
+        return str(found)
+
+    async def drop(self, upload_id: str) -> None:
+        """Take it away. Absent: fine."""
+        path = self.directory(upload_id)
+        writer = self._writers.get(upload_id)
+        if writer is not None:
+            await self._interrupt(writer)
+        await self._do(lambda: _remove(path))
+        self._writers.pop(upload_id, None)
+
+    async def sweep(self, needed: Callable[[Upload], bool], now: datetime.datetime) -> int:
+        """Take away what nobody needs, and what nobody has gone on with for a day; how many there were."""
+
+        def stale() -> list[str]:
+            found = []
+            for path in self._dir.iterdir() if self._dir.is_dir() else ():
+                read = self._read(path)
+                kept = read is not None and needed(read[0]) and now - _touched(path) < KEPT_FOR
+                if not kept and is_id(path.name) and (read is not None or now - _touched(path) > KEPT_FOR):
+                    found.append(path.name)
+            return found
+
+        gone = [one for one in await self._do(stale) if not self._is_written(one)]
+        for upload_id in gone:
+            await self.drop(upload_id)
+        return len(gone)
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _is_written(self, upload_id: str) -> bool:
+        writer = self._writers.get(upload_id)
+        return writer is not None and writer.turn.locked()
+
+    async def _interrupt(self, writer: _Writer) -> None:
+        if writer.writing is not None:
+            writer.writing.cancel()
+            await asyncio.wait([writer.writing])
+
+    async def _write(self, upload: Upload, writer: _Writer, offset: int, stream: AsyncIterator[bytes]) -> int:
+        if writer.hasher is None or writer.hashed != offset:
+            writer.hasher, writer.hashed = (hashlib.sha256(), 0) if offset == 0 else (None, 0)
+        path = self.directory(upload.id) / DATA
+        place, pending = offset, bytearray()
+        with await self._do(lambda: path.open("r+b", buffering=0)) as file:
+
+            def flush() -> None:
+                """At the place, so that what another writer left is never doubled."""
+                done = 0
+                while done < len(pending):
+                    done += os.pwrite(file.fileno(), memoryview(pending)[done:], place + done)
+                if writer.hasher is not None:
+                    writer.hasher.update(pending)
+                    writer.hashed += len(pending)
+
+            try:
+                async for piece in stream:
+                    if place + len(pending) + len(piece) > upload.size_bytes:
+                        raise _too_much(upload)
+                    pending += piece
+                    if len(pending) >= PIECE_BYTES:
+                        await self._do(flush)
+                        place, pending = place + len(pending), bytearray()
+            finally:
+                await self._do(flush)  # keeps what came before the line broke
+                place += len(pending)
+        return place
+
+    def _start(self, upload: Upload) -> None:
+        self._dir.mkdir(mode=0o711, exist_ok=True)
+        path = self.directory(upload.id)
+        path.mkdir(mode=0o700)
+        os.close(os.open(path / DATA, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        making = path / f".{META}"
+        making.write_bytes(msgspec.json.encode(upload))
+        making.rename(path / META)
+
+    def _read(self, path: Path) -> tuple[Upload, int] | None:
+        try:
+            upload = msgspec.json.decode((path / META).read_bytes(), type=Upload)
+            return upload, (path / DATA).stat().st_size
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            return None
+
+    def _hash(self, upload_id: str) -> str:
+        with (self.directory(upload_id) / DATA).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        with pool_failures():
+            return await to_the_end(asyncio.to_thread(work))
+
+
+def _touched(path: Path) -> datetime.datetime:
+    """When somebody last wrote to it."""
+    times = [path.stat().st_mtime]
+    with contextlib.suppress(FileNotFoundError):
+        times.append((path / DATA).stat().st_mtime)
+    return datetime.datetime.fromtimestamp(max(times), datetime.UTC)
+
+
+def _remove(path: Path) -> None:
+    """The description first: what is left of a broken removal is no upload."""
+    (path / META).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def _elsewhere(offset: int) -> Conflict:
+    reason = Reason("upload.offset", f"it is at offset {offset}", subject=str(offset), remedy="go on from that offset")
+    return Conflict(f"the upload is at offset {offset}", [reason])
+
+
+def _too_much(upload: Upload) -> TooLarge:
+    reason = Reason("image.too_large", "more came than was announced", remedy="announce the whole size")
+    return TooLarge(f"the file has more than the {upload.size_bytes} bytes announced", [reason])
