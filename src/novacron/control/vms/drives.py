@@ -44,8 +44,8 @@ class Drives:
 
         :raise InvalidInput: one does not go with the image, or names what is not there. :raise Conflict: as `one`.
         """
-        more = [self.one(disk, f"disks.{number}.") for number, disk in enumerate(asked.disks)]
-        return [*self._root(asked, image), *more]
+        root = self._root(asked, image)
+        return [*root, *(self.one(disk, f"disks.{number}.") for number, disk in enumerate(asked.disks))]
 
     def one(self, asked: DiskIn, field: str = "") -> Drive:
         """A disk as it is asked for. `field`: what the paths of its fields begin with.
@@ -56,6 +56,14 @@ class Drives:
             return self._existing(asked, f"{field}volume")
         pool = self._pool(asked.pool, f"{field}pool")
         return self._new(pool, asked.size_bytes or 0, asked.qos, boot_order=asked.boot_order)
+
+    def copied(self, disk: Disk) -> Drive:
+        """A disk that begins as a copy of another's volume, in the same pool and at the same place."""
+        pool = self._records.find(POOLS, disk.pool_id).record if disk.pool_id else self._default()
+        drive = self._new(pool, disk.size_bytes, None, digest=disk.backing_digest, boot_order=disk.boot_order)
+        volume = msgspec.structs.replace(drive.volume, source_volume_id=disk.volume_id, qos=disk.qos)
+        place = {"slot": disk.slot, "qos": disk.qos, "source_volume_id": disk.volume_id}
+        return msgspec.structs.replace(drive, volume=volume, disk=msgspec.structs.replace(drive.disk, **place))
 
     def given(
         self, vm: Vm, drives: Sequence[Drive], *, with_vm: bool = False, task: VolumeTask | None = None
