@@ -97,7 +97,8 @@ class Agent:
         self._node_id = own_id(settings.state_dir, clock)
         self.driver = DRIVERS[DRIVER](settings, clock)
         tools = Tools(settings.uid_base or None)  # no machine has slot 0
-        depot = Depot(DirectoryPool(settings.pool_dir, tools=tools), maker(tools))
+        own = DirectoryPool(settings.pool_dir, tools=tools)
+        depot = Depot(own, maker(tools, own))
         self._host = Host(depot.own, settings.migration_host)
         networks: Networks = {NetworkKind.USER: UserNetwork(), NetworkKind.BRIDGE: TapNetwork()}
         provisioner = Provisioner(depot, networks, settings.run_dir, settings.uid_base)

@@ -250,7 +250,11 @@ class DirectoryPool:
 
     @contextlib.asynccontextmanager
     async def _opened(self, descriptor: int, volume_id: str) -> AsyncIterator[Opened]:
-        node: dict[str, object] = {"driver": "qcow2", "file": _file_node(descriptor), "discard": "unmap"}
+        node: dict[str, object] = {
+            "driver": "qcow2",
+            "file": {**_file_node(descriptor), "discard": "unmap"},
+            "discard": "unmap",
+        }
         uid = os.fstat(descriptor).st_uid if self._tools.uid is not None else None
         descriptors = [descriptor]
         with contextlib.ExitStack() as opened:
@@ -362,7 +366,7 @@ def _open_regular(path: Path) -> int:
 
 
 def _file_node(descriptor: int) -> dict[str, object]:
-    return {"driver": "file", "filename": at(descriptor), "discard": "unmap"}
+    return {"driver": "file", "filename": at(descriptor)}
 
 
 def _finish(descriptor: int, making: Path, path: Path) -> None:

@@ -48,12 +48,11 @@ class QemuImg:
 
     async def snapshots(self, volume: Opened) -> tuple[str, ...]:
         """Names of the snapshots inside it."""
-        answer = await self._on(volume, "info", "--output=json", volume.name)
-        return tuple(one.name for one in self._read(answer, _Info).snapshots)
+        return tuple(one.name for one in (await self._info(volume)).snapshots)
 
     async def size(self, volume: Opened) -> int:
         """Its size in bytes, as a guest would see it."""
-        return self._read(await self._on(volume, "info", "--output=json", volume.name), _Info).size_bytes
+        return (await self._info(volume)).size_bytes
 
     async def measure(self, size_bytes: int) -> int:
         """How many bytes a qcow2 volume of a size takes at most, without snapshots."""
@@ -88,6 +87,13 @@ class QemuImg:
         """Copy its first bytes, as they are (its node is of format raw), into an open file."""
         words = ("-f", "raw", "-O", "raw", f"bs={size_bytes}", "count=1", f"if={volume.name}", f"of={at(descriptor)}")
         await self._on(volume, "dd", *words, beside=Opened(node={}, descriptors=(descriptor,)))
+
+    async def _info(self, volume: Opened) -> _Info:
+        alone = (
+            {**volume.node, "backing": None} if volume.node.get("backing") else volume.node
+        )  # it opens nothing below
+        seen = msgspec.structs.replace(volume, node=alone)
+        return self._read(await self._on(seen, "info", "--output=json", seen.name), _Info)
 
     def _read(self, answer: bytes, kind: type[Answer]) -> Answer:
         try:

@@ -21,7 +21,7 @@ MAX_WORDS = 2048  # of what a tool says on stderr
 MAX_ANSWER_BYTES = 4 << 20  # of what it says on stdout
 
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-_LOCKED = ('Failed to get "', "Failed to lock byte")
+_LOCKED = ('Failed to get "', 'Failed to get shared "', "Failed to lock byte")
 _GONE = (
     errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN,
     errno.ESTALE,

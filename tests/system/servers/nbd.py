@@ -1,0 +1,34 @@
+"""nbdkit serving every file of a directory as an export, at a unix socket or a port of loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.system.servers.process import serving
+
+missing = None if shutil.which("nbdkit") else "nbdkit is not installed"
+
+
+@contextlib.contextmanager
+def nbdkit(directory: Path, sizes: dict[str, int]) -> Iterator[Path]:
+    """The socket. sizes: exports to make, in bytes."""
+    exports = directory / "exports"
+    exports.mkdir()
+    for name, size in sizes.items():
+        with (exports / name).open("wb") as file:
+            file.truncate(size)
+    at = directory / "nbd.sock"
+    words = ("nbdkit", "--foreground", "--exit-with-parent", "-U", at, "file", f"dir={exports}")
+    with serving(words, directory / "nbdkit.log", at.exists):
+        yield at
+
+
+def free_port() -> int:
+    """A TCP port of loopback nobody listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
