@@ -85,7 +85,9 @@ def _forward(specs: list[NetworkSpec]) -> Rules:
     routed = [bridge_name(spec.id) for spec in specs if spec.mode is NetworkMode.ROUTED]
     established = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
     come, go = match(meta("iifname"), _OURS), match(meta("oifname"), _OURS)
-    made: Rules = []
+    bridges = [bridge_name(spec.id) for spec in specs]
+    # Where br_netfilter is at work, what a bridge forwards comes by here too.
+    made: Rules = [[match(meta("iifname"), one), match(meta("oifname"), one), ACCEPT] for one in bridges]
     if routed:
         made.append([match(meta("iifname"), any_of(routed)), match(meta("oifname"), any_of(routed)), ACCEPT])
     made.append([come, go, DROP])
