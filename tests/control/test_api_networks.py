@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from novacron.control.store.records import VMS
+from novacron.control.store.records import NODES, VMS
 from novacron.model.machine import MachineStatus
 from novacron.model.node import Node
 from tests.control.api import Api, fields_of, problem_of
@@ -28,8 +28,6 @@ async def overlay_node(api: Api, name: str = "node-1") -> Node:
     facts = msgspec.structs.replace(
         plain.facts, abilities=("overlay",), tunnel_address=f"192.0.2.{number}", migration_address=f"192.0.2.{number}"
     )
-    from novacron.control.store.records import NODES
-
     stored = await api.records.change(NODES, plain.id, lambda old: msgspec.structs.replace(old, facts=facts))
     assert stored is not None
     return stored.record
@@ -108,22 +106,25 @@ async def test_a_network_must_not_hold_the_nodes_own_addresses(api: Api) -> None
     assert "node-1" in problem_of(response, 422, "invalid_input")["detail"]
 
 
-async def test_subnets_overlap_only_between_isolated_networks(api: Api) -> None:
+async def test_subnets_overlap_only_where_nodes_have_no_address_in_both(api: Api) -> None:
     await network(api, "one")
-    await network(api, "two", ipv4="10.20.0.0/16")
+    await network(api, "two", ipv4="10.20.0.0/16", addressing="static")
+    await network(api, "three", ipv4="10.20.0.0/16", addressing="static")
+    same = {"name": "four", "ipv4": "10.20.0.0/25"}
+    problem_of(await api.http.post(NETWORKS, json=same), 409, "conflict")  # isolated too, but nodes answer DHCP there
     refused = problem_of(await api.http.patch(f"{NETWORKS}/two", json={"mode": "nat"}), 409, "conflict")
     assert refused["reasons"][0]["subject"] == "one"
     problem_of(
-        await api.http.post(NETWORKS, json={"name": "three", "ipv4": "10.20.0.0/26", "mode": "routed"}), 409, "conflict"
+        await api.http.post(NETWORKS, json={"name": "five", "ipv4": "10.20.0.0/26", "mode": "routed"}), 409, "conflict"
     )
-    await network(api, "four", ipv4="10.21.0.0/24", mode="nat")
+    await network(api, "six", ipv4="10.21.0.0/24", mode="nat")
 
 
 async def test_vnis_are_unique_also_when_chosen_at_once(api: Api) -> None:
-    bodies = [{"name": f"n{number}", "ipv4": "10.20.0.0/24"} for number in range(8)]
+    bodies = [{"name": f"n{number}", "ipv4": f"10.{number}.0.0/24"} for number in range(8)]
     made = await asyncio.gather(*(api.http.post(NETWORKS, json=body) for body in bodies))
     assert sorted(one.json()["vni"] for one in made) == list(range(4096, 4104))
-    taken = await api.http.post(NETWORKS, json={"name": "n9", "ipv4": "10.20.0.0/24", "vni": 4100})
+    taken = await api.http.post(NETWORKS, json={"name": "n9", "ipv4": "10.9.0.0/24", "vni": 4100})
     assert problem_of(taken, 409, "conflict")["reasons"][0]["code"] == "vni.taken"
 
 
@@ -132,7 +133,7 @@ async def test_names_are_unique_and_a_repeat_with_a_key_is_done_once(api: Api) -
     body = {"name": "web", "ipv4": "10.20.0.0/24"}
     first = await api.http.post(NETWORKS, json=body, headers=key)
     assert (await api.http.post(NETWORKS, json=body, headers=key)).json() == first.json()
-    problem_of(await api.http.post(NETWORKS, json=body), 409, "name_taken")
+    problem_of(await api.http.post(NETWORKS, json=body | {"ipv4": "10.21.0.0/24"}), 409, "name_taken")
 
 
 async def test_a_network_with_cards_on_it_is_kept(api: Api) -> None:
@@ -149,7 +150,9 @@ async def test_a_network_with_cards_on_it_is_kept(api: Api) -> None:
     for name in ("one", "two"):
         stored = api.records.find(VMS, name)
         await api.records.change(
-            VMS, stored.record.id, lambda old: msgspec.structs.replace(old, spec=msgspec.structs.replace(old.spec, nics=()))
+            VMS,
+            stored.record.id,
+            lambda old: msgspec.structs.replace(old, spec=msgspec.structs.replace(old.spec, nics=())),
         )
     assert (await api.http.patch(f"{NETWORKS}/web", json={"ipv4": "10.30.0.0/24"})).json()["ipv4"] == "10.30.0.0/24"
     assert (await api.http.delete(f"{NETWORKS}/web")).status_code == 204

@@ -11,13 +11,14 @@ from pathlib import Path
 import msgspec
 
 from novacron.control.migrations.conductor import Conductor
+from novacron.control.networks.weaver import Weaver
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
 from novacron.control.store.records import IMAGES, MIGRATIONS, VMS, Records, create, update
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.vms.reconciler import Reconciler
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
-from novacron.model.machine import Disk
+from novacron.model.machine import Disk, Nic
 from novacron.model.migration import Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of
 from novacron.testing.hand_clock import HandClock
@@ -40,9 +41,15 @@ class House:
         kinds = {
             "reconciler": lambda: Reconciler(self.records, self.cluster, self.clock),
             "conductor": lambda: Conductor(self.records, self.cluster, self.clock),
+            "weaver": self._weaver,
             "health": lambda: Health(self.records, self.cluster, self.clock),
         }
         self._workers[name] = asyncio.create_task(kinds[name]().run(), name=name)
+
+    def _weaver(self) -> Weaver:
+        """The one before it, if any, hears of nodes no more, as when its server died."""
+        self.weaver = Weaver(self.records, self.cluster, self.clock)
+        return self.weaver
 
     async def kill_worker(self, name: str) -> None:
         self._workers[name].cancel()
@@ -75,7 +82,7 @@ class House:
 
     # -- nouns ---------------------------------------------------------------------------------------------
 
-    async def running_vm(self, node: str = "a") -> str:
+    async def running_vm(self, node: str = "a", *nics: Nic) -> str:
         """A VM that runs on the node, made the way the service makes one."""
         now = self.clock.wall()
         image = Image(
@@ -93,6 +100,7 @@ class House:
                 image_id=image.id,
                 memory_mib=64,
                 disks=(Disk(volume_id=self.records.new_id(), size_bytes=1 << 20),),
+                nics=nics,
             ),
             desired=Desired.RUNNING,
             task=Task(id=self.records.new_id(), kind=TaskKind.CREATE, requested_at=now),
@@ -162,20 +170,22 @@ def _with(vm: Vm, **change: object) -> Vm:
 
 
 @asynccontextmanager
-async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0) -> AsyncIterator[House]:
+async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0, nodes: str = "ab") -> AsyncIterator[House]:
     root.mkdir(exist_ok=True)
     clock = HandClock()
     store = await SqliteStore.open(root / "store.db", durable=False)
     records = Records(store, clock, random.Random(seed))
     await records.start()
-    cluster = SimCluster(root, clock, ["a", "b"], transfer_s=transfer_s)
+    cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s)
     observer = Observer(records, cluster, clock)
     cluster.on_hello(observer.hello)
     cluster.on_report(observer.report)
     made = House(records, cluster, clock)
+    cluster.on_hello(lambda hello: made.weaver.hello(hello))
+    made.weaver = Weaver(records, cluster, clock)  # hears of nodes before it works
     try:
         await cluster.start()
-        for worker in ("reconciler", "conductor", "health"):
+        for worker in ("reconciler", "conductor", "health", "weaver"):
             made.start_worker(worker)
         yield made
     finally:

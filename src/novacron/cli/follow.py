@@ -85,6 +85,8 @@ def _figures(migration: Migration) -> Iterator[str]:
         yield f"downtime {amounts.milliseconds(measured.downtime_qemu_ms)} by QEMU's count"
     if measured.downtime_stopped_ms is not None:
         yield f"{amounts.milliseconds(measured.downtime_stopped_ms)} from stop to resume"
+    if measured.network_gap_ms is not None:
+        yield f"{amounts.milliseconds(measured.network_gap_ms)} off the network, as {measured.network_checked_by} saw"
 
 
 def failure(migration: Migration) -> MigrationFailed:

@@ -50,6 +50,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     iterations: int | None = None
     rate_bytes_per_s: float | None = None
+    network_gap_ms: float | None = None
+    network_checked_by: str | None = None
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):

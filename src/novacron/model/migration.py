@@ -126,7 +126,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     total_ms: request to completed, by the control plane. downtime_qemu_ms: the source QEMU's own count.
     downtime_stopped_ms: from the source's STOP to the target's RESUME; each side gives the age of its own
-    event, so no clocks are compared. bytes_transferred: on the wire as QEMU counts.
+    event, so no clocks are compared. network_gap_ms: from the source's STOP until the node network_checked_by heard
+    the guest answer on its network again (an estimate: see control.migrations.reachable). bytes_transferred: on the
+    wire as QEMU counts.
     """
 
     total_ms: float | None = None
@@ -138,6 +140,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: int | None = None
     iterations: int | None = None
     rate_bytes_per_s: float | None = None
+    network_gap_ms: float | None = None
+    network_checked_by: str | None = None
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,8 +25,8 @@ from novacron.model.machine import MachineReport, NetworkKind, Nic
 from novacron.model.network import NetworkSpec
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
-from novacron.testing.sim_pool import POOL_ID, SimPool
 from novacron.testing.sim_networks import Answers, SimNetworks, SimOverlay
+from novacron.testing.sim_pool import POOL_ID, SimPool
 from novacron.wire.agent import PROTOCOL, Call, Hello, Reply
 
 

@@ -46,7 +46,7 @@ class SimCluster(LineListeners):
         self.world = FakeWorld(clock, transfer_s=transfer_s)
         self.pool = SimPool(root / "pool")
         self.agents = {
-            name: SimAgent(name, number, root, self.world, self.pool, self.tell_progress)
+            name: SimAgent(name, number, root, self.world, self.pool, self.tell_progress, self._answers)
             for number, name in enumerate(names, 1)
         }
         self._by_id = {agent.node_id: agent for agent in self.agents.values()}
@@ -114,6 +114,11 @@ class SimCluster(LineListeners):
             if not reply.done():
                 reply.set_exception(NodeUnreachable(f"the line to {agent.name} broke"))
         return line is not None
+
+    def _answers(self, tunnel_address: str, vm_id: str) -> bool:
+        """Whether the machine runs on the host with that tunnel address."""
+        names = self.world.running(vm_id)
+        return any(agent.tunnel_address == tunnel_address and agent.name in names for agent in self.agents.values())
 
     def _hear(self, node_id: str) -> None:
         self._heard_s[node_id] = self.clock.monotonic_s()

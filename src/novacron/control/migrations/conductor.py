@@ -68,6 +68,7 @@ class Conductor:
             for task in driving:
                 task.cancel()
             await asyncio.gather(*driving, return_exceptions=True)
+            await self._performer.close()
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         for change in seen:

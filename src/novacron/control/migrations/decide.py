@@ -75,9 +75,7 @@ def need_of(vm: Vm, source: Candidate, target_id: str, pools: tuple[PoolNeed, ..
     )
 
 
-def plan(
-    vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits, pools: tuple[PoolNeed, ...] = ()
-) -> Move:
+def plan(vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits, pools: tuple[PoolNeed, ...] = ()) -> Move:
     """Where the VM goes: to the target asked for, or (target_id empty) to the best node that can take it.
 
     :raise InvalidInput: the target is where it runs already.

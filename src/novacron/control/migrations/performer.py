@@ -17,14 +17,19 @@ from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
+from novacron.control.migrations.reachable import Reachability
+from novacron.control.networks.cards import cards_of
+from novacron.control.networks.states import snapshot, stamped, states, wiring_of
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, VMS, Records
+from novacron.control.store.records import IMAGES, NETWORKS, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import NotFound
 from novacron.model.machine import MachineReport
 from novacron.model.migration import Do, Figures, Migration, Progress, Step, Undo, next_action
+from novacron.model.network import Flow
 from novacron.model.vm import Vm, running_spec
 from novacron.wire import agent as wire
+from novacron.wire.network import NetworkApply
 
 VERB_DEADLINE_S = 30.0
 SEND_SLACK_S = 30.0
@@ -32,13 +37,14 @@ PROGRESS_INTERVAL_S = 0.5
 
 
 class _Departure(msgspec.Struct, frozen=True):
-    """When the source stood still, by this process's clock."""
+    """When the source stood still, by this process's clock, and the conversations that the target is to go on with."""
 
     stopped_at_s: float
+    flows: tuple[Flow, ...]
 
 
 class Performer:
-    """Holds only what may be lost: where targets listen, and when sources stopped."""
+    """Holds only what may be lost: where targets listen, when sources stopped and what they left behind."""
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class Performer:
         self._distribution = distribution or Distribution(records, agents)
         self._receptions: dict[str, wire.ReceptionAt] = {}
         self._departures: dict[str, _Departure] = {}
+        self._reachability = Reachability(records, agents, clock)
         self._log = structlog.get_logger("conductor")
 
     async def do(self, migration: Migration, step: Step) -> None:
@@ -79,6 +86,10 @@ class Performer:
                 await self._release(migration, step)
             case _:
                 raise NotFound(f"migration step {step.name!r} has no performer")
+
+    async def close(self) -> None:
+        """End what goes on in the background."""
+        await self._reachability.close()
 
     async def undo(self, migration: Migration, step: Step) -> None:
         """Take the step back and write it down. Raises as `do`."""
@@ -124,11 +135,23 @@ class Performer:
         vm = self._vm(migration)
         image = self._records.find(IMAGES, vm.spec.image_id).record
         pools = specs_of(self._records, running_spec(vm).disks)
-        verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image, pools=pools))
+        wiring = wiring_of(self._records, running_spec(vm).nics)
+        verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image, wiring=wiring, pools=pools))
+        await self._spread_networks(migration, vm)
         await self._distribution.bring(migration.target_node, verb.spec.disks, pools)
         answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         self._receptions[migration.id] = answer
         return answer
+
+    async def _spread_networks(self, migration: Migration, vm: Vm) -> None:
+        """The target has the machine's networks before the machine comes. What it refuses refuses the move."""
+        vms = [stored.record for stored in self._records.all(VMS)]
+        for network_id in dict.fromkeys(nic.network_id for nic in cards_of(vm)):
+            network = self._records.find(NETWORKS, network_id).record
+            state = states(snapshot(self._records, network, vms)).get(migration.target_node)
+            if state is not None:
+                verb = NetworkApply(state=stamped(state, self._records.revision))
+                await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
 
     async def _send(self, migration: Migration) -> None:
         verb = wire.Send(
@@ -142,19 +165,23 @@ class Performer:
         async with self._progress_of(migration):
             departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
         stopped_at_s = self._clock.monotonic_s() - departed.stopped_ago_ms / 1e3
-        self._departures[migration.id] = _Departure(stopped_at_s)
+        self._departures[migration.id] = _Departure(stopped_at_s, departed.flows)
 
     async def _take_over(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
-        verb = wire.TakeOver(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        departure = self._departures.get(migration.id)
+        if departure is not None:
+            self._reachability.begin(migration, vm, departure.stopped_at_s)
+        flows = departure.flows if departure is not None else ()
+        verb = wire.TakeOver(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, flows=flows)
         arrived = await self._agents.call(migration.target_node, verb, wire.Arrived, deadline_s=VERB_DEADLINE_S)
         resumed_at_s = self._clock.monotonic_s() - arrived.resumed_ago_ms / 1e3
-        departure = self._departures.pop(migration.id, None)
         figures = migration.figures
         if departure is not None:
             stopped_ms = (resumed_at_s - departure.stopped_at_s) * 1e3
             figures = msgspec.structs.replace(figures, downtime_stopped_ms=stopped_ms)
         self._receptions.pop(migration.id, None)
+        self._departures.pop(migration.id, None)
         await self._journal.did(migration.id, step, figures=figures)
 
     async def _verify(self, migration: Migration, step: Step) -> None:
@@ -162,14 +189,23 @@ class Performer:
         verb = wire.Verify(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         report = await self._agents.call(migration.target_node, verb, MachineReport, deadline_s=VERB_DEADLINE_S)
         await self._journal.saw(migration, migration.target_node, report)
-        await self._journal.did(migration.id, step)
+        found = await self._reachability.finding(migration.id)
+        figures = msgspec.structs.replace(
+            migration.figures, network_gap_ms=found.gap_ms, network_checked_by=found.checked_by or None
+        )
+        await self._journal.did(migration.id, step, figures=figures, note=found.note)
 
     async def _release(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
         verb = wire.Release(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         measured = await self._agents.call(migration.source_node, verb, Figures, deadline_s=VERB_DEADLINE_S)
-        stopped_ms = migration.figures.downtime_stopped_ms
-        figures = msgspec.structs.replace(measured, downtime_stopped_ms=stopped_ms)
+        seen = migration.figures
+        figures = msgspec.structs.replace(
+            measured,
+            downtime_stopped_ms=seen.downtime_stopped_ms,
+            network_gap_ms=seen.network_gap_ms,
+            network_checked_by=seen.network_checked_by,
+        )
         await self._journal.did(migration.id, step, figures=figures)
 
     async def _discard(self, migration: Migration, step: Step) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from novacron.control.encoded import Encoded
 from novacron.control.store.records import MIGRATIONS, NODES, Records
-from novacron.model.migration import Migration, may_cancel
+from novacron.model.migration import Figures, Migration, may_cancel
 
 _all_of = msgspec.structs.asdict
 
@@ -43,13 +43,17 @@ class MigrationView:
             "steps_done": migration.did,
             "steps_undone": migration.undone,
             "progress": _all_of(migration.progress) if migration.progress else None,
-            "figures": _all_of(migration.figures),
+            "figures": self._figures(migration.figures),
             "problem": _all_of(migration.problem) if migration.problem else None,
             "created_at": migration.created_at,
             "updated_at": migration.updated_at,
             "finished_at": migration.finished_at,
             "revision": revision,
         }
+
+    def _figures(self, figures: Figures) -> dict[str, Any]:
+        checked_by = figures.network_checked_by
+        return _all_of(figures) | {"network_checked_by": self._name(checked_by) if checked_by else None}
 
     def _name(self, node_id: str) -> str:
         stored = self._records.get(NODES, node_id)

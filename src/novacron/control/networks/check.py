@@ -1,8 +1,8 @@
 """Whether a network may be as asked: pure; every refusal names its field.
 
-Subnets must not overlap unless both networks are isolated: nodes route nat and routed networks side by side, and a
-packet to an address that two of them hold could be delivered to a stranger. An isolated network is in no node's
-routing, so it may reuse what another has; changing its mode later is checked again.
+Two networks may overlap unless nodes have an address in both: a node that routes or answers DHCP in two networks finds
+a guest by its address alone, and could deliver to a stranger. Nodes have no address in a network that is isolated and
+whose addresses they do not manage, so that it may reuse what another has. A changed mode is checked again.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _check_other(network: Network, other: Network) -> None:
             f"VNI {network.spec.vni} belongs to network {other.name}",
             [Reason("vni.taken", "taken", subject=other.name, remedy="give another, or none")],
         )
-    if network.spec.mode is NetworkMode.ISOLATED and other.spec.mode is NetworkMode.ISOLATED:
+    if not (_is_on_nodes(network.spec) and _is_on_nodes(other.spec)):
         return
     for mine in subnets_of(network.spec):
         for theirs in subnets_of(other.spec):
@@ -97,12 +97,17 @@ def _check_other(network: Network, other: Network) -> None:
                     [
                         Reason(
                             "subnet.overlaps",
-                            "subnets may overlap only where both networks are isolated",
+                            "subnets may overlap only where one is isolated and its addresses are not managed",
                             subject=other.name,
                             remedy="take another subnet",
                         )
                     ],
                 )
+
+
+def _is_on_nodes(spec: NetworkSpec) -> bool:
+    """Whether nodes have its gateway's address: to route, or to answer DHCP from."""
+    return spec.mode is not NetworkMode.ISOLATED or spec.addressing is Addressing.MANAGED
 
 
 def free_vni(others: Iterable[Network]) -> int:

@@ -40,7 +40,11 @@ class ProgressOut(Strict):
 
 
 class FiguresOut(Strict):
-    """What was measured; null: not measured."""
+    """What was measured; null: not measured.
+
+    network_gap_ms: from the source's stop until the guest answered on its network again, as heard by the node
+    network_checked_by; guests without a card on a network of ours, or that do not answer ARP, have none.
+    """
 
     total_ms: float | None = None
     setup_ms: float | None = None
@@ -51,6 +55,8 @@ class FiguresOut(Strict):
     memory_bytes: int | None = None
     iterations: int | None = None
     rate_bytes_per_s: float | None = None
+    network_gap_ms: float | None = None
+    network_checked_by: str | None = None
 
 
 class Migration(Strict):
