@@ -67,6 +67,7 @@ class AgentConfig:
     server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane.
     state_dir: what must outlive a reboot (node id, machine records); run_dir: what must not (sockets, pids).
     pool_dir: the storage pool shared with the server. migration_host: address where streams are received.
+    tunnel_host: address at which the other nodes reach this one's overlay networks; empty: migration_host.
     image_door_port: where other nodes fetch image files over TLS, on migration_host; 0: the
     system picks one; absent: it is not offered.
     uid_base: as root each machine runs as uid_base + its isolation slot; 0: as the agent's own user.
@@ -79,6 +80,7 @@ class AgentConfig:
     run_dir: Path
     pool_dir: Path
     migration_host: str = "127.0.0.1"
+    tunnel_host: str = ""
     tls_ca: Path | None = None
     image_door_port: int | None = None
     uid_base: int = 0x4E430000
@@ -95,10 +97,20 @@ class AgentConfig:
             raise InvalidInput.field("server", "has no known scheme", "give https://host:port or unix:/path")
         if self.server.startswith("http://") and not is_loopback(self.server[7:].rsplit(":", 1)[0].strip("[]")):
             raise InvalidInput.field("server", "is plain http off loopback", "use https://")
-        try:
-            ipaddress.ip_address(self.migration_host)
-        except ValueError as wrong:
-            raise InvalidInput.field("migration_host", "is not an IP address", "give the node's address") from wrong
+        for name in ("migration_host", "tunnel_host"):
+            _check_address(name, getattr(self, name) or self.migration_host)
+
+    @property
+    def tunnel_address(self) -> str:
+        """Where the tunnels of overlay networks end on this node."""
+        return self.tunnel_host or self.migration_host
+
+
+def _check_address(field: str, value: str) -> None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError as wrong:
+        raise InvalidInput.field(field, "is not an IP address", "give the node's address") from wrong
 
 
 Config = TypeVar("Config", ServerConfig, AgentConfig)

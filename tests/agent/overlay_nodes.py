@@ -54,9 +54,7 @@ def nic(number: int, network_id: str = NETWORK, **more: Any) -> Nic:
 
 
 def place(card: Nic, node: Node, generation: int = 1) -> Location:
-    return Location(
-        mac=card.mac, vm_id=VM % 1, generation=generation, endpoint=node.address, addresses=card.addresses
-    )
+    return Location(mac=card.mac, vm_id=VM % 1, generation=generation, endpoint=node.address, addresses=card.addresses)
 
 
 def tool(*words: str) -> str:
@@ -214,7 +212,9 @@ class Site:
 
     def __init__(self, count: int, root: Path) -> None:
         self._fabric = Namespace()
-        self._fabric.run(lambda: (tool("ip", "link", "add", "u0", "type", "bridge"), tool("ip", "link", "set", "u0", "up")))
+        self._fabric.run(
+            lambda: (tool("ip", "link", "add", "u0", "type", "bridge"), tool("ip", "link", "set", "u0", "up"))
+        )
         self.nodes = [Node(number, root) for number in range(1, count + 1)]
         self.guests: list[Guest] = []
         for number, node in enumerate(self.nodes, start=1):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.overlay_nodes import NETWORK, Site, nic, place, site, spec
+from tests.agent.overlay_nodes import Site, nic, place, site, spec
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 pytestmark = [pytest.mark.system, pytest.mark.root, needs_root]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from novacron import __version__
 from novacron.agent.machines import running
+from novacron.agent.network import ability
 from novacron.agent.network.tap import bridges
 from novacron.agent.storage.depot import OwnPool
 from novacron.agent.storage.kinds import abilities
@@ -21,11 +22,12 @@ MAX_READ = 1 << 20
 
 
 class Host:
-    """The node's facts and usage. `proc`: where procfs is."""
+    """The node's facts and usage. `proc`: where procfs is. `tunnel_address`: told if networks may span this node."""
 
-    def __init__(self, pool: OwnPool, migration_address: str, proc: Path = PROC) -> None:
+    def __init__(self, pool: OwnPool, migration_address: str, proc: Path = PROC, *, tunnel_address: str = "") -> None:
         self._pool = pool
         self._migration_address = migration_address
+        self._tunnel_address = tunnel_address
         self._proc = proc
 
     @property
@@ -40,6 +42,7 @@ class Host:
             pool_ids: tuple[str, ...] = (await self._pool.pool_id(),)
         except Unavailable:
             pool_ids = ()
+        overlay = bool(self._tunnel_address) and not ability.missing()
         return NodeFacts(
             hostname=socket.gethostname(),
             kernel=platform.release(),
@@ -55,7 +58,8 @@ class Host:
             drivers=drivers,
             migration_address=self._migration_address,
             privileged=os.geteuid() == 0,
-            abilities=abilities(),
+            tunnel_address=self._tunnel_address if overlay else "",
+            abilities=(*([ability.OVERLAY] if overlay else []), *abilities()),
         )
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:

@@ -32,8 +32,12 @@ from novacron.agent.ledger import Ledger
 from novacron.agent.line import Line
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
-from novacron.agent.network import Networks
+from novacron.agent.network import Networks, ability
+from novacron.agent.network.dnsmasq import Dnsmasq
+from novacron.agent.network.memory import Memory
+from novacron.agent.network.overlay import Overlay
 from novacron.agent.network.tap import TapNetwork
+from novacron.agent.network.travel import Movements
 from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.snapshots import Snapshots
@@ -42,7 +46,7 @@ from novacron.agent.storage.depot import Depot
 from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.tool import Tools
-from novacron.agent.verbs import Verbs, table
+from novacron.agent.verbs import Verbs, network_table, table
 from novacron.agent.volumes import Volumes
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
@@ -99,14 +103,27 @@ class Agent:
         tools = Tools(settings.uid_base or None)  # no machine has slot 0
         own = DirectoryPool(settings.pool_dir, tools=tools)
         depot = Depot(own, maker(tools, own))
-        self._host = Host(depot.own, settings.migration_host)
-        networks: Networks = {NetworkKind.USER: UserNetwork(), NetworkKind.BRIDGE: TapNetwork()}
+        self._host = Host(depot.own, settings.migration_host, tunnel_address=settings.tunnel_address)
+        servers = Dnsmasq(settings.run_dir / "networks")
+        self.overlay = Overlay(Memory(settings.state_dir / "networks"), servers, settings.tunnel_address, clock)
+        self.movements = Movements(self.overlay, clock)
+        networks: Networks = {
+            NetworkKind.USER: UserNetwork(),
+            NetworkKind.BRIDGE: TapNetwork(),
+            NetworkKind.OVERLAY: self.overlay,
+        }
         provisioner = Provisioner(depot, networks, settings.run_dir, settings.uid_base)
         ledger = Ledger(settings.state_dir / "machines")
         self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id)
         self._heartbeat = Heartbeat(self.machines, self._host, clock)
         mover = Mover(
-            ledger, provisioner, self.driver, self.machines, host=settings.migration_host, announce=self._announce
+            ledger,
+            provisioner,
+            self.driver,
+            self.machines,
+            host=settings.migration_host,
+            announce=self._announce,
+            travel=self.movements,
         )
         self.snapshots = Snapshots(
             ledger, provisioner, depot, self.driver, self.machines, settings.state_dir / "exports"
@@ -115,7 +132,8 @@ class Agent:
         server = Server(settings.server, secret, settings.tls_ca, lambda: int(clock.wall().timestamp()))
         self.images = Images(depot, settings.state_dir / "fetching", server)
         self.door = ImageDoor(self.images.file, secret, server.now_s)
-        verbs = Verbs(table(self.machines, mover, Volumes(depot), self.snapshots, self.images))
+        doers = table(self.machines, mover, Volumes(depot), self.snapshots, self.images)
+        verbs = Verbs({**doers, **network_table(self.overlay)})
         dial = dialer(settings.server, secret, settings.tls_ca)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
@@ -159,6 +177,9 @@ async def serve(settings: AgentConfig) -> None:
         await agent.snapshots.sweep()
         agent.images.sweep()
         await doors.enter_async_context(agent.open_door(settings))
+        for reason in ability.missing():
+            log.info("no networks over several nodes here", why=reason.message, remedy=reason.remedy)
+        await agent.overlay.adopt()
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
         trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
@@ -176,6 +197,7 @@ async def serve(settings: AgentConfig) -> None:
         await asyncio.gather(*ending, return_exceptions=True)
         await doors.aclose()
         await agent.line.finish(FINISH_WITHIN_S)
+        await agent.movements.close()
         await agent.driver.close()
 
 

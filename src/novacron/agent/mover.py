@@ -17,6 +17,7 @@ import msgspec
 from novacron.agent.drivers.base import Driver, Launch, Reception
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import Machines
+from novacron.agent.network import Luggage, StayAtHome, Travel
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
 from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
@@ -39,6 +40,7 @@ class Mover:
         *,
         host: str,
         announce: Announce,
+        travel: Travel | None = None,
     ) -> None:
         self._ledger = ledger
         self._provisioner = provisioner
@@ -46,6 +48,7 @@ class Mover:
         self._machines = machines
         self._host = host
         self._announce = announce
+        self._travel = travel or StayAtHome()
 
     # -- target --------------------------------------------------------------------------------------------
 
@@ -115,22 +118,21 @@ class Mover:
                     f"machine {args.vm_id} was accepted under generation {holding.spec.generation}; "
                     f"taking over needs a newer one, not {args.generation}"
                 )
-            owned = msgspec.structs.replace(
-                holding,
-                role=Role.OWNED,
-                generation=args.generation,
-                spec=msgspec.structs.replace(holding.spec, generation=args.generation),
-            )
+            spec = msgspec.structs.replace(holding.spec, generation=args.generation)
+            owned = msgspec.structs.replace(holding, role=Role.OWNED, generation=args.generation, spec=spec)
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
+                await self._travel.arriving(spec, args.flows)
                 arrival = await self._driver.take_over(args.vm_id, args.migration_id, args.generation)
             except NovaCronError:
                 await writing
                 if self._still_incoming(args.vm_id):
                     await self._ledger.put(holding)
+                    await self._travel.not_arrived(holding.spec)
                 raise
             finally:
                 await writing
+            await self._travel.arrived(spec)
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
         return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
 
@@ -192,7 +194,9 @@ class Mover:
             self._announce(wire.MigrationProgress(migration_id=args.migration_id, progress=progress))
 
         departure = await self._driver.send(args.vm_id, args.migration_id, to, args.goals, tell)
-        return wire.Departed(stopped_ago_ms=departure.stopped_ago_ms)
+        luggage = await self._travel.leaving(leaving.spec) if leaving.spec else Luggage()
+        stopped_ago_ms = departure.stopped_ago_ms + luggage.packed_in_ms
+        return wire.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
 
     async def release(self, args: wire.Release) -> Figures:
         """End this node's claim; its volumes are the target's now and stay. Asked again: the same figures.

@@ -11,6 +11,7 @@ import structlog
 from novacron.agent.images import Images
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
+from novacron.agent.network.overlay import Overlay
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.volumes import Volumes
 from novacron.errors import InvalidInput, NovaCronError, Unsupported
@@ -25,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 def table(
     machines: Machines, mover: Mover, volumes: Volumes, snapshots: Snapshots, images: Images
 ) -> Mapping[str, Doer]:
-    """Every verb of wire.agent.VERBS and who does it."""
+    """The verbs of wire.agent.VERBS and who does them, but for those about networks."""
     return {
         "machine.start": machines.start,
         "machine.stop": machines.stop,
@@ -56,6 +57,11 @@ def table(
         "snapshot.delete": snapshots.delete,
         "snapshot.export": snapshots.export,
     }
+
+
+def network_table(overlay: Overlay) -> Mapping[str, Doer]:
+    """The verbs of wire.network.VERBS."""
+    return {"network.apply": overlay.apply, "network.forget": overlay.forget, "network.ping": overlay.ping}
 
 
 class Verbs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from novacron.agent.drivers.base import NicPlug
 from novacron.model.machine import MachineSpec, NetworkKind, Nic
@@ -29,10 +29,17 @@ class Network(Protocol):
 Networks = Mapping[NetworkKind, Network]
 
 
+class Luggage(NamedTuple):
+    """What a machine takes along, and how long it took to gather."""
+
+    flows: tuple[Flow, ...] = ()
+    packed_in_ms: float = 0.0
+
+
 class Travel(Protocol):
     """What a network does for a machine that moves between nodes. Failures are logged: the guest must not wait."""
 
-    async def leaving(self, spec: MachineSpec) -> tuple[Flow, ...]:
+    async def leaving(self, spec: MachineSpec) -> Luggage:
         """At the source, when it stands still: the conversations its cards have."""
         ...
 
@@ -47,3 +54,16 @@ class Travel(Protocol):
     async def not_arrived(self, spec: MachineSpec) -> None:
         """It did not continue here: find it where it was."""
         ...
+
+
+class StayAtHome:
+    """The `Travel` of an agent without networks that span nodes."""
+
+    async def leaving(self, spec: MachineSpec) -> Luggage:  # noqa: ARG002
+        return Luggage()
+
+    async def arriving(self, spec: MachineSpec, flows: Sequence[Flow]) -> None: ...
+
+    async def arrived(self, spec: MachineSpec) -> None: ...
+
+    async def not_arrived(self, spec: MachineSpec) -> None: ...

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from pyroute2.netlink.exceptions import NetlinkError
 
-from novacron.agent.network import flows, nft, speak
+from novacron.agent.network import Luggage, flows, nft, speak
 from novacron.agent.network.firewall import TABLE
 from novacron.agent.network.names import bridge_name, overlay_tap
 from novacron.agent.network.overlay import Overlay
@@ -32,8 +32,8 @@ class Movements:
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("networks")
 
-    async def leaving(self, spec: MachineSpec) -> tuple[Flow, ...]:
-        found: list[Flow] = []
+    async def leaving(self, spec: MachineSpec) -> Luggage:
+        begun_s, found = self._clock.monotonic_s(), list[Flow]()
         for nic in _stateful(spec):
             try:
                 held = await nft.elements(TABLE, flows.names(overlay_tap(nic.id)))
@@ -41,7 +41,8 @@ class Movements:
                 self._log.error("conversations stay behind", mac=nic.mac, why=str(wrong))
             else:
                 found += flows.exported(nic.mac, held)
-        return tuple(sorted(found, key=lambda flow: -flow.left_s)[: flows.MOST])
+        kept = tuple(sorted(found, key=lambda flow: -flow.left_s)[: flows.MOST])
+        return Luggage(kept, (self._clock.monotonic_s() - begun_s) * 1000)
 
     async def arriving(self, spec: MachineSpec, brought: Sequence[Flow]) -> None:
         found = [self._try(self._overlay.find_here(nic), nic) for nic in _ours(spec)]
