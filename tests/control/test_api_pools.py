@@ -10,8 +10,9 @@ import pytest
 
 from novacron.control.pools.options import TABLE, check
 from novacron.control.pools.prober import Prober, is_news
+from novacron.control.pools.reach import spec_for
 from novacron.control.pools.service import ensure_default
-from novacron.control.store.records import POOLS, VMS
+from novacron.control.store.records import POOLS, VMS, VOLUMES
 from novacron.errors import InvalidInput, NovaCronError, Unsupported
 from novacron.model.machine import Disk
 from novacron.model.node import NodeState
@@ -76,7 +77,7 @@ async def test_a_pool_is_made_changed_and_forgotten(api: Api) -> None:
 
 
 async def test_drivers_share_as_they_usually_do(api: Api) -> None:
-    nfs = {"driver": "nfs", "options": {"server": "192.0.2.1", "export": "/export/vms"}}
+    nfs = {"driver": "nfs", "options": {"path": "/srv/vms", "server": "192.0.2.1", "export": "/export/vms"}}
     assert (await made(api, name="a", **nfs))["shared"] is True
     assert (await made(api, name="b", **nfs, shared=False))["shared"] is False
     assert (await made(api, name="c", shared=True))["shared"] is True
@@ -84,13 +85,14 @@ async def test_drivers_share_as_they_usually_do(api: Api) -> None:
 
 GOOD: list[tuple[str, dict[str, str]]] = [
     ("directory", {"path": "/srv/vms-1/a.b"}),
-    ("nfs", {"server": "nfs.example", "export": "/export", "mount_options": "vers=4.2,hard"}),
-    ("nfs", {"server": "[2001:db8::1]", "export": "/export"}),
+    ("nfs", {"path": "/srv/nfs", "server": "nfs.example", "export": "/export"}),
+    ("nfs", {"path": "/srv/nfs", "server": "[2001:db8::1]", "export": "/export"}),
     ("lvm-thin", {"volume_group": "vg0", "thin_pool": "thin"}),
     ("ceph-rbd", {"pool": "vms", "conf": "/etc/ceph/ceph.conf", "user": "nova", "keyring": "/etc/ceph/k"}),
-    ("iscsi", {"portal": "192.0.2.7:3260", "target": "iqn.2026-01.example:disks", "password_file": "/etc/nova/p"}),
-    ("nbd", {"address": "/run/nbd.sock"}),
-    ("nbd", {"address": "192.0.2.7:10809", "export": "vms", "tls_dir": "/etc/nova/tls"}),
+    ("iscsi", {"portal": "192.0.2.7:3260", "target": "iqn.2026-01.example:disks", "units": "1-8"}),
+    ("iscsi", {"portal": "nas", "target": "iqn.2026-01.example:disks", "units": "1,3", "password_file": "/etc/p"}),
+    ("nbd", {"address": "/run/nbd.sock", "units": "disk-a,disk-b"}),
+    ("nbd", {"address": "192.0.2.7:10809", "units": "a"}),
 ]
 
 
@@ -112,7 +114,7 @@ def test_what_a_driver_must_be_told(driver: str, options: dict[str, str]) -> Non
         *(("directory", "path", bad) for bad in ("srv", "/", "/srv/../etc", "/srv/", "/a b", "/a,b", "/srv\n", "//a")),
         *(("directory", "path", bad) for bad in ("/a;b", "/a$b", "/ä", "/.", "/a/./b", "")),
         *(("nfs", "server", bad) for bad in ("-o", "a:b", "a/b", "[::1", "")),
-        *(("nfs", "mount_options", bad) for bad in ("exec=/bin/sh", "vers=4.2,", "-o", "a b")),
+        *(("iscsi", "units", bad) for bad in ("a", "1-300", "1/2", ",")),
         *(("lvm-thin", "volume_group", bad) for bad in ("-a", "vg/lv", "../x", "")),
         *(("ceph-rbd", "pool", bad) for bad in ("a:conf=/etc/x", "a/b", "@", "a\\b")),
         *(("iscsi", "target", bad) for bad in ("disks", "iqn.a/b", "iqn.a b")),
@@ -151,6 +153,26 @@ async def test_a_pool_in_use_stays_where_it_is(api: Api) -> None:
     ):
         assert fields_of(problem_of(refused, 409, "conflict")) == ["web-1"]
     assert (await api.http.patch("/api/v1/pools/fast", json={"description": "ours"})).status_code == 200
+
+
+async def test_a_pool_of_units_may_get_more_of_them(api: Api) -> None:
+    told = {"address": "/run/nbd.sock", "units": "a,b"}
+    await made(api, name="block", driver="nbd", options=told)
+    for name in "xy":
+        answer = await api.http.post("/api/v1/volumes", json={"name": name, "size_bytes": GIB, "pool": "block"})
+        assert answer.status_code == 202
+    full = await api.http.post("/api/v1/volumes", json={"name": "z", "size_bytes": GIB, "pool": "block"})
+    assert problem_of(full, 507, "no_room")["reasons"][0]["code"] == "units.short"
+    pool = api.records.find(POOLS, "block").record
+    ids = {stored.record.name: stored.record.id for stored in api.records.all(VOLUMES)}
+    assert spec_for(api.records, pool).options == told | {f"unit.{ids['x']}": "a", f"unit.{ids['y']}": "b"}
+    path = "/api/v1/pools/block"
+    problem_of(await api.http.patch(path, json={"options": told | {"units": "b,c"}}), 409, "conflict")
+    problem_of(
+        await api.http.patch(path, json={"options": told | {"address": "/run/x", "units": "a-c"}}), 409, "conflict"
+    )
+    assert (await api.http.patch(path, json={"options": told | {"units": "a,b,c"}})).status_code == 200
+    assert (await api.http.post("/api/v1/volumes", json={"name": "z", "size_bytes": GIB, "pool": "block"})).is_success
 
 
 async def test_the_default_pool_cannot_go(api: Api) -> None:

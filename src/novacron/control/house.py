@@ -53,18 +53,29 @@ from novacron.control.store.records import (
     NETWORKS,
     NODES,
     POOLS,
+    SCHEDULES,
     SECURITY_GROUPS,
+    SNAPSHOTS,
     TEMPLATES,
     VMS,
     VOLUMES,
     Records,
 )
 from novacron.control.store.sqlite import SqliteStore
+from novacron.control.snapshots.keeper import Keeper
+from novacron.control.snapshots.routes import router as snapshot_routes
+from novacron.control.snapshots.schedule_routes import router as schedule_routes
+from novacron.control.snapshots.schedules import ScheduleService
+from novacron.control.snapshots.service import SnapshotService
+from novacron.control.snapshots.view import ScheduleView, SnapshotView
+from novacron.control.snapshots.worker import SnapshotWorker
 from novacron.control.stream import Stream, View
 from novacron.control.supervise import Work, keep_going
 from novacron.control.templates.routes import router as template_routes
 from novacron.control.templates.service import TemplateService
 from novacron.control.templates.view import TemplateView
+from novacron.control.vms.copies import Copies
+from novacron.control.vms.copy_routes import router as copy_routes
 from novacron.control.vms.disk_routes import router as disk_routes
 from novacron.control.vms.disks import DiskService
 from novacron.control.vms.nic_routes import router as nic_routes
@@ -176,10 +187,13 @@ def application(
     }
     network_view, group_view = NetworkView(records), GroupView(records)
     views |= {NETWORKS.prefix: network_view.data, SECURITY_GROUPS.prefix: group_view.data}
+    snapshot_view, schedule_view = SnapshotView(records), ScheduleView(records)
+    views |= {SNAPSHOTS.prefix: snapshot_view.data, SCHEDULES.prefix: schedule_view.data}
     vm_service = VmService(records, lines, room, clock, pool_id)
     routers = (
         vm_routes(records, vm_service, vm_view),
         template_routes(records, TemplateService(records, vm_service, clock), template_view, vm_view),
+        copy_routes(vm_service, Copies(records, room, clock, pool_id), vm_view),
         nic_routes(NicService(records, room, clock), vm_view),
         disk_routes(DiskService(records, room, clock, pool_id), vm_view),
         network_routes(records, NetworkService(records, room, clock), network_view),
@@ -187,6 +201,8 @@ def application(
         node_routes(records, NodeService(records, room, clock), node_view),
         migration_routes(records, MigrationService(records, room, clock), migration_view),
         image_routes(records, images, image_view),
+        snapshot_routes(records, SnapshotService(records, room, clock), snapshot_view, image_view),
+        schedule_routes(records, ScheduleService(records, clock), schedule_view),
         pool_routes(records, PoolService(records, room, clock, pool_id), pool_view),
         volume_routes(records, VolumeService(records, room, clock, pool_id), volume_view),
     )
@@ -234,7 +250,9 @@ def workers(
         "weaver": weaver.run,
         "health": Health(records, lines, clock).run,
         "prober": prober.run,
-        "volumes": VolumeWorker(records, lines, clock).run,
+        "volumes": VolumeWorker(records, lines, clock, distribution).run,
+        "snapshots": SnapshotWorker(records, lines, images, clock).run,
+        "schedules": Keeper(records, SnapshotService(records, Room(records, config), clock), clock).run,
         "housekeeping": keep_house,
     }
 

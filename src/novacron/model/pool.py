@@ -22,6 +22,9 @@ class PoolDriver(StrEnum):
 SHARED_DRIVERS = frozenset({PoolDriver.NFS, PoolDriver.CEPH_RBD, PoolDriver.ISCSI, PoolDriver.NBD})
 """Drivers whose nodes see the same volumes, unless the pool's maker says otherwise."""
 
+UNIT_DRIVERS = frozenset({PoolDriver.ISCSI, PoolDriver.NBD})
+"""Drivers whose pools are made of units that were there before: one a volume (see model.unit)."""
+
 
 class PoolSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a node needs to reach a pool. options: the driver's own; a secret is the path of a file on the nodes,

@@ -39,7 +39,8 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     backing_digest: the image file it is a copy-on-write child of; source_volume_id, source_snapshot_id: what it was
     cloned from. vm_id: the VM it is attached to. with_vm: it was made with that VM and is deleted with it.
-    node_id: where it lies, for pools that are not shared. used_bytes: as its node last counted.
+    node_id: where it lies, for pools that are not shared. unit: which unit of the pool it has, for pools that are made
+    of units. used_bytes: as its node last counted.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vm_id: str = ""
     with_vm: bool = False
     node_id: str = ""
+    unit: str = ""
     task: VolumeTask | None = None
     problem: Problem | None = None
     used_bytes: int = 0

@@ -9,6 +9,7 @@ import msgspec
 
 from novacron.errors import InvalidInput, Reason
 from novacron.model.pool import PoolDriver
+from novacron.model.unit import units_of
 
 MAX_LENGTH = 512
 
@@ -42,8 +43,7 @@ PORTAL = Form(rf"(?:{HOST.pattern})(?::[0-9]{{1,5}})?", "host or host:port, as i
 WORD = Form(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}", "a name of letters, digits and _ . + -")
 IQN = Form(r"(?:iqn|eui|naa)\.[A-Za-z0-9.:-]{1,220}", "an iSCSI name, as in iqn.2026-01.example:disks")
 NUMBER = Form(r"[0-9]{1,9}", "a whole number")
-MOUNT = Form(r"[a-z][a-z0-9_]*(?:=[a-z0-9._:-]+)?(?:,[a-z][a-z0-9_]*(?:=[a-z0-9._:-]+)?)*",
-             "mount options, as in vers=4.2,hard")  # fmt: skip
+UNITS = Form(r"[A-Za-z0-9_.+,-]+", "the ready-made units, one a volume: names and ranges, as in 1-8 or disk-a,disk-b")
 SOCKET = Form(rf"(?:{PORTAL.pattern})|{PATH.pattern}", "host:port, or the absolute path of a unix socket on the nodes")
 
 
@@ -53,7 +53,7 @@ def _need(form: Form) -> Option:
 
 TABLE: Mapping[PoolDriver, Mapping[str, Option]] = {
     PoolDriver.DIRECTORY: {"path": _need(PATH)},
-    PoolDriver.NFS: {"server": _need(HOST), "export": _need(PATH), "mount_options": Option(MOUNT)},
+    PoolDriver.NFS: {"path": _need(PATH), "server": Option(HOST), "export": Option(PATH)},
     PoolDriver.LVM_THIN: {"volume_group": _need(WORD), "thin_pool": _need(WORD)},
     PoolDriver.CEPH_RBD: {
         "pool": _need(WORD),
@@ -65,11 +65,12 @@ TABLE: Mapping[PoolDriver, Mapping[str, Option]] = {
     PoolDriver.ISCSI: {
         "portal": _need(PORTAL),
         "target": _need(IQN),
+        "units": _need(UNITS),
         "initiator": Option(IQN),
         "user": Option(WORD),
         "password_file": Option(FILE),
     },
-    PoolDriver.NBD: {"address": _need(SOCKET), "export": Option(WORD), "tls_dir": Option(FILE)},
+    PoolDriver.NBD: {"address": _need(SOCKET), "units": _need(UNITS)},
 }
 """By driver: every option it knows. The default pool has none: its directory is told to each agent as it starts."""
 
@@ -90,3 +91,15 @@ def check(driver: PoolDriver, options: Mapping[str, str]) -> None:
             wrong.append(Reason("field.invalid", "is ill-formed", f"options.{key}", f"give {known[key].form.rule}"))
     if wrong:
         raise InvalidInput(f"{wrong[0].subject}: {wrong[0].message}", wrong)
+    if "units" not in known:
+        return
+    units = units_of(options)
+    if driver is PoolDriver.ISCSI and not all(unit.isdecimal() for unit in units):
+        raise InvalidInput.field("options.units", "holds something else than numbers", "give LUNs, as in 1-8")
+
+
+def only_adds_units(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Whether all that changes is that a pool made of units has more of them. Both have been checked."""
+    if "units" not in old or {**old, "units": ""} != {**new, "units": ""}:
+        return False
+    return set(units_of(old)) <= set(units_of(new))

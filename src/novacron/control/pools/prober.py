@@ -10,6 +10,7 @@ import structlog
 
 from novacron.clock import Clock
 from novacron.control.link import Agents
+from novacron.control.pools.reach import spec_for
 from novacron.control.store.records import NODES, POOLS, Records, Seen
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NotFound, NovaCronError
 from novacron.model.node import NodeState
@@ -113,7 +114,7 @@ class Prober:
     async def _found(self, pool: Pool, node_id: str) -> Reach | None:
         now = self._clock.wall()
         try:
-            probe = PoolProbe(pool=spec_of(pool))
+            probe = PoolProbe(pool=spec_for(self._records, pool))
             found = await self._agents.call(node_id, probe, PoolFound, deadline_s=PROBE_DEADLINE_S)
         except NodeUnreachable:
             return None

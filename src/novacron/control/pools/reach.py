@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+import msgspec
 
 from novacron.control.scheduler.snapshot import PoolNeed
 from novacron.control.store.records import POOLS, VOLUMES, Records
 from novacron.model.machine import Disk
-from novacron.model.pool import PoolSpec, spec_of
+from novacron.model.pool import UNIT_DRIVERS, Pool, PoolSpec, spec_of
+from novacron.model.unit import PREFIX, give
 
 
 def specs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolSpec, ...]:
     """Every pool but the default one that the disks lie in, as a node must be told of it."""
     ids = sorted({disk.pool_id for disk in disks if disk.pool_id})
     found = (records.get(POOLS, pool_id) for pool_id in ids)
-    return tuple(spec_of(stored.record) for stored in found if stored is not None)
+    return tuple(spec_for(records, stored.record) for stored in found if stored is not None)
+
+
+def spec_for(records: Records, pool: Pool) -> PoolSpec:
+    """What a node is told of a pool; of one made of units also which volume has which."""
+    told = spec_of(pool)
+    units = {f"{PREFIX}{volume_id}": unit for volume_id, unit in _taken(records, pool).items()}
+    return msgspec.structs.replace(told, options=told.options | units) if units else told
+
+
+def free_unit(records: Records, pool: Pool, volume_id: str, given: Collection[str] = ()) -> str:
+    """The unit a new volume gets, in the turn that records it; empty: the pool is not made of units.
+
+    given: units this turn has given away already.
+
+    :raise NoRoom: every unit has a volume.
+    """
+    if pool.driver not in UNIT_DRIVERS:
+        return ""
+    taken = {*_taken(records, pool).values(), *given}
+    units = {f"{PREFIX}{unit}": unit for unit in taken}
+    return give(pool.options | units, volume_id)[f"{PREFIX}{volume_id}"]
+
+
+def _taken(records: Records, pool: Pool) -> dict[str, str]:
+    if pool.driver not in UNIT_DRIVERS:
+        return {}
+    volumes = (stored.record for stored in records.all(VOLUMES))
+    return {volume.id: volume.unit for volume in volumes if volume.pool_id == pool.id and volume.unit}
 
 
 def needs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolNeed, ...]:

@@ -96,8 +96,8 @@ class PoolService:
         def change(pool: Pool) -> Pool:
             new = msgspec.structs.replace(pool, **named)
             if new.options != pool.options:
-                self._check_movable(pool)
                 options.check(pool.driver, new.options)
+                self._check_movable(pool, new)
                 new = msgspec.structs.replace(new, reach={})
             return pool if new == pool else msgspec.structs.replace(new, updated_at=self._clock.wall())
 
@@ -125,11 +125,12 @@ class PoolService:
                 return
         raise CompareFailed(f"pool {ref!r} is being changed by others: try again")
 
-    def _check_movable(self, pool: Pool) -> None:
+    def _check_movable(self, pool: Pool, new: Pool) -> None:
         if pool.id == self._default_id:
             reason = Reason("pool.default", "its directory is told to each agent as it starts", pool.name)
             raise Conflict(f"cannot change the options of pool {pool.name}: it is the default pool", [reason])
-        self._check_empty(pool, "change the options of")
+        if not options.only_adds_units(pool.options, new.options):
+            self._check_empty(pool, "change the options of")
 
     def _check_deletable(self, pool: Pool) -> None:
         if pool.id == self._default_id:

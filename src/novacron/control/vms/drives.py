@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from novacron.control.pools.reach import free_unit
 from novacron.control.store.records import POOLS, VMS, VOLUMES, Records, Stored, Write, create, remove, update
 from novacron.errors import Conflict, InvalidInput, NotFound, Reason, StateConflict, Unavailable
 from novacron.model.image import FileRole, Image, file_of
@@ -37,6 +38,7 @@ class Drives:
         self._default_id = default_id
         self._new_id = new_id
         self._now = now
+        self._units: list[tuple[str, str]] = []  # pool ids, and the units that this turn has given away there
         self._given: set[str] = set()  # names and ids of volumes that this turn has given to a VM
 
     def born(self, asked: VmCreate, image: Image) -> list[Drive]:
@@ -101,10 +103,14 @@ class Drives:
         return [self._new(self._pool(asked.root_pool, "root_pool"), size, asked.root_qos, digest=file.digest)]
 
     def _new(self, pool: Pool, size_bytes: int, qos: QosIn | None, *, digest: str = "", boot_order: int = 0) -> Drive:
+        volume_id = self._new_id()
+        unit = free_unit(self._records, pool, volume_id, [unit for place, unit in self._units if place == pool.id])
+        self._units.append((pool.id, unit))
         volume = Volume(
-            id=self._new_id(),
+            id=volume_id,
             name="",
             pool_id=pool.id,
+            unit=unit,
             size_bytes=size_bytes,
             backing_digest=digest,
             qos=Qos(**qos.model_dump()) if qos else Qos(),

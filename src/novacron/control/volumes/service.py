@@ -9,6 +9,7 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Once, Outcome
+from novacron.control.pools.reach import free_unit
 from novacron.control.room import Room
 from novacron.control.store.records import (
     NODES,
@@ -111,13 +112,14 @@ class VolumeService:
     # -- parts ---------------------------------------------------------------------------------------------
 
     def _newborn(self, asked: VolumeCreate, origin: Origin) -> Volume:
-        now = self._clock.wall()
+        now, volume_id = self._clock.wall(), self._records.new_id()
         return Volume(
-            id=self._records.new_id(),
+            id=volume_id,
             name=asked.name,
             description=asked.description,
             labels=asked.labels,
             pool_id=origin.pool.id,
+            unit=free_unit(self._records, origin.pool, volume_id),
             node_id=self._node_for(asked, origin),
             size_bytes=origin.size_bytes,
             backing_digest=origin.backing_digest,

@@ -15,11 +15,13 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
+from novacron.control.pools.reach import spec_for
 from novacron.control.store.records import NODES, POOLS, VMS, VOLUMES, Records, Seen, Stored, remove, unchanged, update
 from novacron.control.volumes import decide
 from novacron.errors import PASSING, NotFound, NovaCronError, Unavailable
-from novacron.model.pool import Pool, is_own, spec_of
+from novacron.model.pool import Pool, is_own
 from novacron.model.vm import Vm
 from novacron.model.volume import Volume, VolumeTask, disk_of
 from novacron.wire.storage import VolumeClone, VolumeCreate, VolumeDelete, VolumeGrow, VolumeInspect, VolumeReport
@@ -35,10 +37,13 @@ LOOK_INTERVAL_S = 300.0
 class VolumeWorker:
     """`run` until cancelled; the work on each volume is a task of its own."""
 
-    def __init__(self, records: Records, agents: Agents, clock: Clock) -> None:
+    def __init__(
+        self, records: Records, agents: Agents, clock: Clock, distribution: Distribution | None = None
+    ) -> None:
         self._records = records
         self._agents = agents
         self._clock = clock
+        self._distribution = distribution or Distribution(records, agents)
         self._stopping = False
         self._working: dict[str, tuple[VolumeTask | None, asyncio.Task[None]]] = {}
         self._log = structlog.get_logger("volumes")
@@ -135,7 +140,7 @@ class VolumeWorker:
 
     def _verb(self, volume: Volume, step: decide.Step) -> msgspec.Struct:
         lies_in = self._pool(volume)
-        pool, disk = spec_of(lies_in), disk_of(volume, pool_id="" if is_own(lies_in) else lies_in.id)
+        pool, disk = spec_for(self._records, lies_in), disk_of(volume, pool_id="" if is_own(lies_in) else lies_in.id)
         if isinstance(step, decide.Grow):
             return VolumeGrow(pool=pool, disk=disk)
         if volume.task is VolumeTask.CLONE:
@@ -150,7 +155,7 @@ class VolumeWorker:
     async def _delete(self, volume: Volume) -> None:
         """Where it lies, then its record. A node that was forgotten has taken it along."""
         if not volume.node_id or self._records.get(NODES, volume.node_id) is not None:
-            verb = VolumeDelete(pool=spec_of(self._pool(volume)), volume_id=volume.id)
+            verb = VolumeDelete(pool=spec_for(self._records, self._pool(volume)), volume_id=volume.id)
             await self._call(volume, verb, type(None), VERB_DEADLINE_S)
         stored = self._records.get(VOLUMES, volume.id)
         if stored is not None:
@@ -177,6 +182,8 @@ class VolumeWorker:
         node_id = next((node_id for node_id in able if self._agents.is_connected(node_id)), None)
         if node_id is None:
             raise Unavailable(f"no node that reaches pool {pool.name} can work on volume {volume.name} now")
+        if isinstance(verb, VolumeCreate):
+            await self._distribution.bring(node_id, [verb.disk], [verb.pool])
         return await self._agents.call(node_id, verb, answer, deadline_s=deadline_s)
 
     # -- what they take ------------------------------------------------------------------------------------
@@ -196,7 +203,7 @@ class VolumeWorker:
     async def _look(self, volume: Volume) -> None:
         if volume.task is not None or volume.problem is not None or not decide.is_quiet(self._vm(volume)):
             return
-        verb = VolumeInspect(pool=spec_of(self._pool(volume)), volume_id=volume.id)
+        verb = VolumeInspect(pool=spec_for(self._records, self._pool(volume)), volume_id=volume.id)
         report: VolumeReport = await self._call(volume, verb, VolumeReport, INSPECT_DEADLINE_S)
         if report.used_bytes != volume.used_bytes:
             await self._change(volume.id, lambda now: msgspec.structs.replace(now, used_bytes=report.used_bytes))
