@@ -43,7 +43,8 @@ def vm(**changes: Any) -> dict[str, Any]:
         "nics": [{"id": NODE_ID, "mac": "52:54:00:00:00:01", "network": "user", "forwards": [{"guest_port": 22}]}],
         "endpoints": [{"nic_id": NODE_ID, "guest_port": 22, "host": "127.0.0.1", "host_port": 40022}],
         "media": [], "guest_agent": False, "cloud_init": False, "max_vcpus": 0, "max_memory_mib": 0, "tpm": False,
-        "secure_boot": False, "snapshot_id": None, "created_at": NOW, "updated_at": NOW, "state_since": NOW,
+        "secure_boot": False, "shared_memory": False, "parent_id": None, "snapshot_id": None, "created_at": NOW,
+        "updated_at": NOW, "state_since": NOW,
         "revision": 10,
     }  # fmt: skip
     return json.loads(Vm.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]

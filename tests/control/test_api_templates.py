@@ -9,6 +9,7 @@ import pytest
 from novacron.control.store.records import VMS
 from novacron.wire.rest import templates as wire
 from novacron.wire.rest.common import PageOf
+from novacron.wire.rest.vms import VmList
 from tests.control.api import Api, fields_of, problem_of
 
 pytestmark = pytest.mark.anyio
@@ -36,8 +37,8 @@ async def test_fifty_vms_in_one_call(api: Api) -> None:
     await api.image()
     assert (await _template(api)).status_code == 201
     answer = await _make(api, count=50, parameters={"mib": 128}, labels={"tier": "web"})
-    assert answer.status_code == 202
-    made = wire.Instances.model_validate_json(answer.content).items
+    assert answer.status_code == 202, answer.text
+    made = VmList.model_validate_json(answer.content).items
     assert [vm.name for vm in made] == [f"web-{n}" for n in range(1, 51)]
     assert {(vm.memory_mib, vm.labels["tier"]) for vm in made} == {(128, "web")}
     assert len({vm.node for vm in made}) == 4  # each placed with those before it in mind

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
-from novacron.client.vms import Vm
+from novacron.client.vms import VmList
 
 
 class ParameterIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -62,10 +62,6 @@ class Instantiate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     parameters: Mapping[str, str | int] = {}
     labels: Mapping[str, str] = {}
     node: str | None = None
-
-
-class Instances(msgspec.Struct, frozen=True, kw_only=True):
-    items: list[Vm]
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,9 +126,9 @@ def delete_version(ref: str, number: int) -> Call[Template]:
     return Call(method="DELETE", path=_path(ref, f"versions/{number:d}"), answer=Template)
 
 
-def instantiate(ref: str, wish: Instantiate) -> Call[Instances]:
+def instantiate(ref: str, wish: Instantiate) -> Call[VmList]:
     """Make VMs of it; the answer holds their records to watch."""
-    return Call(method="POST", path=_path(ref, "instantiate"), answer=Instances, body=wish)
+    return Call(method="POST", path=_path(ref, "instantiate"), answer=VmList, body=wish)
 
 
 def _path(ref: str, action: str = "") -> str:

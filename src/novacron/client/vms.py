@@ -89,6 +89,7 @@ class VmCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_memory_mib: int = 0
     tpm: bool = False
     secure_boot: bool = False
+    shared_memory: bool = False
     node: str | None = None
     desired: str | UnsetType = UNSET
 
@@ -105,6 +106,16 @@ class VmUpdate(msgspec.Struct, frozen=True, kw_only=True):
     max_memory_mib: int | UnsetType = UNSET
     tpm: bool | UnsetType = UNSET
     secure_boot: bool | UnsetType = UNSET
+
+
+class CopiesCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Copies of a parked VM: all or none. With count 1 the VM has that name, with more `<name>-1` and so on."""
+
+    name: str
+    count: int = 1
+    first_index: int = 1
+    labels: Mapping[str, str] = {}
+    nics: Sequence[NicIn] = ()
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -150,6 +161,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     qos: Qos = Qos()
     boot_order: int = 0
     slot: int = 0
+    source_volume_id: str = ""
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,11 +250,19 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     max_memory_mib: int
     tpm: bool
     secure_boot: bool
+    shared_memory: bool
+    parent_id: str | None
     snapshot_id: str | None
     created_at: datetime.datetime
     updated_at: datetime.datetime
     state_since: datetime.datetime | None
     revision: int
+
+
+class VmList(msgspec.Struct, frozen=True, kw_only=True):
+    """VMs that were made by one request."""
+
+    items: list[Vm]
 
 
 class ConsoleLog(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,6 +318,16 @@ def restart(ref: str, how: StopRequest | None = None) -> Call[Vm]:
 
 def pause(ref: str) -> Call[Vm]:
     return _act(ref, "pause")
+
+
+def park(ref: str) -> Call[Vm]:
+    """Keep its memory for copies, and end it."""
+    return _act(ref, "park")
+
+
+def copy(ref: str, wish: CopiesCreate) -> Call[VmList]:
+    """VMs that begin where a parked one stood; the answer holds their records to watch."""
+    return Call(method="POST", path=path_of("vms", ref_of("vm", ref), "copies"), answer=VmList, body=wish)
 
 
 def resume(ref: str) -> Call[Vm]:

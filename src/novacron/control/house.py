@@ -47,6 +47,13 @@ from novacron.control.pools.routes import router as pool_routes
 from novacron.control.pools.service import PoolService, ensure_default
 from novacron.control.pools.view import PoolView
 from novacron.control.room import Room
+from novacron.control.snapshots.keeper import Keeper
+from novacron.control.snapshots.routes import router as snapshot_routes
+from novacron.control.snapshots.schedule_routes import router as schedule_routes
+from novacron.control.snapshots.schedules import ScheduleService
+from novacron.control.snapshots.service import SnapshotService
+from novacron.control.snapshots.view import ScheduleView, SnapshotView
+from novacron.control.snapshots.worker import SnapshotWorker
 from novacron.control.store.records import (
     IMAGES,
     MIGRATIONS,
@@ -62,13 +69,6 @@ from novacron.control.store.records import (
     Records,
 )
 from novacron.control.store.sqlite import SqliteStore
-from novacron.control.snapshots.keeper import Keeper
-from novacron.control.snapshots.routes import router as snapshot_routes
-from novacron.control.snapshots.schedule_routes import router as schedule_routes
-from novacron.control.snapshots.schedules import ScheduleService
-from novacron.control.snapshots.service import SnapshotService
-from novacron.control.snapshots.view import ScheduleView, SnapshotView
-from novacron.control.snapshots.worker import SnapshotWorker
 from novacron.control.stream import Stream, View
 from novacron.control.supervise import Work, keep_going
 from novacron.control.templates.routes import router as template_routes

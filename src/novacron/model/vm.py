@@ -38,6 +38,7 @@ class VmState(StrEnum):
     ERROR = "error"
     DELETING = "deleting"
     UNKNOWN = "unknown"
+    PARKED = "parked"
 
 
 class Desired(StrEnum):
@@ -60,6 +61,7 @@ class TaskKind(StrEnum):
     ADJUST = "adjust"  # make what runs as the spec now says
     SNAPSHOT = "snapshot"  # take or delete a snapshot; the snapshot's record says which
     REVERT = "revert"  # go back to a snapshot
+    PARK = "park"  # keep its memory for copies, and end it
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,7 +94,7 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kernel_cmdline is appended to the image's own (direct-kernel images only). max_vcpus, max_memory_mib: how far it
     can grow while it runs (0: not at all). media: CD-ROM drives. tpm: a TPM 2.0 of its own. secure_boot: UEFI that
-    starts only what is signed.
+    starts only what is signed. shared_memory: it may be parked, for copies that share its memory.
     """
 
     image_id: str
@@ -111,6 +113,7 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     media: tuple[Media, ...] = ()
     tpm: bool = False
     secure_boot: bool = False
+    shared_memory: bool = False
 
 
 class Pins(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,7 +128,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     node_id: its one owner (empty: placed nowhere yet); generation: of that ownership, grows when the owner
     changes; migration_id: the migration that holds it, empty otherwise; snapshot_id: the one its disks stand on
-    (the parent of the next), empty: none; booted: the spec its machine runs with
+    (the parent of the next), empty: none; parent_id: the parked VM it begins as a copy of, until it has; booted: the spec its machine runs with
     (what it was started with and what was adjusted since; a machine that moves moves as it is); pending: why the rest
     of the spec waits for its next start.
     """
@@ -146,6 +149,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     generation: int = 0
     migration_id: str = ""
     snapshot_id: str = ""
+    parent_id: str = ""
     pins: Pins = Pins()
     booted: VmSpec | None = None
     pending: tuple[Reason, ...] = ()
@@ -169,6 +173,7 @@ _SEEN: dict[MachineStatus, VmState] = {
     MachineStatus.STALLED: VmState.ERROR,
     MachineStatus.CRASHED: VmState.ERROR,
     MachineStatus.UNKNOWN: VmState.UNKNOWN,
+    MachineStatus.PARKED: VmState.PARKED,
 }
 
 

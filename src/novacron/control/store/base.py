@@ -13,7 +13,7 @@ import msgspec
 
 MAX_KEY_BYTES = 512
 MAX_VALUE_BYTES = 1 << 20
-MAX_OPS = 128
+MAX_OPS = 1024  # a hundred VMs with their names and volumes at once; etcd is started with --max-txn-ops 1024
 
 
 class Entry(msgspec.Struct, frozen=True):

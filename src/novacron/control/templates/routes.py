@@ -16,6 +16,7 @@ from novacron.control.templates.view import TemplateView
 from novacron.control.vms.view import VmView
 from novacron.wire.rest import templates as wire
 from novacron.wire.rest.common import PageOf, Ref
+from novacron.wire.rest.vms import VmList
 
 TemplateRef = Annotated[Ref, Path(description="Id or name of a template.")]
 Number = Annotated[int, Path(description="Number of a version.", ge=1, le=1 << 31)]
@@ -126,7 +127,7 @@ def _instances(routes: APIRouter, service: TemplateService, view: VmView) -> Non
         "/templates/{template}/instantiate",
         dependencies=[needs("vms.create")],
         responses=problems(404, 409, 412, 507),
-        response_model=wire.Instances,
+        response_model=VmList,
         status_code=202,
     )
     async def instantiate_template(

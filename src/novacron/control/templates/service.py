@@ -12,26 +12,15 @@ from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.problems import bad_request
-from novacron.control.store.records import TEMPLATES, VMS, Kind, Records, Stored, create, remove
+from novacron.control.store.records import TEMPLATES, VMS, Records, Stored, create, remove
+from novacron.control.vms.copies import MADE, made
 from novacron.control.vms.service import VmService
 from novacron.errors import CompareFailed, Conflict, InvalidInput, Reason
-from novacron.model.event import ObjectType
 from novacron.model.identity import check_name
 from novacron.model.template import Parameter, Template, Version, check, rendered, version_of
 from novacron.model.vm import Vm
 from novacron.wire.rest.templates import MAX_VERSIONS, Instantiate, TemplateCreate, TemplateUpdate, VersionCreate
 from novacron.wire.rest.vms import VmCreate
-
-
-class Made(msgspec.Struct, frozen=True):
-    """What one request made, kept for a repeat of it."""
-
-    id: str
-    vm_ids: tuple[str, ...]
-
-
-MADE: Kind[Made] = Kind("", Made, ObjectType.VM, named=False)
-"""Never stored but under an idempotency key."""
 
 
 class TemplateService:
@@ -121,8 +110,8 @@ class TemplateService:
             check_match(held, stored)
             version = version_of(stored.record, asked.version)
             wishes = [_wish(version, asked, number) for number in range(asked.count)]
-            made = await self._vms.create_many(wishes, by, once, _made)
-            return Outcome(Stored(_made([stored.record for stored in made]), made[0].modified), 202)
+            born = await self._vms.create_many(wishes, by, once, made)
+            return Outcome(Stored(made([stored.record for stored in born]), born[0].modified), 202)
 
         outcome = await once.perform(MADE, make)
         found = (self._records.get(VMS, vm_id) for vm_id in outcome.stored.record.vm_ids)
@@ -157,7 +146,3 @@ def _valid(body: dict[str, object]) -> VmCreate:
         return VmCreate.model_validate(body)
     except ValidationError as wrong:
         raise bad_request([{**fault, "loc": ("body", "vm", *fault["loc"])} for fault in wrong.errors()]) from wrong
-
-
-def _made(vms: Sequence[Vm]) -> Made:
-    return Made(vms[0].id, tuple(vm.id for vm in vms))

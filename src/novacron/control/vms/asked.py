@@ -10,9 +10,9 @@ from typing import NoReturn
 
 import msgspec
 
-from novacron.errors import Busy, Reason, StateConflict
+from novacron.errors import Busy, Reason, StateConflict, Unsupported
 from novacron.model.machine import ENDED, MachineStatus
-from novacron.model.vm import Desired, Task, TaskKind, Vm, state_of, status_of
+from novacron.model.vm import Desired, Task, TaskKind, Vm, running_spec, state_of, status_of
 
 STILL = frozenset({MachineStatus.PAUSED, MachineStatus.STALLED})
 LIVING = STILL | {MachineStatus.RUNNING, MachineStatus.UNKNOWN}
@@ -78,6 +78,25 @@ def resume(vm: Vm, ask: Ask) -> Vm | None:
     if status_of(vm) not in STILL and status_of(vm) is not MachineStatus.RUNNING:
         raise _conflict(vm, "resume", "paused", f"novacron vm start {vm.name}")
     return _with_task(vm, ask, TaskKind.RESUME, Desired.RUNNING)
+
+
+def park(vm: Vm, ask: Ask) -> Vm | None:
+    """:raise StateConflict: it does not run, or has cards. :raise Unsupported: not made for it. :raise Busy"""
+    if _under_way(vm, ask, TaskKind.PARK):
+        return None
+    if status_of(vm) is MachineStatus.PARKED:
+        return None
+    if status_of(vm) not in (MachineStatus.RUNNING, MachineStatus.PAUSED):
+        raise _conflict(vm, "park", "running", f"novacron vm start {vm.name}")
+    runs = running_spec(vm)
+    if not runs.shared_memory:
+        reason = Reason("memory.not_shared", "its memory is its own", vm.name, "make it with shared_memory")
+        raise Unsupported(f"{vm.name} cannot be parked: it does not run with shared memory", [reason])
+    if runs.nics:
+        remedy = f"novacron vm nic detach {vm.name} {runs.nics[0].id}"
+        reason = Reason("nics.present", "copies would share its addresses", vm.name, remedy)
+        raise StateConflict(f"{vm.name} cannot be parked: it has network cards", [reason])
+    return _with_task(vm, ask, TaskKind.PARK, Desired.STOPPED)
 
 
 def delete(vm: Vm, ask: Ask) -> Vm | None:

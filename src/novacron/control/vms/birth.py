@@ -56,6 +56,7 @@ def spec_of(asked: VmCreate, image: Image, means: Means, disks: Sequence[Disk]) 
         max_memory_mib=asked.max_memory_mib,
         tpm=asked.tpm,
         secure_boot=asked.secure_boot,
+        shared_memory=asked.shared_memory,
     )
 
 

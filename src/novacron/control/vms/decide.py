@@ -40,6 +40,10 @@ class Adjust(msgspec.Struct, frozen=True):
     """Make what runs as the spec now says."""
 
 
+class Park(msgspec.Struct, frozen=True):
+    """Keep its memory for copies, and end it."""
+
+
 class Remove(msgspec.Struct, frozen=True):
     """Delete it and its volumes from its node, then its record."""
 
@@ -56,7 +60,7 @@ class Done(msgspec.Struct, frozen=True):
     """It is as the task wanted: clear the task."""
 
 
-Action = Start | Stop | Pause | Resume | Adjust | Remove | Forget | Halfway | Done
+Action = Start | Stop | Pause | Resume | Park | Adjust | Remove | Forget | Halfway | Done
 
 
 def next_action(vm: Vm) -> Action | None:
@@ -73,6 +77,8 @@ def next_action(vm: Vm) -> Action | None:
         return Remove() if status in ENDED else Stop(StopMode.FORCED, 0.0)
     if vm.task.kind is TaskKind.RESTART and not vm.task.halted:
         return Halfway() if status in ENDED else _stop(vm.task)
+    if vm.task.kind is TaskKind.PARK:
+        return Done() if status in ENDED else Park()
     if vm.task.kind is TaskKind.ADJUST:
         return Done() if status in ENDED else Adjust()
     return _towards(vm.desired, status, vm.task)
@@ -106,6 +112,8 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
         return vm
     before = status_of(vm)
     vm = msgspec.structs.replace(vm, observed=report, pins=_pinned(vm.pins, report), updated_at=now)
+    if report.status is MachineStatus.RUNNING and vm.parent_id:  # it has begun: from now on it boots as any other
+        vm = msgspec.structs.replace(vm, parent_id="")
     if report.status is before or (vm.task is not None and vm.task.kind not in (TaskKind.ADJUST, TaskKind.SNAPSHOT)):
         return vm
     if report.status is MachineStatus.STOPPED and vm.desired is not Desired.DELETED:
@@ -202,4 +210,7 @@ def machine_spec(
         media=spec.media,
         tpm=spec.tpm,
         secure_boot=spec.secure_boot,
+        shared_memory=spec.shared_memory,
+        parent_id=vm.parent_id,
+        hostname=vm.name,
     )

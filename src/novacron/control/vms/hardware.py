@@ -39,6 +39,7 @@ STARTS_WITH = {
     "max_memory_mib": "how much memory it can grow to",
     "tpm": "its TPM",
     "secure_boot": "Secure Boot",
+    "shared_memory": "its memory",
 }
 """Fields of a spec that nothing changes while it runs."""
 

@@ -189,6 +189,8 @@ class Reconciler:
                 wait_s = deadline_s if mode is StopMode.GRACEFUL else 0.0
                 stop = wire.Stop(vm_id=vm.id, generation=vm.generation, mode=mode, deadline_s=wait_s)
                 return stop, wait_s + GRACE_S
+            case decide.Park():
+                return wire.Park(vm_id=vm.id, generation=vm.generation), START_DEADLINE_S
             case decide.Pause():
                 return wire.Pause(vm_id=vm.id, generation=vm.generation), VERB_DEADLINE_S
             case _:

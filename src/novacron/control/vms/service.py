@@ -173,6 +173,10 @@ class VmService:
         """:raise NotFound, StateConflict, Busy, PreconditionFailed"""
         return await self._act(ref, verbs.pause, self._ask(by), held, once)
 
+    async def park(self, ref: str, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
+        """:raise NotFound, StateConflict, Unsupported, Busy, PreconditionFailed"""
+        return await self._act(ref, verbs.park, self._ask(by), held, once)
+
     async def resume(self, ref: str, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
         """:raise NotFound, StateConflict, Busy, PreconditionFailed"""
         return await self._act(ref, verbs.resume, self._ask(by), held, once)

@@ -55,6 +55,8 @@ class VmView:
             "max_memory_mib": spec.max_memory_mib,
             "tpm": spec.tpm,
             "secure_boot": spec.secure_boot,
+            "shared_memory": spec.shared_memory,
+            "parent_id": vm.parent_id or None,
             "snapshot_id": vm.snapshot_id or None,
             "created_at": vm.created_at,
             "updated_at": vm.updated_at,

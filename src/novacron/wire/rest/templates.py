@@ -9,7 +9,6 @@ from pydantic import Field, StrictInt, StringConstraints
 
 from novacron.model.template import ParameterType
 from novacron.wire.rest.common import Description, Labels, Name, Ref, Strict, example
-from novacron.wire.rest.vms import Vm
 
 MAX_INSTANCES = 100
 MAX_VERSIONS = 100
@@ -94,12 +93,6 @@ class Instantiate(Strict):
     node: Ref | None = None
 
     model_config = Strict.model_config | example({"name": "web", "count": 50, "parameters": {"domain": "example.net"}})
-
-
-class Instances(Strict):
-    """The VMs that were made, in order."""
-
-    items: list[Vm]
 
 
 class ParameterOut(Strict):

@@ -130,6 +130,7 @@ class VmCreate(Strict):
     max_memory_mib: Annotated[int, Field(ge=0, le=4 << 20, description="As max_vcpus")] = 0
     tpm: bool = False
     secure_boot: bool = False
+    shared_memory: Annotated[bool, Field(description="It may be parked, for copies that share its memory")] = False
     node: Ref | None = None
     desired: Literal[Desired.RUNNING, Desired.STOPPED] = Desired.RUNNING
 
@@ -161,6 +162,21 @@ class VmUpdate(Strict):
     model_config = Strict.model_config | example({"labels": {"tier": "web", "stage": "test"}})
 
 
+class CopiesCreate(Strict):
+    """VMs to begin at once as copies of a parked one, on its node: all or none. Each gets cards of its own.
+
+    With count 1 the VM has that name, with more `<name>-1` and so on.
+    """
+
+    name: Name
+    count: Annotated[int, Field(ge=1, le=100)] = 1
+    first_index: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    labels: Labels = {}
+    nics: Annotated[list[NicIn], Field(max_length=2)] = []
+
+    model_config = Strict.model_config | example({"name": "worker", "count": 20, "nics": [{"network": "user"}]})
+
+
 class StopRequest(Strict):
     """Graceful: the guest is asked, and forced when it has not ended at the deadline. force: at once."""
 
@@ -185,6 +201,7 @@ class DiskOut(Strict):
     qos: QosOut = QosOut()
     boot_order: int = 0
     slot: int = 0
+    source_volume_id: str = ""
 
 
 class MediaOut(Strict):
@@ -271,6 +288,8 @@ class Vm(Strict):
     max_memory_mib: int
     tpm: bool
     secure_boot: bool
+    shared_memory: bool
+    parent_id: str | None
     snapshot_id: str | None
     created_at: datetime.datetime
     updated_at: datetime.datetime
@@ -327,6 +346,8 @@ class Vm(Strict):
             "max_memory_mib": 0,
             "tpm": False,
             "secure_boot": False,
+            "shared_memory": False,
+            "parent_id": None,
             "snapshot_id": None,
             "created_at": "2026-01-02T03:04:05Z",
             "updated_at": "2026-01-02T03:04:09Z",
@@ -342,3 +363,9 @@ class ConsoleLog(Strict):
     vm_id: str
     text: str
     truncated: bool
+
+
+class VmList(Strict):
+    """VMs that were made by one request, in order."""
+
+    items: list[Vm]

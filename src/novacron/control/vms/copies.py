@@ -1,0 +1,149 @@
+"""Copies of a parked VM: decided and recorded here, begun by the reconciler like any other new VM."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from novacron.clock import Clock
+from novacron.control.answers import check_match
+from novacron.control.once import Once, Outcome
+from novacron.control.pools.reach import needs_of
+from novacron.control.room import Room
+from novacron.control.scheduler import placement
+from novacron.control.scheduler.snapshot import promised
+from novacron.control.store.records import VMS, WRITE_TRIES, Kind, Records, Stored, Write, create
+from novacron.control.vms import birth
+from novacron.control.vms.birth import Means
+from novacron.control.vms.connect import Connector
+from novacron.control.vms.drives import Drives
+from novacron.errors import CompareFailed, NoRoom, Reason, StateConflict
+from novacron.model.event import ObjectType
+from novacron.model.identity import check_name
+from novacron.model.machine import HOT_SLOT, MachineStatus
+from novacron.model.vm import Desired, Pins, Task, TaskKind, Vm, VmSpec, status_of
+from novacron.wire.rest.vms import CopiesCreate
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What one request made, kept for a repeat of it."""
+
+    id: str
+    vm_ids: tuple[str, ...]
+
+
+MADE: Kind[Made] = Kind("", Made, ObjectType.VM, named=False)
+"""Never stored but under an idempotency key."""
+
+
+def made(vms: Sequence[Vm]) -> Made:
+    """What a repeat of the request that made them is answered from."""
+    return Made(vms[0].id, tuple(vm.id for vm in vms))
+
+
+class Copies:
+    """pool_id: the default pool's."""
+
+    def __init__(
+        self,
+        records: Records,
+        room: Room,
+        clock: Clock,
+        pool_id: str,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._records = records
+        self._room = room
+        self._clock = clock
+        self._pool_id = pool_id
+        self._random_bytes = random_bytes
+
+    async def create(
+        self, ref: str, asked: CopiesCreate, by: str, held: frozenset[str] | None, once: Once
+    ) -> tuple[Sequence[Stored[Vm]], int]:
+        """Record them, all or none; the VMs and the status to answer with.
+
+        :raise StateConflict: the VM is not parked. :raise NoRoom: its node has too little left.
+        :raise NotFound, NameTaken, InvalidInput, Conflict, PreconditionFailed
+        """
+        outcome = await once.perform(MADE, lambda: self._create(ref, asked, by, held, once))
+        found = (self._records.get(VMS, vm_id) for vm_id in outcome.stored.record.vm_ids)
+        return [stored for stored in found if stored is not None], outcome.status
+
+    async def _create(self, ref: str, asked: CopiesCreate, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
+        means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
+        for _ in range(WRITE_TRIES):
+            async with self._room.turn():
+                ticket = await self._room.ticket()
+                parent = self._records.find(VMS, ref)
+                check_match(held, parent)
+                _check_parked(parent.record)
+                vms, volumes = self._births(parent.record, asked, means)
+                try:
+                    writes = (*(create(VMS, vm) for vm in vms), *volumes, ticket, *once.note(made(vms), 202))
+                    revision = await self._records.commit(*writes)
+                except CompareFailed as lost:
+                    if await once.is_used():
+                        raise
+                    for vm in vms:
+                        await self._records.refuse_taken_name(VMS, None, vm, lost)
+                    await self._records.caught_up(await self._records.store.revision())
+                    continue
+                return Outcome(Stored(made(vms), revision), 202)
+        raise CompareFailed("others kept changing the room that is left: try again")
+
+    def _births(self, parent: Vm, asked: CopiesCreate, means: Means) -> tuple[list[Vm], list[Write]]:
+        others = [stored.record for stored in self._records.all(VMS)]
+        node = next((one for one in self._room.candidates() if one.node.id == parent.node_id), None)
+        drives = Drives(self._records, self._pool_id, means.new_id, means.now)
+        connector = Connector(self._records, others)
+        born: list[Vm] = []
+        volumes: list[Write] = []
+        for number in range(asked.count):
+            disks = [drives.copied(disk) for disk in parent.spec.disks]
+            nics = [
+                msgspec.structs.replace(birth.nic_of(nic, means), slot=HOT_SLOT + place)
+                for place, nic in enumerate(asked.nics)
+            ]
+            spec = msgspec.structs.replace(parent.spec, disks=tuple(drive.disk for drive in disks), nics=tuple(nics))
+            spec = connector.born(spec, asked.nics)
+            birth.check_macs(spec, [*others, *born])
+            vm = _copy(parent, asked, number, spec, means, birth.free_slot([*others, *born]))
+            need = birth.need_of(spec, self._pool_id, parent.node_id, needs_of(self._records, spec.disks))
+            reason = placement.refusal(need, node, self._room.limits) if node else None
+            if node is None or reason is not None:
+                told = reason or Reason("node.unknown", "the node of the parked VM is not known")
+                raise NoRoom(f"the node of {parent.name} cannot take {vm.name}: {told.message}", [told])
+            node = promised(node, need)
+            born.append(vm)
+            volumes += drives.given(vm, disks, with_vm=True)
+        return born, volumes
+
+
+def _check_parked(vm: Vm) -> None:
+    if status_of(vm) is not MachineStatus.PARKED or vm.task is not None:
+        seen = vm.task.kind.value if vm.task else status_of(vm).value
+        reason = Reason("vm.not_parked", f"it is {seen}", vm.name, f"novacron vm park {vm.name}")
+        raise StateConflict(f"{vm.name} is not parked", [reason])
+
+
+def _copy(parent: Vm, asked: CopiesCreate, number: int, spec: VmSpec, means: Means, slot: int) -> Vm:
+    index = asked.first_index + number
+    task = Task(id=means.new_id(), kind=TaskKind.CREATE, requested_at=means.now, requested_by=means.by)
+    return Vm(
+        id=means.new_id(),
+        name=asked.name if asked.count == 1 else check_name(f"{asked.name}-{index}", "name"),
+        labels=asked.labels,
+        spec=spec,
+        desired=Desired.RUNNING,
+        task=task,
+        node_id=parent.node_id,
+        generation=1,
+        isolation_slot=slot,
+        pins=Pins(machine_type=parent.pins.machine_type, cpu_model=parent.pins.cpu_model),
+        parent_id=parent.id,
+        created_at=means.now,
+        updated_at=means.now,
+    )
