@@ -42,6 +42,8 @@ TAGS = {
     "volumes": "Disks with a life of their own; a VM's disks are volumes that live and die with it.",
     "networks": "Networks that span the nodes: subnets, gateways, and how guests get their addresses.",
     "security groups": "Rules of what may pass a card; what no rule allows is refused.",
+    "snapshots": "A VM's disks, and if wished its memory, as they were at one moment; a tree for each VM.",
+    "schedules": "Snapshots taken by themselves, and how many of them are kept.",
     "migrations": "Moves of running machines, step by step, with what was measured.",
     "server": "The server itself.",
 }

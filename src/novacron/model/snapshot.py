@@ -83,4 +83,5 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: bool = False
     quiesce: bool = True
     paused: bool = False
+    labels: dict[str, str] = {}
     last_at: datetime.datetime | None = None

@@ -241,6 +241,17 @@ class ImageService:
         await self.uploads.drop(upload.id)
         return outcome
 
+    async def complete(self, image_id: str, file: ImageFile) -> Outcome:
+        """A disk that a node has put among the pool's images is the image's, which is ready then.
+
+        :raise ImageRefused: it is none. :raise NotFound: the server's pool does not hold it.
+        """
+        async with self._turn:
+            await asyncio.to_thread(inspect_file, file.role, await self.shelf.held(file.digest))
+            now = self._clock.wall()
+            change = Change(self._records, IMAGES, image_id)
+            return await change.write(lambda image: catalogue.sealed(catalogue.with_file(image, file, now), now))
+
     # -- from elsewhere --------------------------------------------------------------------------------------
 
     async def import_file(self, ref: str, role: FileRole, asked: ImageImport, held: Held, once: Once) -> Outcome:

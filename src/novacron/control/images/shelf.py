@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from novacron.errors import ImageRefused, NoRoom, Reason, TooLarge, Unavailable
+from novacron.errors import ImageRefused, NoRoom, NotFound, Reason, TooLarge, Unavailable
 
 PIECE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -90,6 +90,14 @@ class Shelf:
     async def show(self, arrived: Arrived) -> Path:
         """Put it in `images`, read-only; the note to settle when its record is written, or is not to be."""
         return await self._do(lambda: self._show(arrived))
+
+    async def held(self, digest: str) -> Path:
+        """Where the file with that digest lies. :raise NotFound: the pool does not hold it."""
+        path = self._images / digest
+        if not await self._do(path.is_file):
+            reason = Reason("image.elsewhere", "it lies in another pool than the server's", digest)
+            raise NotFound(f"the server's storage pool holds no file {digest}", [reason])
+        return path
 
     async def note(self, digest: str) -> Path:
         """Make a note that the digest may be on its way out."""

@@ -89,7 +89,7 @@ def wish(vm: Vm, *, memory: bool, quiesce: bool) -> Consistency:
 
 
 def check_free(vm: Vm, verb: str) -> None:
-    """:raise Busy: a migration or other work holds the VM. :raise StateConflict: it is being deleted, or out of sight."""
+    """:raise Busy: a migration or other work holds it. :raise StateConflict: it is being deleted, or out of sight."""
     asked.check_free(vm, verb)
     if vm.task is not None:
         raise Busy(
@@ -230,6 +230,11 @@ def gone(snapshot: Snapshot, vm: Vm, children: Sequence[Snapshot], now: datetime
     vm = msgspec.structs.replace(vm, snapshot_id=stands_on)
     mine = vm.task is not None and vm.task.id == snapshot.task_id
     return adopted, hardware.settle(vm, now) if mine else vm
+
+
+def exported(snapshot: Snapshot, now: datetime.datetime) -> Snapshot:
+    """The image has its file."""
+    return msgspec.structs.replace(snapshot, state=SnapshotState.READY, export=None, updated_at=now)
 
 
 def failed(
