@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/input.h>
 #include <net/if.h>
 #include <net/route.h>
@@ -254,6 +255,97 @@ static void answer_dirty(const char *arguments, char *out, size_t size)
         snprintf(out, size, "%s", set_dirty(rate, set));
 }
 
+/* ---- hardware: what there is of it now, and disks that are written and compared ------------------------------------- */
+
+static void put(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0)
+        say("cannot write %s: %m\n", path);
+    close(fd);
+}
+
+/* The kernel leaves vCPUs that were plugged in alone until somebody switches them on. */
+static void switch_cpus_on(void)
+{
+    for (int number = 1; number < sysconf(_SC_NPROCESSORS_CONF); number++) {
+        char path[64], state = 0;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/online", number);
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        if (fd >= 0 && read(fd, &state, 1) == 1 && state == '0' && pwrite(fd, "1", 1, 0) != 1)
+            say("cannot switch %s on: %m\n", path);
+        close(fd);
+    }
+}
+
+static int open_disk(const char *disk, int flags)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/dev/%s", disk);
+    return open(path, flags | O_DIRECT | O_CLOEXEC);
+}
+
+static int add_disks(char *out, size_t size)
+{
+    static const char *const kinds[] = {"vd", "sd"};
+    int used = 0;
+    for (int kind = 0; kind < 2; kind++)
+        for (char letter = 'a'; letter <= 'z'; letter++) {
+            char disk[8];
+            unsigned long bytes = 0;
+            snprintf(disk, sizeof disk, "%s%c", kinds[kind], letter);
+            int fd = open_disk(disk, O_RDONLY);
+            if (fd >= 0 && !ioctl(fd, BLKGETSIZE64, &bytes))
+                used += snprintf(out + used, size - used, "%s\"%s\":%lu", used ? "," : "", disk, bytes);
+            close(fd);
+        }
+    return used;
+}
+
+static void answer_hardware(char *out, size_t size)
+{
+    char disks[512] = "";
+    switch_cpus_on();
+    add_disks(disks, sizeof disks);
+    int cards = 0;
+    struct if_nameindex *all = if_nameindex();
+    for (struct if_nameindex *card = all; card && card->if_index; card++)
+        cards += !strncmp(card->if_name, "eth", 3);
+    if_freenameindex(all);
+    snprintf(out, size, "{\"cpus\":%ld,\"memory_mib\":%lu,\"cards\":%d,\"disks\":{%s}}\n",
+             sysconf(_SC_NPROCESSORS_ONLN), (uint64_t)sysconf(_SC_PHYS_PAGES) * PAGE >> 20, cards, disks);
+}
+
+/* "write DISK FIRST COUNT SEED": blocks of 4 KiB, each with what only it can hold, past every cache. "compare": bad ones. */
+static void answer_disk(const char *arguments, bool writes, char *out, size_t size)
+{
+    static uint64_t block[PAGE_WORDS] __attribute__((aligned(PAGE)));
+    char disk[8];
+    unsigned long first, count, seed, bad = 0;
+    if (sscanf(arguments, "%7[a-z] %lu %lu %lu", disk, &first, &count, &seed) != 4) {
+        snprintf(out, size, "error a disk, its first block, how many, and a seed\n");
+        return;
+    }
+    int fd = open_disk(disk, writes ? O_WRONLY | O_SYNC : O_RDONLY);
+    for (unsigned long number = first; fd >= 0 && number < first + count; number++) {
+        off_t at = (off_t)number * PAGE;
+        if (writes)
+            for (int word = 0; word < (int)PAGE_WORDS; word++)
+                block[word] = pattern(number, seed) + word;
+        if ((writes ? pwrite(fd, block, PAGE, at) : pread(fd, block, PAGE, at)) != PAGE) {
+            snprintf(out, size, "error block %lu of %s: %m\n", number, disk);
+            close(fd);
+            return;
+        }
+        uint64_t difference = 0;
+        for (int word = 0; word < (int)PAGE_WORDS; word++)
+            difference |= block[word] ^ (pattern(number, seed) + word);
+        bad += difference != 0;
+    }
+    snprintf(out, size, fd < 0 ? "error there is no such disk\n" : writes ? "ok\n" : "%lu\n", bad);
+    close(fd);
+}
+
 static void answer(const char *line, char *out, size_t size)
 {
     if (!strcmp(line, "clock"))
@@ -264,6 +356,12 @@ static void answer(const char *line, char *out, size_t size)
         snprintf(out, size, "%s\n", line + 5);
     else if (!strncmp(line, "dirty ", 6))
         answer_dirty(line + 6, out, size);
+    else if (!strcmp(line, "hardware"))
+        answer_hardware(out, size);
+    else if (!strncmp(line, "write ", 6))
+        answer_disk(line + 6, true, out, size);
+    else if (!strncmp(line, "compare ", 8))
+        answer_disk(line + 8, false, out, size);
     else if (!strcmp(line, "check"))
         snprintf(out, size, "%lu\n", count_bad_pages());
     else if (!strcmp(line, "gaps reset")) {
@@ -274,7 +372,8 @@ static void answer(const char *line, char *out, size_t size)
     } else if (!strcmp(line, "poweroff"))
         snprintf(out, size, "ok\n");
     else
-        snprintf(out, size, "error not a command; known: status, clock, echo, gaps reset, dirty, check, poweroff\n");
+        snprintf(out, size, "error not a command; known: status, clock, echo, gaps reset, dirty, check, hardware, write, "
+                            "compare, poweroff\n");
 }
 
 /* ---- the service ------------------------------------------------------------------------------------------------- */
@@ -562,6 +661,7 @@ int main(void)
     pthread_t thread;
     mount_systems();
     load_modules();
+    put("/sys/devices/system/memory/auto_online_blocks", "online_movable");
     choose_name();
     announce_addresses();
     configure_network();

@@ -13,6 +13,8 @@ WANTED = (
     "virtio_mmio",
     "virtio_blk",
     "virtio_net",
+    "virtio_scsi",
+    "sd_mod",
     "virtio_console",
     "virtio_rng",
     "virtio_balloon",

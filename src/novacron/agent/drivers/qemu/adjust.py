@@ -37,7 +37,7 @@ CLOSE_PAUSE_S = 0.01
 UNPLUGGING = "already in the process of unplug"
 
 
-async def adjust(machine: Machine, wished: Launch, guest_deadline_s: float = GUEST_DEADLINE_S) -> Adjustment:
+async def adjust(machine: Machine, wished: Launch) -> Adjustment:
     """Make the machine as wished. What QEMU or the guest refuses is a reason in the answer; the rest is done.
 
     :raise StateConflict: it has ended or is on its way elsewhere. :raise Unsupported: the wish cannot be built.
@@ -49,7 +49,7 @@ async def adjust(machine: Machine, wished: Launch, guest_deadline_s: float = GUE
     actions, reasons = difference(wished, runs)
     met = list(reasons)
     for action in actions:
-        refusal = await _attempt(machine, action, wished, runs, guest_deadline_s)
+        refusal = await _attempt(machine, action, wished, runs)
         met += [refusal] if refusal else []
     now = outcome(wished, await look(machine, before))
     machine.record.spec = now
@@ -68,12 +68,10 @@ async def limit(machine: Machine, what: Launch) -> None:
             await _limit(machine, action)
 
 
-async def _attempt(
-    machine: Machine, action: Action, wished: Launch, runs: Runs, guest_deadline_s: float
-) -> Reason | None:
+async def _attempt(machine: Machine, action: Action, wished: Launch, runs: Runs) -> Reason | None:
     """Why it was not done; None: it was."""
     try:
-        return await _do(machine, action, wished, runs, guest_deadline_s)
+        return await _do(machine, action, wished, runs)
     except MonitorFailed as refused:
         if machine.monitor is None or not machine.monitor.connected:
             raise
@@ -81,16 +79,16 @@ async def _attempt(
         return Reason("qemu.refused", f"QEMU refuses: {words}", _subject(action), RESTART)
 
 
-async def _do(machine: Machine, action: Action, wished: Launch, runs: Runs, deadline_s: float) -> Reason | None:
+async def _do(machine: Machine, action: Action, wished: Launch, runs: Runs) -> Reason | None:
     match action:
         case Unplug(device, part):
-            return await _unplug(machine, device, part, deadline_s)
+            return await _unplug(machine, device, part)
         case Load():
-            return await _load(machine, action, runs, deadline_s)
+            return await _load(machine, action, runs)
         case UnplugCpu(path):
-            return await _leave(machine, path, "vcpus", deadline_s)
+            return await _leave(machine, path, "vcpus")
         case UnplugMemory(index):
-            return await _unplug_memory(machine, index, deadline_s)
+            return await _unplug_memory(machine, index)
         case PlugDisk():
             await _plug_disk(machine, action, wished, runs)
         case PlugNic():
@@ -165,8 +163,8 @@ async def _close(machine: Machine, node: str) -> None:
             return
 
 
-async def _unplug(machine: Machine, device: str, part: str, deadline_s: float) -> Reason | None:
-    refusal = await _leave(machine, f"/machine/peripheral/{device}", part, deadline_s)
+async def _unplug(machine: Machine, device: str, part: str) -> Reason | None:
+    refusal = await _leave(machine, f"/machine/peripheral/{device}", part)
     if refusal is not None:
         return refusal
     if device.startswith(devices.DISK):
@@ -193,7 +191,7 @@ async def _plug_nic(machine: Machine, action: PlugNic, wished: Launch) -> None:
         raise
 
 
-async def _load(machine: Machine, action: Load, runs: Runs, deadline_s: float) -> Reason | None:
+async def _load(machine: Machine, action: Load, runs: Runs) -> Reason | None:
     """Open, take out, put in, close. A guest that has locked the tray is asked for it, and may refuse."""
     execute, drive, node = (
         machine.door().execute,
@@ -201,6 +199,10 @@ async def _load(machine: Machine, action: Load, runs: Runs, deadline_s: float) -
         devices.medium_node(action.media_id),
     )
     asked_at_s = machine.clock.monotonic_s()
+
+    def opened() -> bool:
+        return machine.seen_at_s.get("DEVICE_TRAY_MOVED", 0.0) >= asked_at_s
+
     try:
         await execute("blockdev-open-tray", {"id": drive})
         await execute("blockdev-remove-medium", {"id": drive})
@@ -209,7 +211,9 @@ async def _load(machine: Machine, action: Load, runs: Runs, deadline_s: float) -
             raise
         try:
             moved = "DEVICE_TRAY_MOVED"
-            await machine.until(lambda: machine.seen_at_s.get(moved, 0.0) >= asked_at_s, deadline_s, "open its drive")
+            await machine.until(
+                lambda: machine.seen_at_s.get(moved, 0.0) >= asked_at_s, GUEST_DEADLINE_S, "open its drive"
+            )
         except DeadlineExceeded:
             return Reason("drive.locked", "its guest holds the drive's tray", action.media_id, "eject it in the guest")
         await execute("blockdev-remove-medium", {"id": drive})
@@ -232,17 +236,17 @@ async def _plug_memory(machine: Machine, index: int, size_mib: int) -> None:
         raise
 
 
-async def _unplug_memory(machine: Machine, index: int, deadline_s: float) -> Reason | None:
-    refusal = await _leave(machine, f"/machine/peripheral/dimm{index}", "memory_mib", deadline_s)
+async def _unplug_memory(machine: Machine, index: int) -> Reason | None:
+    refusal = await _leave(machine, f"/machine/peripheral/dimm{index}", "memory_mib")
     if refusal is None:
         await machine.door().execute("object-del", {"id": f"memory{index}"})
     return refusal
 
 
-async def _leave(machine: Machine, path: str, part: str, deadline_s: float) -> Reason | None:
+async def _leave(machine: Machine, path: str, part: str) -> Reason | None:
     """Have a device go, which needs the guest's consent; None: it is gone."""
     asked_at_s = machine.clock.monotonic_s()
-    until_s = asked_at_s + deadline_s
+    until_s = asked_at_s + GUEST_DEADLINE_S
     try:
         await machine.door().execute("device_del", {"id": path})
     except MonitorFailed as refused:

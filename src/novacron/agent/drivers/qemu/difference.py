@@ -15,6 +15,11 @@ from novacron.errors import Reason
 from novacron.model.machine import HOT_SLOT, Disk, MachineSpec, Media, Nic, Qos
 
 RESTART = "novacron vm restart"
+EMULATED = "tcg"
+"""Under it nothing grows as it runs. A new vCPU finds no room for its translated code and QEMU aborts when the others
+have taken all of it (up to 10.0; seen at the second vCPU of a guest with a kernel); and of memory in whole blocks a
+migration may lose what a busy guest writes (before 9.0, see command._memory_kib).
+"""
 DIMM_MIB = 128
 """A guest takes memory in blocks of this size."""
 
@@ -42,6 +47,7 @@ class Runs(msgspec.Struct, frozen=True, kw_only=True):
     """A machine as QEMU describes it: by device id. before: its spec as last noted, for what QEMU does not know."""
 
     before: MachineSpec
+    accelerator: str = ""
     devices: frozenset[str] = frozenset()
     nodes: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
@@ -240,6 +246,9 @@ def _cpus(wished: Launch, runs: Runs) -> Steps:
     free = [cpu for cpu in runs.cpus if not cpu.path]
     count = len(there) or runs.before.vcpus
     more = wished.spec.vcpus - count
+    if more > 0 and free and runs.accelerator == EMULATED:
+        yield _emulated("vcpus", f"{wished.spec.vcpus} vCPUs")
+        return
     if more > len(free):
         most = count + len(free)
         why = f"it was started with at most {most} vCPUs: {wished.spec.vcpus} count from the next start"
@@ -258,6 +267,8 @@ def _memory(wished: Launch, runs: Runs) -> Steps:
     more = wished.spec.memory_mib - devices.base_mib(before) - sum(dimms)
     if more > 0:
         refusal = _no_growth(before, wished.spec.memory_mib, more, len(dimms))
+        if refusal is None and runs.accelerator == EMULATED:
+            refusal = _emulated("memory_mib", f"{wished.spec.memory_mib} MiB")
         yield refusal or PlugMemory(len(dimms), more)
     while more < 0 and dimms and dimms[-1] <= -more:
         more += dimms.pop()
@@ -265,6 +276,11 @@ def _memory(wished: Launch, runs: Runs) -> Steps:
     if more < 0:
         why = "memory leaves only as it came, in the same pieces; the rest leaves at the next start"
         yield Reason("memory.stays", why, "memory_mib", RESTART)
+
+
+def _emulated(part: str, wish: str) -> Reason:
+    why = f"an emulated machine cannot safely grow as it runs (this node has no KVM): {wish} count from the next start"
+    return Reason("tcg.keeps", why, part, RESTART)
 
 
 def _no_growth(before: MachineSpec, wished_mib: int, more_mib: int, dimms: int) -> Reason | None:

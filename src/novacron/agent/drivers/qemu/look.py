@@ -60,6 +60,7 @@ async def look(machine: Machine, before: MachineSpec) -> Runs:
     nodes = await monitor.ask(list[_Node], "query-named-block-nodes", {"flat": True})
     return Runs(
         before=before,
+        accelerator=machine.record.accelerator,
         devices=await _children(monitor, "/machine/peripheral"),
         nodes=frozenset(node.node_name for node in nodes),
         objects=await _children(monitor, "/objects"),
