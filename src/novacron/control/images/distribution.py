@@ -41,8 +41,12 @@ def is_own(pool: PoolSpec) -> bool:
 def needs(disks: Iterable[Disk], pools: Iterable[PoolSpec]) -> tuple[Need, ...]:
     """Files that disks stand on in pools which do not hold every file from the start."""
     others = {pool.id: pool for pool in pools if not is_own(pool)}
-    found = (Need(others[disk.pool_id], disk.backing_digest) for disk in disks if disk.pool_id in others)
-    return tuple(dict.fromkeys(need for need in found if need.digest))
+    found = {
+        (disk.pool_id, disk.backing_digest): Need(others[disk.pool_id], disk.backing_digest)
+        for disk in disks
+        if disk.pool_id in others and disk.backing_digest
+    }
+    return tuple(found.values())
 
 
 def sources(nodes: Iterable[Node], holders: Iterable[str], node_id: str) -> tuple[ImageSource, ...]:
