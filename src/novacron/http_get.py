@@ -60,6 +60,8 @@ async def get(
             event = await _next(reader, connection)
         if not isinstance(event, h11.Response):
             raise Unavailable("the connection ended without an answer")
+        if sum(len(name) + len(value) for name, value in event.headers) > MAX_HEAD_BYTES:
+            raise Unavailable(f"the answer's head has more than {MAX_HEAD_BYTES} bytes")
         yield Answer(reader, connection, event)
     finally:
         writer.transport.abort()

@@ -197,6 +197,7 @@ class Filler:
             at=self._clock.wall(),
             remedy=reason.remedy if reason else "",
         )
+        await self._images.uploads.drop(task.upload_id)
         self._log.warning("a file was not taken in", image=image_id, role=task.role.value, why=message)
         await self._change(
             image_id, task, lambda now: msgspec.structs.replace(now, phase=FilePhase.FAILED, problem=problem)
