@@ -10,19 +10,29 @@ from pathlib import Path
 
 import msgspec
 
+from novacron.config import ServerConfig
+from novacron.control.images.service import ImageService
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.networks.weaver import Weaver
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
+from novacron.control.pools.prober import Prober
+from novacron.control.pools.service import ensure_default
+from novacron.control.room import Room
+from novacron.control.snapshots.keeper import Keeper
+from novacron.control.snapshots.service import SnapshotService
+from novacron.control.snapshots.worker import SnapshotWorker
 from novacron.control.store.records import IMAGES, MIGRATIONS, VMS, Records, create, update
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.vms.reconciler import Reconciler
+from novacron.control.volumes.worker import VolumeWorker
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
 from novacron.model.machine import Disk, Nic
 from novacron.model.migration import Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
+from novacron.testing.sim_pool import POOL_ID
 
 PATIENCE_S = 20.0  # real seconds until a story that does not move is a failure
 TICK_S = 0.05  # virtual seconds for each look
@@ -31,10 +41,13 @@ TICK_S = 0.05  # virtual seconds for each look
 class House:
     """`until` lets time pass until something is so; workers can be killed and replaced at any moment."""
 
-    def __init__(self, records: Records, cluster: SimCluster, clock: HandClock) -> None:
+    def __init__(self, records: Records, cluster: SimCluster, clock: HandClock, root: Path) -> None:
         self.records = records
         self.cluster = cluster
         self.clock = clock
+        self.room = Room(records, ServerConfig(data_dir=root, pool_dir=root))
+        self.images = ImageService(records, self.room, clock, root / "pool")
+        self.snapshots = SnapshotService(records, self.room, clock)
         self._workers: dict[str, asyncio.Task[None]] = {}
 
     def start_worker(self, name: str) -> None:
@@ -42,9 +55,18 @@ class House:
             "reconciler": lambda: Reconciler(self.records, self.cluster, self.clock),
             "conductor": lambda: Conductor(self.records, self.cluster, self.clock),
             "weaver": self._weaver,
+            "volumes": lambda: VolumeWorker(self.records, self.cluster, self.clock),
+            "prober": self._prober,
             "health": lambda: Health(self.records, self.cluster, self.clock),
+            "snapshots": lambda: SnapshotWorker(self.records, self.cluster, self.images, self.clock),
+            "schedules": lambda: Keeper(self.records, self.snapshots, self.clock),
         }
         self._workers[name] = asyncio.create_task(kinds[name]().run(), name=name)
+
+    def _prober(self) -> Prober:
+        prober = Prober(self.records, self.cluster, self.clock)
+        self.cluster.on_hello(prober.hello)
+        return prober
 
     def _weaver(self) -> Weaver:
         """The one before it, if any, hears of nodes no more, as when its server died."""
@@ -176,16 +198,17 @@ async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0, nodes: st
     store = await SqliteStore.open(root / "store.db", durable=False)
     records = Records(store, clock, random.Random(seed))
     await records.start()
+    await ensure_default(records, clock, POOL_ID)
     cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s)
     observer = Observer(records, cluster, clock)
     cluster.on_hello(observer.hello)
     cluster.on_report(observer.report)
-    made = House(records, cluster, clock)
+    made = House(records, cluster, clock, root)
     cluster.on_hello(lambda hello: made.weaver.hello(hello))
     made.weaver = Weaver(records, cluster, clock)  # hears of nodes before it works
     try:
         await cluster.start()
-        for worker in ("reconciler", "conductor", "health", "weaver"):
+        for worker in ("reconciler", "conductor", "health", "weaver", "volumes", "prober", "snapshots", "schedules"):
             made.start_worker(worker)
         yield made
     finally:

@@ -1,20 +1,17 @@
-"""Snapshots found in the records: of a VM, of a volume, by a reference; and what a node is told of one."""
+"""Snapshots found in the records, and what a node is told of the machine as it was."""
 
 from __future__ import annotations
 
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, SNAPSHOTS, Records, Stored, Write, remove
+from novacron.control.store.records import IMAGES, SNAPSHOTS, Records
 from novacron.control.vms import decide
+from novacron.control.vms.farewells import of_vm
 from novacron.errors import NotFound
-from novacron.model.machine import Disk, MachineSpec
+from novacron.model.machine import MachineSpec
 from novacron.model.snapshot import Snapshot
 from novacron.model.vm import Vm, VmSpec
-from novacron.wire.snapshot import SnapshotDelete
 
-
-def of_vm(records: Records, vm_id: str) -> list[Stored[Snapshot]]:
-    """Every snapshot of the VM, oldest first."""
-    return [stored for stored in records.all(SNAPSHOTS) if stored.record.vm_id == vm_id]
+__all__ = ["of_vm", "of_volume", "told"]
 
 
 def of_volume(records: Records, volume_id: str) -> list[Snapshot]:
@@ -28,25 +25,3 @@ def told(records: Records, vm: Vm, spec: VmSpec) -> MachineSpec:
     if image is None:
         raise NotFound(f"the image of {vm.name} ({spec.image_id}) is gone")
     return decide.machine_spec(vm, image.record, spec, pools=specs_of(records, spec.disks))
-
-
-def parting(records: Records, vm: Vm, kept: tuple[Disk, ...]) -> tuple[list[SnapshotDelete], list[Write]]:
-    """For a VM that goes: what to ask its node for the disks that are kept, and the end of the records."""
-    mine = of_vm(records, vm.id)
-    asks = []
-    for stored in mine:
-        volumes = stored.record.volumes
-        disks = tuple(disk for disk in kept if disk.volume_id in volumes)
-        if disks:
-            spec = MachineSpec(
-                vm_id=vm.id,
-                generation=vm.generation,
-                vcpus=1,
-                memory_mib=1,
-                disks=disks,
-                pools=specs_of(records, disks),
-                machine_type=vm.pins.machine_type,
-                isolation_slot=vm.isolation_slot,
-            )
-            asks.append(SnapshotDelete(vm_id=vm.id, generation=vm.generation, spec=spec, snapshot_id=stored.record.id))
-    return asks, [remove(SNAPSHOTS, stored) for stored in mine]

@@ -19,7 +19,7 @@ from novacron.control.link import Agents
 from novacron.control.networks.states import wiring_of
 from novacron.control.pools.reach import specs_of
 from novacron.control.store.records import IMAGES, VMS, Records, Seen, remove
-from novacron.control.vms import decide, hardware
+from novacron.control.vms import decide, farewells, hardware
 from novacron.control.vms.decide import Action
 from novacron.control.vms.drives import check_ready, parting
 from novacron.errors import PASSING, CompareFailed, NotFound, NovaCronError
@@ -129,6 +129,8 @@ class Reconciler:
                 await self._forget(vm.id)
             case decide.Remove():
                 volumes, _ = parting(self._records, vm)
+                for farewell in farewells.of(self._records, vm, volumes):
+                    await self._agents.call(vm.node_id, farewell, type(None), deadline_s=VERB_DEADLINE_S)
                 verb = wire.Remove(vm_id=vm.id, generation=vm.generation, volumes=volumes)
                 await self._agents.call(vm.node_id, verb, type(None), deadline_s=VERB_DEADLINE_S)
                 await self._forget(vm.id)
@@ -200,7 +202,8 @@ class Reconciler:
         while (stored := self._records.get(VMS, vm_id)) is not None:
             try:
                 _, volumes = parting(self._records, stored.record)
-                await self._records.commit(remove(VMS, stored), *volumes)
+                snapshots = farewells.ends(self._records, stored.record)
+                await self._records.commit(remove(VMS, stored), *volumes, *snapshots)
             except CompareFailed:
                 await self._records.caught_up(await self._records.store.revision())
 
