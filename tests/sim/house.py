@@ -45,6 +45,7 @@ class House:
         self.records = records
         self.cluster = cluster
         self.clock = clock
+        self.root = root
         self.room = Room(records, ServerConfig(data_dir=root, pool_dir=root))
         self.images = ImageService(records, self.room, clock, root / "pool")
         self.snapshots = SnapshotService(records, self.room, clock)
