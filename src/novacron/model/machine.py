@@ -200,7 +200,8 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """A machine as its node sees it now.
 
     reason: one sentence when the status needs one (how it died, and what it wrote last);
-    machine_type, cpu_model, accelerator: as started; since: when this status began.
+    machine_type, cpu_model, accelerator: as started; since: when this status began;
+    full_volumes: those that have no room, for which it is stalled.
     """
 
     vm_id: str
@@ -214,6 +215,7 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     accelerator: str = ""
     endpoints: tuple[Endpoint, ...] = ()
     migration_id: str = ""
+    full_volumes: tuple[str, ...] = ()
 
 
 class StopMode(StrEnum):

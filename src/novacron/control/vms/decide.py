@@ -123,6 +123,9 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
     if report.status is MachineStatus.ABSENT and vm.desired in (Desired.RUNNING, Desired.PAUSED):
         return with_problem(vm, "machine.lost", "its node no longer has it", f"novacron vm start {vm.name}", now)
     if report.status is MachineStatus.STALLED:
+        if report.full_volumes:
+            where = f"make room in the pool of volume {', '.join(report.full_volumes)}: it goes on by itself"
+            return with_problem(vm, "disk.full", report.reason, where, now)
         return with_problem(vm, "machine.stalled", report.reason, f"make room, then: novacron vm resume {vm.name}", now)
     if report.status is MachineStatus.RUNNING and vm.problem is not None:
         return msgspec.structs.replace(vm, problem=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from novacron.agent.drivers.base import (
 )
 from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import adopt as adoption
-from novacron.agent.drivers.qemu import devices, incoming, launcher, outgoing, parking, power, snapshot
+from novacron.agent.drivers.qemu import devices, incoming, launcher, outgoing, parking, power, snapshot, stall
 from novacron.agent.drivers.qemu.accelerator import choose
 from novacron.agent.drivers.qemu.command import Host, wants_uefi
 from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
@@ -328,7 +329,11 @@ class QemuDriver:
             self._trimmer = asyncio.create_task(self._trim())
 
     def _tell(self, report: MachineReport) -> None:
-        if report.vm_id in self._machines:  # one that never came up is its caller's news alone
+        machine = self._machines.get(report.vm_id)
+        if machine is not None and machine.full:
+            resume = partial(self._with, report.vm_id, "resume", power.resume)
+            machine.later(stall.go_on(lambda: machine.full, resume, self._clock))
+        if machine is not None:  # one that never came up is its caller's news alone
             for listener in self._listeners:
                 listener(report)
 

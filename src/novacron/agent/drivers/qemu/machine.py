@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 
 from novacron.agent.drivers.base import ProgressListener, ReportListener
 from novacron.agent.drivers.qemu import record as records
-from novacron.agent.drivers.qemu import status
+from novacron.agent.drivers.qemu import stall, status
 from novacron.agent.drivers.qemu.migration import Info
 from novacron.agent.drivers.qemu.process import Process
 from novacron.agent.drivers.qemu.qmp import Event, Monitor
@@ -61,6 +61,7 @@ class Machine:
         self._status = MachineStatus.PAUSED
         self._reason = ""
         self._since = clock.wall()
+        self.full: tuple[stall.Full, ...] = ()  # volumes without room, for which it stands still
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -98,10 +99,12 @@ class Machine:
             accelerator=record.accelerator,
             endpoints=record.endpoints,
             migration_id=record.transfer.migration_id if record.transfer and not record.transfer.closed else "",
+            full_volumes=tuple(one.volume_id for one in self.full),
         )
 
     def become(self, new: MachineStatus, reason: str = "") -> None:
         """The status from now on. Whoever waits for news looks again; the listener is told if it changed."""
+        self.full = self.full if new is MachineStatus.STALLED else ()
         changed = (new, reason) != (self._status, self._reason)
         if changed:
             self._status, self._reason, self._since = new, reason, self.clock.wall()
@@ -191,6 +194,8 @@ class Machine:
             arriving = transfer is not None and transfer.role is Role.TARGET and not transfer.taken_over
             sent = transfer is not None and transfer.role is Role.SOURCE and self.migration_state == "completed"
             new, reason = status.meaning(str(answer["status"]), arriving=arriving, sent=sent)
+            if answer["status"] == status.IO_ERROR:
+                reason, self.full = await stall.failing(monitor)
         except (DeadlineExceeded, MonitorFailed) as wrong:
             hung_up = self.monitor is None or not self.monitor.connected
             ends = hung_up and await self.process.wait(HANG_UP_DEADLINE_S)

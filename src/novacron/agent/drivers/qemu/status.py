@@ -5,6 +5,7 @@ from __future__ import annotations
 from novacron.model.machine import MachineStatus
 
 GUEST_SHUTDOWN = "guest_shutdown"
+IO_ERROR = "io-error"
 NOT_BEGUN = "it has not begun to run"
 
 UNDER_WAY = frozenset({"setup", "wait-unplug", "active", "pre-switchover", "device", "cancelling"})
@@ -19,7 +20,7 @@ _MEANS: dict[str, tuple[MachineStatus, str]] = {
     "prelaunch": (MachineStatus.PAUSED, NOT_BEGUN),
     "suspended": (MachineStatus.PAUSED, "the guest sleeps"),
     "inmigrate": (MachineStatus.INCOMING, ""),
-    "io-error": (MachineStatus.STALLED, "a disk could not be read or written; it continues when resumed"),
+    IO_ERROR: (MachineStatus.STALLED, "a disk could not be read or written; it continues when resumed"),
     "shutdown": (MachineStatus.STOPPED, GUEST_SHUTDOWN),
     "finish-migrate": (MachineStatus.PAUSED, "its last state is being transferred"),
     "postmigrate": (MachineStatus.HANDED_OFF, ""),
