@@ -47,14 +47,15 @@ class Family(NamedTuple):
     icmp: int
     icmp_name: str
     errors: tuple[int, ...]
+    replies: tuple[int, ...]
     quoted_sender: int
     quoted_receiver: int
     length: int
 
 
 FAMILIES = (
-    Family(4, "ip", "ipv4_addr", ICMP, "icmp", (3, 11, 12), 160, 192, 32),
-    Family(6, "ip6", "ipv6_addr", ICMPV6, "icmpv6", (1, 2, 3, 4), 128, 256, 128),
+    Family(4, "ip", "ipv4_addr", ICMP, "icmp", (3, 11, 12), (0, 14), 160, 192, 32),
+    Family(6, "ip6", "ipv6_addr", ICMPV6, "icmpv6", (1, 2, 3, 4), (129,), 128, 256, 128),
 )
 
 
@@ -197,10 +198,14 @@ def _more_parts(family: Family) -> Expression:
 
 
 def _known(side: Side) -> Rules:
-    """What belongs to a conversation. One that began to end stays short, whatever still passes of it."""
+    """What belongs to a conversation. One that began to end stays short, whatever still passes of it.
+
+    Each ICMP request is a beginning of its own, so that being asked by somebody does not let one ask back.
+    """
     opened, closing, plain = side.named("open"), side.named("closing"), side.named("plain")
     is_open, is_closing = match(side.ported, f"@{opened}"), match(side.ported, f"@{closing}")
     is_plain = match(side.plain, f"@{plain}")
+    reply = match(payload(side.family.icmp_name, "type"), any_of(side.family.replies))
     shorten = [remember(opened, side.ported, TCP_CLOSING_S), remember(closing, side.ported, TCP_CLOSING_S)]
     return [
         [_flags("syn"), is_open, remember(opened, side.ported, NEW_S), forget(closing, side.ported), side.passing],
@@ -208,8 +213,8 @@ def _known(side: Side) -> Rules:
         [_protocol(TCP), is_closing, *shorten, side.passing],
         [_protocol(TCP), is_open, remember(opened, side.ported, TCP_S), side.passing],
         [_protocol(UDP), is_open, remember(opened, side.ported, UDP_S), side.passing],
-        [_protocol(side.family.icmp), is_plain, remember(plain, side.plain, ICMP_S), side.passing],
-        [is_plain, remember(plain, side.plain, OTHER_S), side.passing],
+        [reply, is_plain, remember(plain, side.plain, ICMP_S), side.passing],
+        [_protocol(side.family.icmp, "!="), is_plain, remember(plain, side.plain, OTHER_S), side.passing],
     ]
 
 
@@ -255,5 +260,5 @@ def _flags(*names: str) -> Expression:
     return match(payload("tcp", "flags"), list(names), "in")
 
 
-def _protocol(number: int) -> Expression:
-    return match(meta("l4proto"), number)
+def _protocol(number: int, op: str = "==") -> Expression:
+    return match(meta("l4proto"), number, op)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -28,14 +29,13 @@ async def names_of_sets(table: Table) -> frozenset[str]:
 
 async def elements(table: Table, names: Sequence[str]) -> dict[str, list[Any]]:
     """What these sets hold now."""
-    wanted = [{"list": {"set": {"family": table.family, "table": table.name, "name": name}}} for name in names]
-    found = await _list("-n", "-f", "-", given=json.dumps({"nftables": wanted}).encode())
-    return {one["set"]["name"]: one["set"].get("elem", []) for one in found if "set" in one}
+    listed = await asyncio.gather(*(_list("-n", "list", "set", table.family, table.name, name) for name in names))
+    return {one["set"]["name"]: one["set"].get("elem", []) for found in listed for one in found if "set" in one}
 
 
-async def _list(*words: str, given: bytes = b"") -> list[dict[str, Any]]:
-    done = await tool.run([tool.need("nft", "nftables"), "-j", *words], given)
+async def _list(*words: str) -> list[dict[str, Any]]:
+    done = await tool.run([tool.need("nft", "nftables"), "-j", *words])
     if done.code != 0:
         raise NovaCronError(f"nftables cannot be read: {done.words[:500]}")
-    answers = (json.loads(line) for line in done.output.splitlines() if line.strip())  # one line a command
-    return [one for answer in answers for one in answer["nftables"]]
+    listed: list[dict[str, Any]] = json.loads(done.output)["nftables"]
+    return listed
