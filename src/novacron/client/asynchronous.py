@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -14,9 +14,10 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from novacron.client import flow, goals, migrations, vms
 from novacron.client.call import Call, Page, Response, answer_of
 from novacron.client.endpoint import DEFAULT_SERVER
-from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send
+from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
 from novacron.client.goals import Goal
 from novacron.client.images import Image, put_file
+from novacron.client.images import get as get_image
 from novacron.client.line import (
     ANSWER_WITHIN_S,
     Body,
@@ -32,7 +33,7 @@ from novacron.client.line import (
 )
 from novacron.client.listening import Listener, listen
 from novacron.client.migrations import Migration
-from novacron.client.upload import OnProgress, Upload
+from novacron.client.upload import FILLED_WITHIN_S, OnProgress, Upload, in_parts
 from novacron.client.vms import Vm
 from novacron.client.waiting import Wait
 from novacron.clock import Clock, SystemClock
@@ -99,14 +100,36 @@ class AsyncClient:
     ) -> Image:
         """Send a file of an image; the answer is the image, holding it. The file is read in a thread.
 
+        A large one outlives broken connections and a server's restart, and sent again it goes on where it ended. A disk
+        that must be converted is waited for.
+
         :raise InvalidInput: the file cannot be read, is not regular, or changed meanwhile.
         :raise ImageRefused: the server will not have it, or did not get what was sent.
         """
-        call = put_file(image, role)
         with Upload(path, role, on_progress) as upload:
-            with http_failures(self._line):
-                response = await exchange(self._http, call.method, call.path, upload.headers, _pieces(upload))
-            return upload.checked(answer_of(call, response))
+            if upload.is_small:
+                call = put_file(image, role)
+                with http_failures(self._line):
+                    response = await exchange(self._http, call.method, call.path, upload.headers, _pieces(upload))
+                found = answer_of(call, response)
+            else:
+                sha256 = await asyncio.to_thread(upload.digest)
+                found = await self._run(in_parts(upload, image, role, sha256, self._line.means))
+            return upload.checked(await self.wait_image_file(found, role))
+
+    async def wait_image_file(
+        self,
+        image: Image,
+        role: FileRole,
+        *,
+        deadline_s: float = FILLED_WITHIN_S,
+        on_update: Callable[[Image], None] = lambda _: None,
+    ) -> Image:
+        """The image once its file of that role is there. :raise NovaCronError: it failed; the file's own problem."""
+        goal = goals.image_file_is_there(role.value)
+        if goal.is_met(image):
+            return image
+        return await self._run(self._wait(deadline_s).until(ObjectType.IMAGE, get_image, image.id, goal, on_update))
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -215,6 +238,12 @@ class _Stage:
             case Send(request=one):
                 with http_failures(self._line):
                     return await exchange(self._http, one.method, one.target, one.headers, one.body or None)
+            case SendPart(request=one, source=source, offset=offset, length=length):
+                headers = {**one.headers, "Content-Length": str(length)}
+                with http_failures(self._line):
+                    return await exchange(
+                        self._http, one.method, one.target, headers, _in_thread(source.part(offset, length))
+                    )
             case Rest(seconds=seconds):
                 await self._clock.sleep(seconds)
             case Listen():
@@ -270,4 +299,9 @@ async def exchange(
 
 async def _pieces(upload: Upload) -> AsyncIterator[bytes]:
     while piece := upload.count(await asyncio.to_thread(upload.read)):
+        yield piece
+
+
+async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await asyncio.to_thread(next, pieces, b"")) != b"":
         yield piece

@@ -3,6 +3,7 @@
 A flow yields one effect at a time and is sent its outcome; `sync` and `asynchronous` do the effects.
 
     Send → Response    one request and its answer
+    SendPart → Response   one request that carries a part of a file
     Rest → None        wait before trying again
     Listen → None      open the event stream (a new one; an old one is closed)
     Hear → ToClient    the next frame of the stream; None when none came in time
@@ -15,8 +16,8 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -34,6 +35,23 @@ T = TypeVar("T")
 
 class Send(msgspec.Struct, frozen=True):
     request: Request
+
+
+class Source(Protocol):
+    """A file that is sent from any place on."""
+
+    def part(self, offset: int, length: int) -> Iterator[bytes]:
+        """Its bytes there, in pieces; may block."""
+        ...
+
+
+class SendPart(msgspec.Struct, frozen=True):
+    """The request's body are `length` bytes of the source from `offset` on."""
+
+    request: Request
+    source: Source
+    offset: int
+    length: int
 
 
 class Rest(msgspec.Struct, frozen=True):
@@ -55,7 +73,7 @@ class Give(msgspec.Struct, frozen=True):
     item: Any
 
 
-Effect = Send | Rest | Listen | Hear | Give
+Effect = Send | SendPart | Rest | Listen | Hear | Give
 Outcome = Response | ToClient | None
 Flow = Generator[Effect, Any, T]
 

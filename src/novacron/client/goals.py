@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from novacron.client.images import Image
 from novacron.client.migrations import Migration
 from novacron.client.vms import Problem, Vm
 from novacron.errors import NovaCronError, Reason, StateConflict, from_data
@@ -76,6 +77,18 @@ def vm_fits(predicate: Callable[[Vm], bool], text: str) -> Goal[Vm]:
 def migration_is_final() -> Goal[Migration]:
     """The migration has ended, well or not: its `state` and `problem` say how."""
     return Goal("at its end", lambda migration: migration.is_final)
+
+
+def image_file_is_there(role: str) -> Goal[Image]:
+    """The image has its file of that role and nothing is being done on it; refused when that failed."""
+
+    def is_met(image: Image) -> bool:
+        task = next((task for task in image.tasks if task.role == role), None)
+        if task is not None and task.phase == "failed":
+            raise trouble_of(image.name, task.problem)
+        return task is None and any(file.role == role for file in image.files)
+
+    return Goal("filled", is_met)
 
 
 def trouble_of(name: str, problem: Problem | None) -> NovaCronError:

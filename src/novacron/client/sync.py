@@ -13,9 +13,10 @@ import httpx2
 from novacron.client import flow, goals, migrations, vms
 from novacron.client.call import Call, Page, Response, answer_of
 from novacron.client.endpoint import DEFAULT_SERVER
-from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send
+from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
 from novacron.client.goals import Goal
 from novacron.client.images import Image, put_file
+from novacron.client.images import get as get_image
 from novacron.client.line import (
     ANSWER_WITHIN_S,
     Body,
@@ -30,7 +31,7 @@ from novacron.client.line import (
     websocket_options,
 )
 from novacron.client.migrations import Migration
-from novacron.client.upload import OnProgress, Upload
+from novacron.client.upload import FILLED_WITHIN_S, OnProgress, Upload, in_parts
 from novacron.client.vms import Vm
 from novacron.errors import NovaCronError
 from novacron.model.event import Event, ObjectType
@@ -102,14 +103,35 @@ class Client:
     ) -> Image:
         """Send a file of an image; the answer is the image, holding it.
 
+        A large one outlives broken connections and a server's restart, and sent again it goes on where it ended. A disk
+        that must be converted is waited for.
+
         :raise InvalidInput: the file cannot be read, is not regular, or changed meanwhile.
         :raise ImageRefused: the server will not have it, or did not get what was sent.
         """
-        call = put_file(image, role)
         with Upload(path, role, on_progress) as upload:
-            with http_failures(self._line):
-                response = exchange(self._http, call.method, call.path, upload.headers, upload.pieces())
-            return upload.checked(answer_of(call, response))
+            if upload.is_small:
+                call = put_file(image, role)
+                with http_failures(self._line):
+                    response = exchange(self._http, call.method, call.path, upload.headers, upload.pieces())
+                found = answer_of(call, response)
+            else:
+                found = self._run(in_parts(upload, image, role, upload.digest(), self._line.means))
+            return upload.checked(self.wait_image_file(found, role))
+
+    def wait_image_file(
+        self,
+        image: Image,
+        role: FileRole,
+        *,
+        deadline_s: float = FILLED_WITHIN_S,
+        on_update: Callable[[Image], None] = lambda _: None,
+    ) -> Image:
+        """The image once its file of that role is there. :raise NovaCronError: it failed; the file's own problem."""
+        goal = goals.image_file_is_there(role.value)
+        if goal.is_met(image):
+            return image
+        return self._run(self._wait(deadline_s).until(ObjectType.IMAGE, get_image, image.id, goal, on_update))
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -227,6 +249,10 @@ class _Stage:
             case Send(request=one):
                 with http_failures(self._line):
                     return exchange(self._http, one.method, one.target, one.headers, one.body or None)
+            case SendPart(request=one, source=source, offset=offset, length=length):
+                headers = {**one.headers, "Content-Length": str(length)}
+                with http_failures(self._line):
+                    return exchange(self._http, one.method, one.target, headers, source.part(offset, length))
             case Rest(seconds=seconds):
                 time.sleep(seconds)
             case Listen():

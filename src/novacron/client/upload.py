@@ -1,4 +1,8 @@
-"""A file of an image on its way to the server: read in pieces, hashed as it goes, compared in the end."""
+"""A file of an image on its way to the server: whole in one request, or in parts that outlive broken connections.
+
+Small files go in one request, hashed as they go. Larger ones are hashed first, so that the server can compare what it
+got, and knows the same file again: whoever sends it once more goes on where an earlier attempt ended.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from novacron.client.images import Image
-from novacron.errors import ImageRefused, InvalidInput, Reason
+import msgspec
+
+from novacron.client import images
+from novacron.client.call import Request, Response
+from novacron.client.flow import Flow, Means, Rest, SendPart, perform
+from novacron.client.images import Image, UploadCreate, UploadState
+from novacron.client.problem import problem_of
+from novacron.errors import Busy, DeadlineExceeded, ImageRefused, InvalidInput, NovaCronError, Reason, Unavailable
 from novacron.model.image import FileRole
 
 PIECE_BYTES = 1 << 20
+PART_BYTES = 64 << 20
+SMALL_BYTES = 32 << 20
+LEAST_TRIES = 12
+FILLED_WITHIN_S = 4 * 3600.0
 
 OnProgress = Callable[[int, int], None]
 """Told how many bytes have been handed over, and of how many."""
@@ -52,6 +66,11 @@ class Upload:
     def headers(self) -> dict[str, str]:
         return {"Content-Type": "application/octet-stream", "Content-Length": str(self.size_bytes)}
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it goes in one request: sending it again costs little."""
+        return self.size_bytes <= SMALL_BYTES
+
     def read(self) -> bytes:
         """The next piece, empty at the end; may block."""
         return self._file.read(PIECE_BYTES)
@@ -63,9 +82,7 @@ class Upload:
         """
         self._sent += len(piece)
         if self._sent > self.size_bytes or (not piece and self._sent != self.size_bytes):
-            raise InvalidInput.field(
-                self._role.value, f"{self._path} changed while it was read", "upload it when nobody writes it"
-            )
+            raise self._changed()
         self._hash.update(piece)
         if piece:
             self._on_progress(self._sent, self.size_bytes)
@@ -76,6 +93,33 @@ class Upload:
         while piece := self.count(self.read()):
             yield piece
 
+    def digest(self) -> str:
+        """The sha256 of the whole file, in hex; blocks. :raise InvalidInput: it changes its size meanwhile."""
+        hasher, seen = hashlib.sha256(), 0
+        while piece := os.pread(self._file.fileno(), PIECE_BYTES, seen):
+            hasher.update(piece)
+            seen += len(piece)
+        if seen != self.size_bytes:
+            raise self._changed()
+        self._hash = hasher
+        return hasher.hexdigest()
+
+    def part(self, offset: int, length: int) -> Iterator[bytes]:
+        """The bytes there in pieces, told as sent. :raise InvalidInput: the file ends before."""
+        end = offset + length
+        while offset < end:
+            piece = os.pread(self._file.fileno(), min(PIECE_BYTES, end - offset), offset)
+            if not piece:
+                raise self._changed()
+            offset += len(piece)
+            yield piece
+            self._on_progress(offset, self.size_bytes)
+
+    def _changed(self) -> InvalidInput:
+        return InvalidInput.field(
+            self._role.value, f"{self._path} changed while it was read", "upload it when nobody writes it"
+        )
+
     def checked(self, image: Image) -> Image:
         """`image` as the server answered, if it holds exactly what was sent.
 
@@ -83,7 +127,7 @@ class Upload:
         """
         mine = self._hash.hexdigest()
         stored = next((file for file in image.files if file.role == self._role.value), None)
-        if stored is None or stored.digest != mine:
+        if stored is None or mine not in (stored.digest, stored.source_digest):
             raise ImageRefused(
                 f"{self._path} did not arrive whole",
                 [
@@ -96,3 +140,53 @@ class Upload:
                 ],
             )
         return image
+
+
+def in_parts(upload: Upload, image: str, role: FileRole, sha256: str, means: Means) -> Flow[Image]:
+    """Send the file part by part; the image as the server answers in the end. A broken connection is dialled again.
+
+    :raise ImageRefused: the server will not have the file. :raise Unavailable: it cannot be reached any more; what it
+    has got is kept there, and the same call goes on from it.
+    """
+    if means.tries > 1:  # a server that restarts takes longer than a lost packet
+        means = msgspec.structs.replace(means, tries=max(means.tries, LEAST_TRIES))
+    wish = UploadCreate(size_bytes=upload.size_bytes, sha256=sha256)
+    state = yield from perform(images.start_upload(image, role, wish), means)
+    failures = 0
+    while state.offset_bytes < state.size_bytes:
+        before = state.offset_bytes
+        length = min(PART_BYTES, state.size_bytes - before)
+        trouble: NovaCronError
+        try:
+            response: Response = yield SendPart(_request(state), upload, before, length)
+        except (Unavailable, DeadlineExceeded) as wrong:
+            trouble = wrong
+        else:
+            if response.status == 204:
+                state = msgspec.structs.replace(state, offset_bytes=before + length)
+                failures = 0
+                continue
+            trouble = problem_of(response.status, response.body)
+            if not _is_passing(trouble):
+                raise trouble
+        failures += 1
+        if failures >= means.tries:
+            raise trouble
+        rest_s = means.rest_s(failures)
+        means.notice(f"{trouble.message}; going on in {rest_s:.1f} s")
+        yield Rest(rest_s)
+        state = yield from perform(images.get_upload(state.image_id, state.id), means)
+        failures = 0 if state.offset_bytes > before else failures
+    return (yield from perform(images.finish_upload(state.image_id, state.id), means))
+
+
+def _request(state: UploadState) -> Request:
+    call = images.get_upload(state.image_id, state.id)
+    headers = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": str(state.offset_bytes)}
+    return Request(method="PATCH", target=call.path, headers=headers)
+
+
+def _is_passing(trouble: NovaCronError) -> bool:
+    """Whether asking for the offset and going on may help."""
+    moved = any(reason.code == "upload.offset" for reason in trouble.reasons)
+    return moved or isinstance(trouble, Busy | Unavailable | DeadlineExceeded)
