@@ -12,7 +12,7 @@ from typing import NamedTuple
 from novacron.client import vms
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import NovaCronError
-from novacron.lab import cleanup, gateway, processes
+from novacron.lab import cleanup, gateway, processes, record
 from novacron.lab.failure import LabFailed
 from novacron.lab.links import Link, Links, Pair
 from novacron.lab.network import Fabric, fabric_address, node_address
@@ -70,10 +70,22 @@ class Lab(NamedTuple):
 
 def usual_path(name: str = "demo") -> Path:
     """Where the lab of that name lies. Short, for a unix socket's path has 107 bytes; nobody else can take it."""
+    parent, suffix = _usual_place()
+    return parent / f"novacron-{name}{suffix}"
+
+
+def found() -> dict[str, Path]:
+    """The labs there are at their usual paths, by name: running ones, and what is left of others."""
+    parent, suffix = _usual_place()
+    paths = [file.parent for file in parent.glob(f"novacron-*{suffix}/{record.FILE}")]
+    return {path.name.removeprefix("novacron-").removesuffix(suffix): path for path in sorted(paths)}
+
+
+def _usual_place() -> tuple[Path, str]:
     if os.geteuid() == 0:
-        return Path("/run") / f"novacron-{name}"
+        return Path("/run"), ""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    return Path(runtime) / f"novacron-{name}" if runtime else Path("/tmp") / f"novacron-{name}-{os.geteuid()}"  # noqa: S108 - LabDir checks whose it is
+    return (Path(runtime), "") if runtime else (Path("/tmp"), f"-{os.geteuid()}")  # noqa: S108 - LabDir checks whose
 
 
 def clean(path: Path) -> int:

@@ -21,6 +21,7 @@ MAX_LATENCY_MS = 10_000.0
 MIN_RATE_BIT_PER_S = 8_000
 _BURST_BYTES = 16 << 10
 _QUEUE_MS = 50
+_ROOT = 0xFFFFFFFF
 _SIOCETHTOOL = 0x8946
 _OFFLOADS = (0x17, 0x19, 0x1F, 0x24)  # ETHTOOL_STXCSUM, SSG, STSO, SGSO
 
@@ -169,8 +170,12 @@ class Link:
         """Neither cut nor unplugged any more; as late, lossy and slow as it was."""
         self._change(cut=False, unplugged=False)
 
+    def become(self, state: LinkState) -> None:
+        """All of it at once. :raise InvalidInput: no link can be."""
+        self._links.change(self._number, state)
+
     def _change(self, **changes: object) -> None:
-        self._links.change(self._number, msgspec.structs.replace(self.state, **changes))
+        self.become(msgspec.structs.replace(self.state, **changes))
 
 
 class Pair:
@@ -196,8 +201,8 @@ def _ports(number: int) -> silence.Ports:
 def _shape(name: str, rate_bit_per_s: int | None) -> None:
     with IPRoute() as ip:
         index = index_of(ip, name)
-        if ip.get_qdiscs(index) and any(qdisc.get_attr("TCA_KIND") == "tbf" for qdisc in ip.get_qdiscs(index)):
-            ip.tc("del", index=index, root=True)
+        if any(qdisc.get_attr("TCA_KIND") == "tbf" for qdisc in ip.get_qdiscs(index)):
+            ip.tc("del", index=index, parent=_ROOT)
         if rate_bit_per_s is not None:
             rate = rate_bit_per_s // 8
             burst = max(_BURST_BYTES, rate // 250)

@@ -137,7 +137,9 @@ def _wait_for_carriers() -> None:
 
 
 def _carries(link: Any) -> bool:
-    return bool(link.get("ifname") == "lo" or link.get("operstate") == "UP")
+    if link.get("ifname") == "lo" or link.get(("linkinfo", "kind")) == "tun":  # of a tap the kernel does not say
+        return True
+    return bool(link.get("operstate") == "UP")
 
 
 def _bring_up(ip: IPRoute, name: str) -> None:

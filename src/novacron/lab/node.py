@@ -39,16 +39,17 @@ class Node:
 
     @property
     def is_on(self) -> bool:
-        return self._space is not None
+        return self._space is not None and self._space.lives
 
     @property
     def pid(self) -> int | None:
         """Of its first process, as this machine counts. None: it is off."""
-        return self._space.pid if self._space else None
+        return self._space.pid if self._space and self.is_on else None
 
     def power_on(self) -> None:
         """Boot it: what lies on its disk is there again, what ran is not. On already: fine."""
-        if self._space is None:
+        if not self.is_on:
+            self.power_off()  # its first process may have been killed by somebody else
             self._boot()
             self.agent.start_again()
 

@@ -65,6 +65,10 @@ class Child:
 
         return self._place.run(start) if self._place else start()
 
+    @property
+    def lives(self) -> bool:
+        return self.process.poll() is None
+
     def kill(self) -> None:
         """End it as a crash would: at once, with no word to anybody."""
         self.process.kill()

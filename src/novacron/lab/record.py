@@ -64,6 +64,21 @@ class LabDir:
             self._lock = None
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lab in `path`."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def read(path: Path) -> Record:
     """The record in a lab's directory; an empty one when there is none."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -60,6 +61,10 @@ class Space:
         """Of its first process, as this machine counts."""
         return self._init.pid
 
+    @property
+    def lives(self) -> bool:
+        return self._init.poll() is None
+
     def run(self, call: Callable[[], Result]) -> Result:
         """Do `call` inside, in a thread of its own; processes it starts live and die with the node."""
 
@@ -71,7 +76,8 @@ class Space:
 
     def kill(self) -> None:
         """Cut its power: everything inside is dead very soon. `end` waits for that."""
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def end(self) -> None:
         """Kill it, and wait until nothing lives inside. Who started processes in here waits for them first.

@@ -98,7 +98,8 @@ class Wire:
 
     def _splice(self) -> None:
         port, end = port_of(self._number), end_of(self._number)
-        Path(f"/proc/sys/net/ipv6/conf/{port}/disable_ipv6").write_text("1")
+        for name in (port, end):  # neither is anybody's address
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
         with IPRoute() as ip:
             ip.link("set", index=index_of(ip, port), master=0)
             ip.link("set", index=index_of(ip, end), master=index_of(ip, FABRIC_BRIDGE), state="up")
