@@ -19,7 +19,9 @@ from novacron.errors import NovaCronError
 from novacron.model.event import Event, ObjectType
 from novacron.wire.rest.images import Image
 from novacron.wire.rest.migrations import Migration
+from novacron.wire.rest.networks import Network
 from novacron.wire.rest.nodes import Node
+from novacron.wire.rest.security_groups import SecurityGroup
 from novacron.wire.rest.vms import Vm
 from novacron.wire.stream import ErrorFrame, EventFrame, Ready, Resync, Subscribe
 
@@ -28,6 +30,8 @@ VM_ID = "01940000-0000-7000-8000-000000000001"
 NODE_ID = "01940000-0000-7000-8000-000000000002"
 IMAGE_ID = "01940000-0000-7000-8000-000000000003"
 MIGRATION_ID = "01940000-0000-7000-8000-000000000004"
+NETWORK_ID = "01940000-0000-7000-8000-000000000021"
+GROUP_ID = "01940000-0000-7000-8000-000000000031"
 
 Answerer = Callable[[Request], Awaitable[Response]]
 
@@ -92,6 +96,27 @@ def migration(**changes: Any) -> dict[str, Any]:
         "figures": {}, "problem": None, "created_at": NOW, "updated_at": NOW, "finished_at": None, "revision": 40,
     }  # fmt: skip
     return json.loads(Migration.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
+
+
+def network(**changes: Any) -> dict[str, Any]:
+    data = {
+        "id": NETWORK_ID, "name": "web", "description": "", "labels": {}, "vni": 4096, "ipv4": "10.20.0.0/24",
+        "ipv6": "fd20::/64", "gateways": ["10.20.0.1", "fd20::1"], "mode": "nat", "addressing": "managed",
+        "mtu": 1450, "dns": ["9.9.9.9"], "created_at": NOW, "updated_at": NOW, "revision": 50,
+    }  # fmt: skip
+    return json.loads(Network.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
+
+
+def security_group(**changes: Any) -> dict[str, Any]:
+    data = {
+        "id": GROUP_ID, "name": "web", "description": "", "labels": {},
+        "rules": [
+            {"direction": "in", "protocol": "tcp", "port_first": 443, "port_last": 443, "cidr": "", "group": None},
+            {"direction": "in", "protocol": "any", "port_first": 0, "port_last": 0, "cidr": "", "group": GROUP_ID},
+        ],
+        "created_at": NOW, "updated_at": NOW, "revision": 60,
+    }  # fmt: skip
+    return json.loads(SecurityGroup.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
 
 
 COMPLETED = {

@@ -8,21 +8,26 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from novacron.client import images, migrations, nodes, templates, vms
+from novacron.client import images, migrations, networks, nodes, security_groups, templates, vms
 from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migrations as wire_migrations
+from novacron.wire.rest import networks as wire_networks
 from novacron.wire.rest import nodes as wire_nodes
+from novacron.wire.rest import security_groups as wire_groups
 from novacron.wire.rest import templates as wire_templates
 from novacron.wire.rest import vms as wire_vms
 from novacron.wire.rest.common import ReasonOut, VmProblem
-from tests.client.control_room import COMPLETED, image, migration, node, vm
+from tests.client.control_room import COMPLETED, image, migration, network, node, security_group, vm
 
 SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.VmCreate, wire_vms.VmCreate),
     (vms.VmUpdate, wire_vms.VmUpdate),
     (vms.NicIn, wire_vms.NicIn),
+    (vms.NicUpdate, wire_vms.NicUpdate),
     (vms.ForwardIn, wire_vms.ForwardIn),
     (vms.DiskIn, wire_vms.DiskIn),
+    (vms.MediaIn, wire_vms.MediaIn),
+    (vms.MediaUpdate, wire_vms.MediaUpdate),
     (vms.CloudInitIn, wire_vms.CloudInitIn),
     (vms.StopRequest, wire_vms.StopRequest),
     (vms.CopiesCreate, wire_vms.CopiesCreate),
@@ -56,6 +61,8 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (nodes.Accelerator, wire_nodes.AcceleratorOut),
     (images.Image, wire_images.Image),
     (images.ImageFile, wire_images.ImageFileOut),
+    (networks.Network, wire_networks.Network),
+    (security_groups.SecurityGroup, wire_groups.SecurityGroup),
     (migrations.Migration, wire_migrations.Migration),
     (templates.Template, wire_templates.Template),
     (templates.Version, wire_templates.VersionOut),
@@ -82,6 +89,8 @@ def test_what_need_not_be_given_is_the_same(ours: type[msgspec.Struct], theirs: 
         (vms.Vm, vm()),
         (nodes.Node, node()),
         (images.Image, image()),
+        (networks.Network, network()),
+        (security_groups.SecurityGroup, security_group()),
         (migrations.Migration, migration()),
         (migrations.Migration, migration(**COMPLETED, progress=None)),
     ],
@@ -99,6 +108,13 @@ def test_what_is_answered_is_read_whole(kind: type[Any], data: dict[str, Any]) -
                       node="n", labels={"a": "b"}, root_disk_bytes=1 << 30, guest_agent=True), wire_vms.VmCreate),
         (vms.VmUpdate(labels={}), wire_vms.VmUpdate),
         (vms.StopRequest(force=True, deadline_s=3.5), wire_vms.StopRequest),
+        (vms.NicIn(network="overlay", net="web", addresses=["10.20.0.9"], security_groups=["a"], anti_spoofing=False),
+         wire_vms.NicIn),
+        (vms.NicUpdate(security_groups=[]), wire_vms.NicUpdate),
+        (networks.NetworkCreate(name="a", ipv4="10.20.0.0/24", dns=["9.9.9.9"]), wire_networks.NetworkCreate),
+        (networks.NetworkUpdate(mode="nat"), wire_networks.NetworkUpdate),
+        (security_groups.SecurityGroupCreate(name="a", rules=[security_groups.Rule(direction="in")]),
+         wire_groups.SecurityGroupCreate),
         (nodes.NodeUpdate(cordoned=True), wire_nodes.NodeUpdate),
         (images.ImageCreate(name="a", cmdline="console=ttyS0"), wire_images.ImageCreate),
         (migrations.MigrationCreate(vm="a", target_node="b", max_downtime_ms=5), wire_migrations.MigrationCreate),

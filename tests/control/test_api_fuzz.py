@@ -36,6 +36,8 @@ EXISTING = {
     "node": ["node-1", "node-2", "gone"],
     "image": ["tiny", "filling"],
     "migration": ["nothing"],
+    "network": ["net-1", "net-2"],
+    "security_group": ["group-1", "group-2"],
 }
 _turns = {name: itertools.cycle([None, *refs]) for name, refs in EXISTING.items()}
 
@@ -72,6 +74,11 @@ class _Target:
             await api.vm("still", node=node, status=MachineStatus.PAUSED)
             await api.vm("off", node=node)
             await api.vm("moving", node=node, status=MachineStatus.RUNNING)
+            for number in (1, 2):
+                subnet = {"name": f"net-{number}", "ipv4": f"10.{number}.0.0/24"}
+                assert (await api.http.post("/api/v1/networks", json=subnet)).status_code == 201
+                group = {"name": f"group-{number}", "rules": [{"direction": "in", "group": f"group-{number}"}]}
+                assert (await api.http.post("/api/v1/security_groups", json=group)).status_code == 201
             moved = await api.http.post("/api/v1/migrations", json={"vm": "moving"})
             EXISTING["migration"][:] = [moved.json()["id"]]
             _turns["migration"] = itertools.cycle([None, *EXISTING["migration"]])

@@ -23,6 +23,7 @@ from novacron.cli.options import (
     waits,
 )
 from novacron.cli.session import Session
+from novacron.cli.vm_nic import nic
 from novacron.cli.vm_spec import NIC_RULE, NicType, mebibytes, merged, nic_in, read_document, stop_request
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
 def vm() -> None:
     """Make, run, move and remove VMs. VM is a name or an id."""
 
+
+vm.add_command(nic)
 
 # -- looking -----------------------------------------------------------------------------------------------
 

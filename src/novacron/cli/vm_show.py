@@ -83,5 +83,10 @@ def _endpoints(vm: Vm) -> list[str]:
 
 def _nic(nic: Nic) -> str:
     where = f"bridge {nic.bridge}" if nic.bridge else f"{nic.network} network"
+    if nic.network_id:
+        groups = f"{len(nic.security_groups)} security groups" if nic.security_groups else "everything may pass"
+        spoofing = "" if nic.anti_spoofing else ", anti-spoofing off"
+        addresses = ", ".join(nic.addresses) or "no address of ours"
+        return f"{addresses} on network {nic.network_id}, MAC {nic.mac}, {groups}{spoofing}\ncard {nic.id}"
     forwards = ", ".join(f"{one.host_port or 'any'}:{one.guest_port}" for one in nic.forwards)
     return f"{where}, MAC {nic.mac}" + (f", forwards {forwards}" if forwards else "")

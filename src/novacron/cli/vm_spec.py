@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from novacron.client.vms import NicIn, StopRequest
 
 MAX_DOCUMENT_BYTES = 65536
-NIC_RULE = "user[,forward=GUEST|HOST:GUEST…] or bridge=NAME, either with ,mac=MAC"
+NIC_RULE = (
+    "user[,forward=GUEST|HOST:GUEST…], bridge=NAME or net=NETWORK[,ip=ADDRESS…][,sg=GROUP…][,no-anti-spoofing], "
+    "each with ,mac=MAC if wished"
+)
+
+
+_LISTS = {"ip": "addresses", "sg": "security_groups"}
 
 
 class NicType(click.ParamType["dict[str, Any]"]):
@@ -40,6 +46,12 @@ def read_nic(text: str) -> dict[str, Any]:
             nic["network"] = "user"
         elif key == "bridge" and value:
             nic |= {"network": "bridge", "bridge": value}
+        elif key == "net" and value:
+            nic |= {"network": "overlay", "net": value}
+        elif key in _LISTS and value:
+            nic.setdefault(_LISTS[key], []).append(value)
+        elif word == "no-anti-spoofing":
+            nic["anti_spoofing"] = False
         elif key == "mac" and value:
             nic["mac"] = value.lower()
         elif key == "forward" and separator:
@@ -47,7 +59,7 @@ def read_nic(text: str) -> dict[str, Any]:
         else:
             raise ValueError(f"{word!r} means nothing here")
     if "network" not in nic:
-        raise ValueError(f"{text!r} says neither user nor bridge")
+        raise ValueError(f"{text!r} says neither user, bridge nor net")
     if forwards:
         nic["forwards"] = forwards
     return nic
