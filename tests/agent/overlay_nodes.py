@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -249,12 +250,15 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(count: int, root: Path) -> Iterator[Site]:
-    made = Site(count, root)
-    try:
-        yield made
-    finally:
-        made.close()
+def site(count: int) -> Iterator[Site]:
+    """Its files lie where users of their own reach them, as a node's do."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
+        made = Site(count, Path(directory))
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def udp(card: Nic, peer: tuple[str, str], ports: tuple[int, int], data: bytes = b"hello", **more: Any) -> bytes:
@@ -264,7 +268,7 @@ def udp(card: Nic, peer: tuple[str, str], ports: tuple[int, int], data: bytes = 
 
 
 def ipv4(card: Nic, peer: tuple[str, str], protocol: int, body: bytes, **more: Any) -> bytes:
-    mac, sender = more.get("mac", card.mac), more.get("sender", card.addresses[0])
+    mac, sender = more.get("mac", card.mac), more.get("sender") or card.addresses[0]
     header = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), more.get("number", 1), more.get("part", 0), 64, protocol, 0,
         socket.inet_aton(sender), socket.inet_aton(peer[1]),

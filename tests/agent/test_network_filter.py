@@ -39,8 +39,8 @@ def guarded(*rules: Rule, revision: int = 1, number: int = 3) -> Nic:
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Iterator[Site]:
-    with site(1, tmp_path) as made:
+def one() -> Iterator[Site]:
+    with site(1) as made:
         yield made
 
 
@@ -300,8 +300,8 @@ def machine(card: Nic, generation: int = 1) -> MachineSpec:
     return MachineSpec(vm_id=VM % 1, generation=generation, vcpus=1, memory_mib=64, nics=(card,), networks=(spec(),))
 
 
-def test_conversations_go_on_at_another_node(tmp_path: Path) -> None:
-    with site(2, tmp_path) as two:
+def test_conversations_go_on_at_another_node() -> None:
+    with site(2) as two:
         a, b = two.nodes
         card = guarded(
             Rule(direction=Direction.IN, protocol=Protocol.TCP, port_first=80),

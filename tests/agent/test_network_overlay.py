@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,8 @@ pytestmark = [pytest.mark.system, pytest.mark.root, needs_root]
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[Site]:
-    with site(2, tmp_path) as made:
+def two() -> Iterator[Site]:
+    with site(2) as made:
         yield made
 
 

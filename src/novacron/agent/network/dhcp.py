@@ -9,7 +9,7 @@ from novacron.model.network import Addressing, NetworkMode, NetworkSpec
 
 LEASE = "1h"
 USER, GROUP = "nobody", "nogroup"
-_UNTIL_TOLD = 0  # seconds: what a router advertisement says when nothing is routed
+ADVERTISE_S = 60
 
 
 def wanted(spec: NetworkSpec) -> bool:
@@ -63,10 +63,10 @@ def _ipv4(subnet: Subnet, dns: Sequence[str], routed: bool) -> list[str]:
 
 def _ipv6(subnet: Subnet, spec: NetworkSpec, bridge: str, routed: bool) -> list[str]:
     resolvers = [f"[{one}]" for one in spec.dns if address(one, "dns").version == 6]
-    lifetime = "" if routed else f",0,{_UNTIL_TOLD}"
+    lifetime = "" if routed else ",0"  # seconds to take the sender for a router
     return [
         f"dhcp-range={subnet.network_address},static,{subnet.prefixlen},{LEASE}",
         "enable-ra",
-        f"ra-param={bridge},mtu:{spec.mtu}{lifetime}",
+        f"ra-param={bridge},mtu:{spec.mtu},{ADVERTISE_S}{lifetime}",
         ",".join(["dhcp-option=option6:dns-server", *resolvers]),
     ]
