@@ -21,8 +21,10 @@ from novacron.wire.rest.images import Image
 from novacron.wire.rest.migrations import Migration
 from novacron.wire.rest.networks import Network
 from novacron.wire.rest.nodes import Node
+from novacron.wire.rest.pools import Pool
 from novacron.wire.rest.security_groups import SecurityGroup
 from novacron.wire.rest.vms import Vm
+from novacron.wire.rest.volumes import Volume
 from novacron.wire.stream import ErrorFrame, EventFrame, Ready, Resync, Subscribe
 
 NOW = "2026-11-23T12:00:00Z"
@@ -30,6 +32,8 @@ VM_ID = "01940000-0000-7000-8000-000000000001"
 NODE_ID = "01940000-0000-7000-8000-000000000002"
 IMAGE_ID = "01940000-0000-7000-8000-000000000003"
 MIGRATION_ID = "01940000-0000-7000-8000-000000000004"
+POOL_ID = "01940000-0000-7000-8000-000000000005"
+VOLUME_ID = "01940000-0000-7000-8000-000000000006"
 NETWORK_ID = "01940000-0000-7000-8000-000000000021"
 GROUP_ID = "01940000-0000-7000-8000-000000000031"
 
@@ -67,6 +71,33 @@ def node(**changes: Any) -> dict[str, Any]:
         "revision": 20,
     }  # fmt: skip
     return json.loads(Node.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
+
+
+def pool(**changes: Any) -> dict[str, Any]:
+    data = {
+        "id": POOL_ID, "name": "fast", "description": "", "labels": {}, "driver": "directory",
+        "options": {"path": "/srv/fast"}, "shared": False, "is_default": False, "image_cache_bytes": 0,
+        "reach": [
+            {"node": "node-1", "node_id": NODE_ID, "available": True, "free_bytes": 6 << 30, "size_bytes": 10 << 30,
+             "checked_at": NOW},
+            {"node": "node-2", "node_id": VM_ID, "available": False, "reason": "/srv/fast is missing",
+             "checked_at": NOW},
+        ],
+        "free_bytes": 6 << 30, "size_bytes": 10 << 30, "volume_count": 2, "volumes_bytes": 20 << 30,
+        "created_at": NOW, "updated_at": NOW, "revision": 50,
+    }  # fmt: skip
+    return json.loads(Pool.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
+
+
+def volume(**changes: Any) -> dict[str, Any]:
+    data = {
+        "id": VOLUME_ID, "name": "data", "description": "", "labels": {}, "state": "attached", "task": None,
+        "problem": None, "pool": "fast", "pool_id": POOL_ID, "size_bytes": 10 << 30, "used_bytes": 3 << 30,
+        "qos": {"iops": 500}, "backing_digest": None, "source_volume_id": None, "source_snapshot_id": None,
+        "vm": "web-1", "vm_id": VM_ID, "with_vm": False, "node": "node-1", "node_id": NODE_ID, "created_at": NOW,
+        "updated_at": NOW, "revision": 60,
+    }  # fmt: skip
+    return json.loads(Volume.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
 
 
 def image(**changes: Any) -> dict[str, Any]:

@@ -8,16 +8,19 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from novacron.client import images, migrations, networks, nodes, security_groups, templates, vms
+from novacron.client import images, migrations, networks, nodes, pools, security_groups, templates, vms, volumes
 from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migrations as wire_migrations
 from novacron.wire.rest import networks as wire_networks
 from novacron.wire.rest import nodes as wire_nodes
+from novacron.wire.rest import pools as wire_pools
 from novacron.wire.rest import security_groups as wire_groups
+from novacron.wire.rest import snapshots as wire_snapshots
 from novacron.wire.rest import templates as wire_templates
 from novacron.wire.rest import vms as wire_vms
+from novacron.wire.rest import volumes as wire_volumes
 from novacron.wire.rest.common import ReasonOut, VmProblem
-from tests.client.control_room import COMPLETED, image, migration, network, node, security_group, vm
+from tests.client.control_room import COMPLETED, image, migration, network, node, pool, security_group, vm, volume
 
 SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.VmCreate, wire_vms.VmCreate),
@@ -26,6 +29,11 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.NicUpdate, wire_vms.NicUpdate),
     (vms.ForwardIn, wire_vms.ForwardIn),
     (vms.DiskIn, wire_vms.DiskIn),
+    (vms.QosIn, wire_vms.QosIn),
+    (pools.PoolCreate, wire_pools.PoolCreate),
+    (pools.PoolUpdate, wire_pools.PoolUpdate),
+    (volumes.VolumeCreate, wire_volumes.VolumeCreate),
+    (volumes.VolumeUpdate, wire_volumes.VolumeUpdate),
     (vms.MediaIn, wire_vms.MediaIn),
     (vms.MediaUpdate, wire_vms.MediaUpdate),
     (vms.CloudInitIn, wire_vms.CloudInitIn),
@@ -40,12 +48,21 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (templates.ParameterIn, wire_templates.ParameterIn),
     (templates.TemplateUpdate, wire_templates.TemplateUpdate),
     (templates.Instantiate, wire_templates.Instantiate),
+    (snapshots.SnapshotCreate, wire_snapshots.SnapshotCreate),
+    (snapshots.SnapshotUpdate, wire_snapshots.SnapshotUpdate),
+    (snapshots.RevertRequest, wire_snapshots.RevertRequest),
+    (snapshots.ExportRequest, wire_snapshots.ExportRequest),
+    (schedules.ScheduleCreate, wire_snapshots.ScheduleCreate),
+    (schedules.ScheduleUpdate, wire_snapshots.ScheduleUpdate),
 ]
 ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.Vm, wire_vms.Vm),
     (vms.Task, wire_vms.TaskOut),
     (vms.Disk, wire_vms.DiskOut),
     (vms.Qos, wire_vms.QosOut),
+    (pools.Pool, wire_pools.Pool),
+    (pools.Reach, wire_pools.ReachOut),
+    (volumes.Volume, wire_volumes.Volume),
     (vms.Media, wire_vms.MediaOut),
     (vms.Waiting, ReasonOut),
     (vms.Nic, wire_vms.NicOut),
@@ -69,6 +86,8 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (templates.Parameter, wire_templates.ParameterOut),
     (migrations.Progress, wire_migrations.ProgressOut),
     (migrations.Figures, wire_migrations.FiguresOut),
+    (snapshots.Snapshot, wire_snapshots.Snapshot),
+    (schedules.Schedule, wire_snapshots.Schedule),
 ]
 
 
@@ -88,6 +107,8 @@ def test_what_need_not_be_given_is_the_same(ours: type[msgspec.Struct], theirs: 
     [
         (vms.Vm, vm()),
         (nodes.Node, node()),
+        (pools.Pool, pool()),
+        (volumes.Volume, volume()),
         (images.Image, image()),
         (networks.Network, network()),
         (security_groups.SecurityGroup, security_group()),
@@ -116,6 +137,11 @@ def test_what_is_answered_is_read_whole(kind: type[Any], data: dict[str, Any]) -
         (security_groups.SecurityGroupCreate(name="a", rules=[security_groups.Rule(direction="in")]),
          wire_groups.SecurityGroupCreate),
         (nodes.NodeUpdate(cordoned=True), wire_nodes.NodeUpdate),
+        (pools.PoolCreate(name="a", driver="nfs", options={"path": "/a"}, shared=True), wire_pools.PoolCreate),
+        (pools.PoolUpdate(image_cache_bytes=0), wire_pools.PoolUpdate),
+        (volumes.VolumeCreate(name="a", volume="b", snapshot="c", qos=vms.QosIn(iops=1)), wire_volumes.VolumeCreate),
+        (volumes.VolumeUpdate(size_bytes=1 << 30, qos=vms.QosIn(iops=1)), wire_volumes.VolumeUpdate),
+        (vms.DiskIn(volume="a", boot_order=2), wire_vms.DiskIn),
         (images.ImageCreate(name="a", cmdline="console=ttyS0"), wire_images.ImageCreate),
         (migrations.MigrationCreate(vm="a", target_node="b", max_downtime_ms=5), wire_migrations.MigrationCreate),
     ],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from novacron.cli.complete import names
+from novacron.cli.disk_spec import DISK_RULE, DiskType, disk_in
 from novacron.cli.options import (
     FILE,
     PAIR,
@@ -121,7 +122,10 @@ def wait(session: Session, vm: str, state: str, gone: bool, timeout_s: float) ->
 @click.option("--vcpus", type=click.IntRange(min=1), help="Virtual CPUs; default 1.")
 @click.option("--memory", type=SIZE, metavar="SIZE", help="Memory, as in 512M or 2G; default 512M.")
 @click.option("--root-disk", type=SIZE, metavar="SIZE", help="Size of the root disk; default: the image's own.")
-@click.option("--disk", "disks", type=SIZE, metavar="SIZE", multiple=True, help="One more empty disk. Repeatable.")
+@click.option("--root-pool", metavar="POOL", shell_complete=names("pools"), help="Where the root disk lies; default: "
+              "the default pool.")  # fmt: skip
+@click.option("--disk", "disks", type=DiskType(), metavar="DISK", multiple=True,
+              help=f"One more disk: {DISK_RULE}. Repeatable.")  # fmt: skip
 @click.option("--nic", "nics", type=NicType(), metavar="NIC", multiple=True,
               help=f"A network card: {NIC_RULE}. Repeatable; default: one on the user network.")  # fmt: skip
 @click.option("--no-nic", is_flag=True, help="No network card at all.")
@@ -353,7 +357,8 @@ def _wish(given: dict[str, Any], stopped: bool) -> VmCreate:
         labels=dict(given["labels"]),
         kernel_cmdline=given["cmdline"],
         root_disk_bytes=given["root_disk"],
-        disks=tuple(vms.DiskIn(size_bytes=size) for size in given["disks"]),
+        root_pool=given["root_pool"],
+        disks=tuple(disk_in(disk) for disk in given["disks"]),
         cloud_init=vms.CloudInitIn(user_data=user_data, network_config=network) if user_data or network else None,
         guest_agent=given["guest_agent"],
         **more,

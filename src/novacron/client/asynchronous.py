@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import httpx2
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 
-from novacron.client import flow, goals, migrations, vms
+from novacron.client import flow, goals, migrations, snapshots, vms
 from novacron.client.call import Call, Page, Response, answer_of
 from novacron.client.endpoint import DEFAULT_SERVER
 from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
@@ -33,6 +33,7 @@ from novacron.client.line import (
 )
 from novacron.client.listening import Listener, listen
 from novacron.client.migrations import Migration
+from novacron.client.snapshots import Snapshot
 from novacron.client.upload import FILLED_WITHIN_S, OnProgress, Upload, in_parts
 from novacron.client.vms import Vm
 from novacron.client.waiting import Wait
@@ -41,6 +42,9 @@ from novacron.errors import NovaCronError
 from novacron.model.event import Event, ObjectType
 from novacron.model.image import FileRole
 from novacron.wire.stream import Resync, Subscribe, ToClient
+
+if TYPE_CHECKING:
+    from novacron.client.volumes import Volume
 
 T = TypeVar("T")
 
@@ -185,6 +189,42 @@ class AsyncClient:
         """The migration once it has ended, well or not. :raise DeadlineExceeded, NotFound: as wait_vm."""
         wait, goal = self._wait(deadline_s), goals.migration_is_final()
         return await self._run(wait.until(ObjectType.MIGRATION, migrations.get, migration_id, goal, on_update))
+
+    async def wait_snapshot(
+        self, snapshot_id: str, *, deadline_s: float = 3600.0, on_update: Callable[[Snapshot], None] = lambda _: None
+    ) -> Snapshot:
+        """The snapshot once what was asked of it is done. :raise DeadlineExceeded, NotFound, NovaCronError: as wait_vm."""
+        wait, goal = self._wait(deadline_s), goals.snapshot_settles()
+        return await self._run(wait.until(ObjectType.SNAPSHOT, snapshots.get, snapshot_id, goal, on_update))
+
+    async def wait_snapshot_gone(
+        self, snapshot_id: str, *, deadline_s: float = 3600.0, on_update: Callable[[Snapshot], None] = lambda _: None
+    ) -> None:
+        """Return once the snapshot is deleted. :raise DeadlineExceeded, NovaCronError: as wait_vm."""
+        wait, goal = self._wait(deadline_s), goals.snapshot_settles()
+        await self._run(wait.until_gone(ObjectType.SNAPSHOT, snapshots.get, snapshot_id, goal, on_update))
+
+    async def wait_volume(
+        self,
+        ref: str,
+        goal: Goal[Volume],
+        *,
+        deadline_s: float = 3600.0,
+        on_update: Callable[[Volume], None] = lambda _: None,
+    ) -> Volume:
+        """The volume once it meets the goal. :raise DeadlineExceeded, NotFound, NovaCronError: as wait_vm."""
+        from novacron.client import volumes  # here: most programs wait for no volume
+
+        return await self._run(self._wait(deadline_s).until(ObjectType.VOLUME, volumes.get, ref, goal, on_update))
+
+    async def wait_volume_gone(
+        self, ref: str, *, deadline_s: float = 300.0, on_update: Callable[[Volume], None] = lambda _: None
+    ) -> None:
+        """Return once the volume is deleted. :raise DeadlineExceeded, NovaCronError: as wait_vm."""
+        from novacron.client import volumes
+
+        goal = goals.volume_is_gone()
+        await self._run(self._wait(deadline_s).until_gone(ObjectType.VOLUME, volumes.get, ref, goal, on_update))
 
     # -- conversations -------------------------------------------------------------------------------------
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
 from novacron.client.images import Image
 from novacron.client.migrations import Migration
+from novacron.client.snapshots import Snapshot
 from novacron.client.vms import Problem, Vm
 from novacron.errors import NovaCronError, Reason, StateConflict, from_data
+
+if TYPE_CHECKING:
+    from novacron.client.volumes import Volume
 
 T = TypeVar("T")
 
@@ -74,6 +78,33 @@ def vm_fits(predicate: Callable[[Vm], bool], text: str) -> Goal[Vm]:
     return Goal(text, predicate)
 
 
+def volume_settles() -> Goal[Volume]:
+    """Nothing is being done with the volume any more. Refused when that failed."""
+
+    def is_met(volume: Volume) -> bool:
+        if volume.problem is not None:
+            raise trouble_of(volume.name, volume.problem)
+        return volume.task is None
+
+    return Goal("settled", is_met)
+
+
+def volume_is_free() -> Goal[Volume]:
+    """No VM has the volume any more."""
+    return Goal("free", lambda volume: volume.vm_id is None)
+
+
+def volume_is_gone() -> Goal[Volume]:
+    """The volume has been deleted, which a record never shows; refused when the deletion fails."""
+
+    def is_met(volume: Volume) -> bool:
+        if volume.problem is not None and volume.task is None:
+            raise trouble_of(volume.name, volume.problem)
+        return False
+
+    return Goal("gone", is_met)
+
+
 def migration_is_final() -> Goal[Migration]:
     """The migration has ended, well or not: its `state` and `problem` say how."""
     return Goal("at its end", lambda migration: migration.is_final)
@@ -89,6 +120,19 @@ def image_file_is_there(role: str) -> Goal[Image]:
         return task is None and any(file.role == role for file in image.files)
 
     return Goal("filled", is_met)
+
+
+def snapshot_settles() -> Goal[Snapshot]:
+    """What was just asked of the snapshot is done. Refused when it failed."""
+
+    def is_met(snapshot: Snapshot) -> bool:
+        if snapshot.state not in ("ready", "error"):
+            return False
+        if snapshot.problem is not None or snapshot.state == "error":
+            raise trouble_of(snapshot.name, snapshot.problem)
+        return True
+
+    return Goal("ready", is_met)
 
 
 def trouble_of(name: str, problem: Problem | None) -> NovaCronError:
