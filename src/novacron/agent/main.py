@@ -161,6 +161,7 @@ class Agent:
             node_name=self._name,
             facts=facts,
             machines=self._heartbeat.told(),
+            networks=self.overlay.ids(),
         )
 
 

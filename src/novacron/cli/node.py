@@ -186,6 +186,8 @@ def _details(one: Node) -> Iterator[tuple[str, str]]:
         yield "Bridges", ", ".join(one.facts.bridges) or "none"
         yield "Agent", one.facts.agent_version + ("" if one.facts.privileged else " (not root)")
         yield "Streams", one.facts.migration_address or "not received"
+        spans = "overlay" in one.facts.abilities and one.facts.tunnel_address
+        yield "Networks", f"spanned from {one.facts.tunnel_address}" if spans else "none spanned"
         for driver in one.facts.drivers:
             yield "Driver", f"{driver.name} {driver.version}"
             if driver.accelerator:

@@ -60,6 +60,10 @@ class Overlay:
         """What this node knows of a network."""
         return self._known.get(network_id)
 
+    def ids(self) -> tuple[str, ...]:
+        """Those networks this node has something of."""
+        return tuple(self._known)
+
     # -- verbs ---------------------------------------------------------------------------------------------
 
     async def apply(self, args: wire.NetworkApply) -> None:
