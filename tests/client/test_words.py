@@ -8,7 +8,19 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from novacron.client import images, migrations, networks, nodes, pools, security_groups, templates, vms, volumes
+from novacron.client import (
+    images,
+    migrations,
+    networks,
+    nodes,
+    pools,
+    schedules,
+    security_groups,
+    snapshots,
+    templates,
+    vms,
+    volumes,
+)
 from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migrations as wire_migrations
 from novacron.wire.rest import networks as wire_networks

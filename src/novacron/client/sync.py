@@ -193,14 +193,14 @@ class Client:
     def wait_snapshot(
         self, snapshot_id: str, *, deadline_s: float = 3600.0, on_update: Callable[[Snapshot], None] = lambda _: None
     ) -> Snapshot:
-        """The snapshot once what was asked of it is done. :raise DeadlineExceeded, NotFound, NovaCronError: as wait_vm."""
+        """The snapshot once what was asked of it is done. :raise DeadlineExceeded, NotFound, NovaCronError"""
         wait, goal = self._wait(deadline_s), goals.snapshot_settles()
         return self._run(wait.until(ObjectType.SNAPSHOT, snapshots.get, snapshot_id, goal, on_update))
 
     def wait_snapshot_gone(
         self, snapshot_id: str, *, deadline_s: float = 3600.0, on_update: Callable[[Snapshot], None] = lambda _: None
     ) -> None:
-        """Return once the snapshot is deleted. :raise DeadlineExceeded, NovaCronError: as wait_vm."""
+        """Return once the snapshot is deleted. :raise DeadlineExceeded, NovaCronError"""
         wait, goal = self._wait(deadline_s), goals.snapshot_settles()
         self._run(wait.until_gone(ObjectType.SNAPSHOT, snapshots.get, snapshot_id, goal, on_update))
 

@@ -112,7 +112,7 @@ class SnapshotService:
             if start or snapshot.consistency is Consistency.MEMORY:
                 self._check_room(vm.record, snapshot)
             back = msgspec.structs.replace(
-                snapshot, state=SnapshotState.REVERTING, task_id=ask.task_id, start=start, updated_at=ask.now
+                snapshot, state=SnapshotState.REVERTING, task_id=ask.task_id, start=start, problem=None, updated_at=ask.now
             )
             return back, decide.held(vm.record, TaskKind.REVERT, ask)
 
@@ -131,7 +131,7 @@ class SnapshotService:
             decide.check_free(vm.record, "delete a snapshot of")
             self._check_volumes(vm.record, snapshot)
             gone = msgspec.structs.replace(
-                snapshot, state=SnapshotState.DELETING, task_id=ask.task_id, updated_at=ask.now
+                snapshot, state=SnapshotState.DELETING, task_id=ask.task_id, problem=None, updated_at=ask.now
             )
             return gone, decide.held(vm.record, TaskKind.SNAPSHOT, ask)
 
