@@ -28,7 +28,7 @@ RATE_LIMIT = click.option(
 
 @click.group()
 def volume() -> None:
-    """Keep disks: those of VMs, and those with a life of their own. VOLUME is a name or an id."""
+    """Keep disks, with VMs and without. VOLUME is a name or an id."""
 
 
 @volume.command("list")
