@@ -56,10 +56,20 @@ def details(vm: Vm) -> Iterator[tuple[str, str]]:
         yield "Problem", f"{vm.problem.message} ({vm.problem.code})"
         if vm.problem.remedy:
             yield "What to do", vm.problem.remedy
+    for waiting in vm.pending:
+        yield "Waits", f"{waiting.message} ({waiting.subject})" if waiting.subject else waiting.message
     yield "Node", vm.node or "none yet"
     if vm.migration_id:
         yield "Migration", vm.migration_id
-    yield "Size", f"{vm.vcpus} vCPU, {amounts.size(vm.memory_mib << 20)} memory"
+    yield from _hardware(vm)
+    yield "Labels", labels(vm.labels) or "none"
+    yield "Created", f"{vm.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    if vm.pid:
+        yield "Process", f"{vm.pid} on {vm.node}"
+
+
+def _hardware(vm: Vm) -> Iterator[tuple[str, str]]:
+    yield "Size", f"{vm.vcpus} vCPU, {amounts.size(vm.memory_mib << 20)} memory" + _growth(vm)
     yield (
         "Machine",
         ", ".join(part for part in (vm.machine_type or vm.machine, f"firmware {vm.firmware}", vm.accelerator) if part),
@@ -67,14 +77,21 @@ def details(vm: Vm) -> Iterator[tuple[str, str]]:
     yield "Image", vm.image_id
     for disk in vm.disks:
         yield "Disk", f"{amounts.size(disk.size_bytes)}, volume {disk.volume_id}"
+    for number, drive in enumerate(vm.media, 1):
+        yield "Drive", f"{number}, " + (f"holds {drive.digest[:12]}" if drive.digest else "empty")
+    extras = [name for name, has in (("TPM", vm.tpm), ("Secure Boot", vm.secure_boot)) if has]
+    if extras:
+        yield "Security", ", ".join(extras)
     for nic in vm.nics:
         yield "Network", _nic(nic)
     for endpoint in _endpoints(vm):
         yield "Reachable", endpoint
-    yield "Labels", labels(vm.labels) or "none"
-    yield "Created", f"{vm.created_at:%Y-%m-%d %H:%M:%S} UTC"
-    if vm.pid:
-        yield "Process", f"{vm.pid} on {vm.node}"
+
+
+def _growth(vm: Vm) -> str:
+    most = [f"{vm.max_vcpus} vCPU"] if vm.max_vcpus else []
+    most += [amounts.size(vm.max_memory_mib << 20)] if vm.max_memory_mib else []
+    return f" (can grow to {', '.join(most)})" if most else ""
 
 
 def _endpoints(vm: Vm) -> list[str]:

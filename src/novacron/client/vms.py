@@ -57,6 +57,19 @@ class DiskIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     boot_order: int = 0
 
 
+class MediaIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A CD-ROM drive. image: an image with an ISO; none: the drive is empty."""
+
+    image: str | None = None
+    boot_order: int = 0
+
+
+class MediaUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be in a drive; None: nothing."""
+
+    image: str | None
+
+
 class CloudInitIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """NoCloud documents."""
 
@@ -83,6 +96,7 @@ class VmCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     root_qos: QosIn | None = None
     disks: Sequence[DiskIn] = ()
     nics: Sequence[NicIn] | UnsetType = UNSET
+    media: Sequence[MediaIn] = ()
     cloud_init: CloudInitIn | None = None
     guest_agent: bool = False
     max_vcpus: int = 0
@@ -349,6 +363,23 @@ def detach_nic(ref: str, nic: str, *, revision: int | None = None) -> Call[Vm]:
     """Take a network card (by its id) away, also while it runs; its addresses are free once it is gone."""
     path = path_of("vms", ref_of("vm", ref), f"nics/{ref_of('nic', nic)}")
     return Call(method="DELETE", path=path, answer=Vm, revision=revision)
+
+
+def add_media(ref: str, media: MediaIn) -> Call[Vm]:
+    """One more CD-ROM drive, from the next start on."""
+    return Call(method="POST", path=path_of("vms", ref_of("vm", ref), "media"), answer=Vm, body=media)
+
+
+def load_media(ref: str, media_id: str, image: str | None) -> Call[Vm]:
+    """Put an image into a drive, or (None) take out what is in it."""
+    path = path_of("vms", ref_of("vm", ref), f"media/{ref_of('drive', media_id)}")
+    return Call(method="PATCH", path=path, answer=Vm, body=MediaUpdate(image=image))
+
+
+def remove_media(ref: str, media_id: str) -> Call[Vm]:
+    """One CD-ROM drive less, from the next start on."""
+    path = path_of("vms", ref_of("vm", ref), f"media/{ref_of('drive', media_id)}")
+    return Call(method="DELETE", path=path, answer=Vm)
 
 
 def console_log(ref: str, max_bytes: int = 65536) -> Call[ConsoleLog]:

@@ -78,6 +78,8 @@ from novacron.control.vms.copies import Copies
 from novacron.control.vms.copy_routes import router as copy_routes
 from novacron.control.vms.disk_routes import router as disk_routes
 from novacron.control.vms.disks import DiskService
+from novacron.control.vms.media import MediaService
+from novacron.control.vms.media_routes import router as media_routes
 from novacron.control.vms.nic_routes import router as nic_routes
 from novacron.control.vms.nics import NicService
 from novacron.control.vms.reconciler import Reconciler
@@ -195,6 +197,7 @@ def application(
         template_routes(records, TemplateService(records, vm_service, clock), template_view, vm_view),
         copy_routes(vm_service, Copies(records, room, clock, pool_id), vm_view),
         nic_routes(NicService(records, room, clock), vm_view),
+        media_routes(MediaService(records, clock), vm_view),
         disk_routes(DiskService(records, room, clock, pool_id), vm_view),
         network_routes(records, NetworkService(records, room, clock), network_view),
         group_routes(records, GroupService(records, room, clock), group_view),

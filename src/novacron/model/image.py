@@ -17,12 +17,13 @@ _TAG = re.compile(TAG_PATTERN.removesuffix("$") + r"\Z")
 
 
 class FileRole(StrEnum):
-    """What a file of an image is for. A bootable image has a disk, a kernel or a firmware file."""
+    """What a file of an image is for. A bootable image has a disk, a kernel, a firmware file or an ISO."""
 
     DISK = "disk"
     KERNEL = "kernel"
     INITRD = "initrd"
     FIRMWARE = "firmware"
+    CDROM = "cdrom"
 
 
 class DiskFormat(StrEnum):
@@ -120,7 +121,7 @@ def file_of(image: Image, role: FileRole) -> ImageFile | None:
 
 def is_bootable(image: Image) -> bool:
     """Whether a machine can start from its files."""
-    return any(file.role in (FileRole.DISK, FileRole.KERNEL, FileRole.FIRMWARE) for file in image.files)
+    return any(file.role in (FileRole.DISK, FileRole.KERNEL, FileRole.FIRMWARE, FileRole.CDROM) for file in image.files)
 
 
 def task_of(image: Image, role: FileRole) -> FileTask | None:

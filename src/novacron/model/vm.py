@@ -182,6 +182,11 @@ def status_of(vm: Vm) -> MachineStatus:
     return vm.observed.status if vm.observed else MachineStatus.ABSENT
 
 
+def features_of(spec: VmSpec) -> tuple[str, ...]:
+    """What its hypervisor must offer beyond the usual, as DriverFacts.features names it."""
+    return tuple(name for name, wanted in (("tpm", spec.tpm), ("secure-boot", spec.secure_boot)) if wanted)
+
+
 def running_spec(vm: Vm) -> VmSpec:
     """The spec its machine runs with; the wished one when none runs."""
     return vm.booted if vm.booted is not None and status_of(vm) not in ENDED else vm.spec

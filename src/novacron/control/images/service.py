@@ -31,6 +31,7 @@ MAX_FILE_BYTES = {
     FileRole.KERNEL: 256 << 20,
     FileRole.INITRD: 1 << 30,
     FileRole.FIRMWARE: 16 << 20,
+    FileRole.CDROM: 64 << 30,
 }
 Held = frozenset[str] | None
 

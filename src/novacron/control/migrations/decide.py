@@ -11,7 +11,7 @@ from novacron.control.scheduler.snapshot import PoolNeed, driver_of
 from novacron.errors import Busy, InvalidInput, NoRoom, NovaCronError, Reason, StateConflict, Unsupported
 from novacron.model.machine import MachineStatus, NetworkKind
 from novacron.model.migration import STEPS, MigrationKind
-from novacron.model.vm import Desired, Vm, running_spec, state_of, status_of
+from novacron.model.vm import Desired, Vm, features_of, running_spec, state_of, status_of
 
 LIVE_FEATURES = (
     "migrate.events",
@@ -66,7 +66,7 @@ def need_of(vm: Vm, source: Candidate, target_id: str, pools: tuple[PoolNeed, ..
         pools=pools,
         bridges=tuple(sorted({nic.bridge for nic in vm.spec.nics if nic.network is NetworkKind.BRIDGE})),
         overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
-        features=LIVE_FEATURES,
+        features=(*LIVE_FEATURES, *features_of(spec)),
         machine_type=vm.pins.machine_type,
         cpu_model=vm.pins.cpu_model,
         accelerator=vm.observed.accelerator if vm.observed else "",

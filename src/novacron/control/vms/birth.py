@@ -11,7 +11,7 @@ from novacron.control.scheduler.snapshot import Need, PoolNeed
 from novacron.errors import Conflict, InvalidInput, NoRoom, Reason, StateConflict
 from novacron.model.image import FileRole, Image, ImageState, file_of
 from novacron.model.machine import CloudInit, Disk, Forward, NetworkKind, Nic
-from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec
+from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, features_of
 from novacron.wire.rest.vms import NicIn, VmCreate
 
 MAC_PREFIX = (0x52, 0x4E, 0x43)
@@ -77,6 +77,7 @@ def need_of(spec: VmSpec, pool_id: str, node_id: str = "", pools: tuple[PoolNeed
         memory_mib=spec.memory_mib,
         vcpus=spec.vcpus,
         machine=spec.machine,
+        features=features_of(spec),
         pool_id=pool_id,
         pools=pools,
         bridges=tuple(sorted({nic.bridge for nic in spec.nics if nic.network is NetworkKind.BRIDGE})),

@@ -18,7 +18,7 @@ from novacron.control.scheduler.filters import roomy
 from novacron.control.scheduler.snapshot import Candidate, promised
 from novacron.control.store.records import IMAGES, NODES, VMS, WRITE_TRIES, Records, Stored, Write, create
 from novacron.control.vms import asked as verbs
-from novacron.control.vms import birth, hardware
+from novacron.control.vms import birth, hardware, media
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
@@ -105,6 +105,8 @@ class VmService:
             disks = drives.born(one, image)
             spec = birth.spec_of(one, image, means, [drive.disk for drive in disks])
             spec = connector.born(spec, one.nics)
+            drawers = media.born(self._records, one.media, image, one.machine)
+            spec = msgspec.structs.replace(spec, media=drawers)
             birth.check_macs(spec, [*others, *born])
             need = birth.need_of(spec, self._pool_id, only_node, needs_of(self._records, spec.disks))
             node_id = self._place(one.name, need, list(nodes.values()))

@@ -98,6 +98,23 @@ class DiskIn(Strict):
         return self
 
 
+class MediaIn(Strict):
+    """A CD-ROM drive. `image`: an image with an ISO, none: the drive is empty. boot_order: as for disks."""
+
+    image: Ref | None = None
+    boot_order: Annotated[int, Field(ge=0, le=64)] = 0
+
+    model_config = Strict.model_config | example({"image": "debian-12-netinst", "boot_order": 1})
+
+
+class MediaUpdate(Strict):
+    """What is to be in a drive; null: nothing."""
+
+    image: Ref | None
+
+    model_config = Strict.model_config | example({"image": "virtio-win"})
+
+
 class CloudInitIn(Strict):
     """NoCloud documents. `user_data` usually begins with #cloud-config."""
 
@@ -124,6 +141,7 @@ class VmCreate(Strict):
     root_qos: QosIn | None = None
     disks: Annotated[list[DiskIn], Field(max_length=16)] = []
     nics: Annotated[list[NicIn], Field(max_length=8)] = [NicIn()]
+    media: Annotated[list[MediaIn], Field(max_length=3)] = []
     cloud_init: CloudInitIn | None = None
     guest_agent: bool = False
     max_vcpus: Annotated[int, Field(ge=0, le=512, description="How far it can grow as it runs; 0: not at all")] = 0
@@ -133,6 +151,18 @@ class VmCreate(Strict):
     shared_memory: Annotated[bool, Field(description="It may be parked, for copies that share its memory")] = False
     node: Ref | None = None
     desired: Literal[Desired.RUNNING, Desired.STOPPED] = Desired.RUNNING
+
+    @model_validator(mode="after")
+    def _can_grow_to_it(self) -> Self:
+        if self.max_vcpus and self.max_vcpus < self.vcpus:
+            raise ValueError("`max_vcpus` is less than `vcpus`")
+        if self.max_memory_mib and self.max_memory_mib < self.memory_mib:
+            raise ValueError("`max_memory_mib` is less than `memory_mib`")
+        if (self.tpm or self.secure_boot) and self.machine is not MachineKind.Q35:
+            raise ValueError("`tpm` and `secure_boot` go with machine=q35")
+        if self.secure_boot and self.firmware is not Firmware.UEFI:
+            raise ValueError("`secure_boot` goes with firmware=uefi")
+        return self
 
     model_config = Strict.model_config | example(
         {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 
+from novacron.control.images.inspect.iso import check_iso
 from novacron.control.images.inspect.source import Source
 from novacron.model.image import FileRole
 
@@ -57,4 +58,5 @@ CHECKS: Mapping[FileRole, Callable[[Source], None]] = {
     FileRole.KERNEL: check_kernel,
     FileRole.INITRD: check_initrd,
     FileRole.FIRMWARE: check_firmware,
+    FileRole.CDROM: check_iso,
 }
