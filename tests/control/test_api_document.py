@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from novacron.control.access.guard import permissions
 from novacron.control.problems import PROBLEM_JSON
-from novacron.wire.rest import images, migrations, networks, nodes, security_groups, vms
+from novacron.wire.rest import images, migrations, networks, nodes, pools, security_groups, vms, volumes
 from tests.control.api import Api
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +89,7 @@ async def test_writes_may_be_guarded_and_repeated(document: dict[str, Any]) -> N
 
 async def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
     seen = set()
-    for module in (vms, nodes, images, migrations, networks, security_groups):
+    for module in (vms, nodes, images, migrations, networks, security_groups, pools, volumes):
         for name, model in vars(module).items():
             if isinstance(model, type) and name in document["components"]["schemas"]:
                 for example in document["components"]["schemas"][name].get("examples", ()):
@@ -97,6 +97,7 @@ async def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
                     seen.add(name)
     assert seen >= {"VmCreate", "VmUpdate", "Vm", "Node", "NodeUpdate"}
     assert seen >= {"NetworkCreate", "Network", "SecurityGroupCreate", "SecurityGroup", "NicUpdate"}
+    assert seen >= {"PoolCreate", "Pool", "VolumeCreate", "VolumeUpdate", "Volume", "DiskIn"}
     assert seen >= {"ImageCreate", "Image", "MigrationCreate", "Migration"}
 
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +26,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 
 from novacron.config import ServerConfig
 from novacron.control.listen import server_for, tcp
+from novacron.control.store.records import VOLUMES
 from novacron.model.image import ImageState
 from novacron.model.machine import MachineStatus
 from novacron.model.node import NodeState
@@ -36,9 +38,12 @@ EXISTING = {
     "node": ["node-1", "node-2", "gone"],
     "image": ["tiny", "filling"],
     "migration": ["nothing"],
+    "pool": ["default", "fast", "nas"],
+    "volume": ["data", "making", "new-0"],
     "network": ["net-1", "net-2"],
     "security_group": ["group-1", "group-2"],
 }
+A_POOL = {"driver": "directory", "options": {"path": "/srv/a"}}
 _turns = {name: itertools.cycle([None, *refs]) for name, refs in EXISTING.items()}
 
 
@@ -71,6 +76,13 @@ class _Target:
             await api.image("tiny")
             await api.image("filling", state=ImageState.PENDING, files=())
             await api.vm("on", node=node, status=MachineStatus.RUNNING)
+            await api.http.post("/api/v1/pools", json=A_POOL | {"name": "fast"})
+            await api.http.post("/api/v1/pools", json=A_POOL | {"name": "nas", "shared": True})
+            await api.http.post("/api/v1/volumes", json={"name": "making", "size_bytes": 1 << 30})
+            await api.http.post("/api/v1/volumes", json={"name": "data", "size_bytes": 1 << 30})
+            data = api.records.find(VOLUMES, "data").record
+            await api.records.change(VOLUMES, data.id, lambda now: msgspec.structs.replace(now, task=None))
+            await api.http.post("/api/v1/vms", json={"name": "new", "image": "tiny", "desired": "stopped"})
             await api.vm("still", node=node, status=MachineStatus.PAUSED)
             await api.vm("off", node=node)
             await api.vm("moving", node=node, status=MachineStatus.RUNNING)
