@@ -127,8 +127,8 @@ async def open_lab(
         if left := cleanup.clean(path):
             say(f"ended {left} processes of a lab that was cut off")
         stack.callback(cleanup.clean, path)
-        builder = _Builder(stack, directory, say, shared_pool=shared_pool, over_fabric=over_fabric and bridged)
-        yield await builder.build(nodes, bridged=bridged)
+        builder = _Builder(stack, directory, say, bridged=bridged, shared_pool=shared_pool, over_fabric=over_fabric)
+        yield await builder.build(nodes)
         say("putting everything away")
 
 
@@ -141,17 +141,18 @@ class _Builder:
         directory: LabDir,
         say: Say,
         *,
+        bridged: bool,
         shared_pool: bool,
         over_fabric: bool,
     ) -> None:
         self._stack, self._directory, self._say = stack, directory, say
-        self._shared_pool, self._over_fabric = shared_pool, over_fabric
+        self._bridged, self._shared_pool, self._over_fabric = bridged, shared_pool, over_fabric and bridged
         self._path = directory.path
 
-    async def build(self, count: int, *, bridged: bool) -> Lab:
+    async def build(self, count: int) -> Lab:
         numbers = range(1, count + 1)
         names = tuple(map(processes.name_of, numbers))
-        fabric = Fabric(0) if bridged else None
+        fabric = Fabric(0) if self._bridged else None
         if fabric:
             self._stack.callback(fabric.close)
         server, port = await self._serve(fabric)
@@ -192,13 +193,18 @@ class _Builder:
             self._stack.push_async_callback(hosts[-1].agent.stop)
         return tuple(hosts), links
 
+    def _place(self, name: str) -> Path:
+        """Where `own_pool` of a node is: as the node itself sees it."""
+        return self._path if self._bridged else self._path / name
+
     def _agent(self, name: str) -> Child:
+        processes.own_pool(self._path / name).mkdir(mode=0o711, parents=True, exist_ok=True)
         made = Child(name, self._agent_command(name, _LOOPBACK), self._directory)
         self._stack.push_async_callback(made.stop)
         return made
 
     def _agent_command(self, name: str, address: str) -> list[str]:
-        pool = self._path / "pool" if self._shared_pool else self._path / name / "pool"
+        pool = self._path / "pool" if self._shared_pool else processes.own_pool(self._place(name))
         server, ca = f"unix:{processes.server_socket(self._path)}", None
         if self._over_fabric:
             server, ca = f"https://{fabric_address()}:{processes.USUAL_PORT}", processes.gateway_certificate(self._path)

@@ -10,7 +10,7 @@ from novacron.lab import space
 from novacron.lab.failure import LabFailed
 from novacron.lab.links import Links
 from novacron.lab.network import node_address
-from novacron.lab.processes import Child, name_of, run_dir
+from novacron.lab.processes import Child, disk_dir, name_of, own_pool, run_dir
 from novacron.lab.record import LabDir
 from novacron.lab.space import Space
 
@@ -28,7 +28,10 @@ class Node:
         self._links = links
         self._directory = lab.path / self.name
         self._space: Space | None = None
-        self._directory.mkdir(mode=0o711, exist_ok=True)
+        self._mounts = {disk_dir(lab.path): self._directory / "disk"}
+        for directory in (self._directory, *self._mounts, *self._mounts.values()):
+            directory.mkdir(mode=0o711, exist_ok=True)
+        own_pool(self._directory).mkdir(mode=0o711, exist_ok=True)
         lab.note(space.command(self._directory))
         self._boot()
         try:
@@ -39,6 +42,8 @@ class Node:
 
     @property
     def is_on(self) -> bool:
+        """Whether its processes may live. Its agent is waited for here: before that its first process cannot end."""
+        self.agent.process.poll()
         return self._space is not None and self._space.lives
 
     @property
@@ -83,7 +88,7 @@ class Node:
         shutil.rmtree(run_dir(self._directory), ignore_errors=True)  # on a host it is in memory
         namespace = self._links.join(self.number)
         try:
-            self._space = Space(namespace, self.name, self._directory)
+            self._space = Space(namespace, self.name, self._directory, self._mounts)
         except BaseException:
             self._links.part(self.number)
             raise

@@ -147,6 +147,16 @@ def name_of(number: int) -> str:
     return f"node-{number}"
 
 
+def disk_dir(lab: Path) -> Path:
+    """Where each node sees a disk of its own: one path, on every node something else, as on real hosts."""
+    return lab / "disk"
+
+
+def own_pool(place: Path) -> Path:
+    """The storage pool of one node: below `disk_dir` as the node sees it, below its directory as we do."""
+    return place / "disk" / "pool"
+
+
 def run_dir(node: Path) -> Path:
     """What does not outlive a node's boot, in its directory."""
     return node / "run"

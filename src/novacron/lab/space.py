@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from novacron.lab.namespaces import (
     CLONE_NEWPID,
     CLONE_NEWUTS,
     Namespace,
+    bind,
     enter,
     in_thread,
     show_hardware,
@@ -47,10 +48,13 @@ def _boot_id(directory: Path) -> Path:
 class Space:
     """A node that is powered on, in the network `namespace`. It ends with this process, whatever ends that."""
 
-    def __init__(self, namespace: Namespace, name: str, directory: Path) -> None:
-        """:raise LabFailed: not root, or PID 1 does not start."""
+    def __init__(self, namespace: Namespace, name: str, directory: Path, mounts: Mapping[Path, Path]) -> None:
+        """mounts: what the node sees at paths where others see something else.
+
+        :raise LabFailed: not root, or PID 1 does not start.
+        """
         _boot_id(directory).write_text(f"{uuid.uuid4()}\n")
-        self._init = in_thread(lambda: _begin(namespace, name, directory))
+        self._init = in_thread(lambda: _begin(namespace, name, directory, mounts))
         self._pidfd = os.pidfd_open(self._init.pid)
         if self._init.stdout is None or self._init.stdout.readline() != b"ready\n":
             self.end()
@@ -95,10 +99,12 @@ class Space:
         os.close(self._pidfd)
 
 
-def _begin(namespace: Namespace, name: str, directory: Path) -> subprocess.Popen[bytes]:
+def _begin(namespace: Namespace, name: str, directory: Path, mounts: Mapping[Path, Path]) -> subprocess.Popen[bytes]:
     enter(namespace.fd)
     unshare(OWN)
     show_hardware()
+    for target, source in mounts.items():
+        bind(source, target)
     socket.sethostname(name)
     return subprocess.Popen(  # noqa: S603 - a list of our own
         command(directory), cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
