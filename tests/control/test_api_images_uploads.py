@@ -201,7 +201,9 @@ async def test_memory_does_not_grow_with_the_file(house: ImageHouse, monkeypatch
     assert max(kept) < uploads.PIECE_BYTES + 50000
 
 
-@pytest.mark.parametrize("upload_id", ["0190b36e-0000-7000-8000-00000000aaaa", "%2e%2e", "%2e%2e%2fimages", "-" * 36, "x" * 400])
+@pytest.mark.parametrize(
+    "upload_id", ["0190b36e-0000-7000-8000-00000000aaaa", "%2e%2e", "%2e%2e%2fimages", "-" * 36, "x" * 400]
+)
 async def test_unknown_uploads(house: ImageHouse, upload_id: str) -> None:
     image = await house.make()
     answers = [
