@@ -26,6 +26,7 @@ CARD = {
     "mac": "52:4e:43:00:00:01",
     "network": "overlay",
     "network_id": NETWORK_ID,
+    "net": "web",
     "addresses": ["10.20.0.2"],
     "security_groups": [GROUP_ID],
 }
@@ -122,7 +123,7 @@ def test_a_vm_is_created_on_a_network(room: ControlRoom, run: Run) -> None:
         }
     ]
     room.on("GET", "/vms/web-1", said(vm(nics=[CARD])))
-    assert f"10.20.0.2 on network {NETWORK_ID}" in run("vm show web-1").stdout
+    assert "10.20.0.2 on network web" in run("vm show web-1").stdout
 
 
 def test_cards_are_attached_changed_and_detached(room: ControlRoom, run: Run) -> None:

@@ -171,7 +171,10 @@ async def test_cards_get_addresses_of_their_own(api: Api) -> None:
     await api.image()
     made = await network(api, ipv6="fd20::/64")
     first = (await vm(api, "one", {"mac": "52:4e:43:00:00:01"}))["nics"][0]
-    assert first["network_id"] == made["id"]
+    assert (first["network_id"], first["net"]) == (made["id"], "web")
+    await api.http.patch(f"{NETWORKS}/web", json={"name": "www"})
+    assert (await api.http.get(f"{VMS_PATH}/one")).json()["nics"][0]["net"] == "www"
+    await api.http.patch(f"{NETWORKS}/www", json={"name": "web"})
     assert first["addresses"] == ["10.20.0.2", "fd20::504e:43ff:fe00:1"]
     two = (await vm(api, "two", {"addresses": ["10.20.0.9"]}, {}))["nics"]
     assert [nic["addresses"][0] for nic in two] == ["10.20.0.9", "10.20.0.3"]

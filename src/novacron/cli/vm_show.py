@@ -104,6 +104,6 @@ def _nic(nic: Nic) -> str:
         groups = f"{len(nic.security_groups)} security groups" if nic.security_groups else "everything may pass"
         spoofing = "" if nic.anti_spoofing else ", anti-spoofing off"
         addresses = ", ".join(nic.addresses) or "no address of ours"
-        return f"{addresses} on network {nic.network_id}, MAC {nic.mac}, {groups}{spoofing}\ncard {nic.id}"
+        return f"{addresses} on network {nic.net}, MAC {nic.mac}, {groups}{spoofing}\ncard {nic.id}"
     forwards = ", ".join(f"{one.host_port or 'any'}:{one.guest_port}" for one in nic.forwards)
     return f"{where}, MAC {nic.mac}" + (f", forwards {forwards}" if forwards else "")

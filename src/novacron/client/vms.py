@@ -199,6 +199,7 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str = ""
     forwards: list[Forward] = []
     network_id: str = ""
+    net: str = ""
     addresses: list[str] = []
     security_groups: list[str] = []
     anti_spoofing: bool = True

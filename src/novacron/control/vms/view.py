@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import NODES, VMS, Records
+from novacron.control.store.records import NETWORKS, NODES, VMS, Records
 from novacron.model.machine import ENDED, MachineReport, Nic
 from novacron.model.vm import Task, Vm, state_of, status_of
 
@@ -19,7 +19,7 @@ class VmView:
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self.encoded = Encoded(records, VMS, self.data, self._node_name)
+        self.encoded = Encoded(records, VMS, self.data, self._names)
 
     def data(self, vm: Vm, revision: int) -> dict[str, Any]:
         spec, seen = vm.spec, vm.observed
@@ -47,7 +47,7 @@ class VmView:
             "machine_type": vm.pins.machine_type or None,
             "cpu_model": vm.pins.cpu_model or None,
             "disks": [_all_of(disk) | {"qos": _all_of(disk.qos)} for disk in spec.disks],
-            "nics": [_nic(nic) for nic in spec.nics],
+            "nics": [_nic(nic) | {"net": self._net_name(nic)} for nic in spec.nics],
             "media": [_all_of(drive) for drive in spec.media],
             "guest_agent": spec.guest_agent,
             "cloud_init": spec.cloud_init is not None,
@@ -63,6 +63,14 @@ class VmView:
             **_seen(seen),
             "revision": revision,
         }
+
+    def _names(self, vm: Vm) -> str:
+        """Of its node and its networks: what is shown and in other records."""
+        return " ".join([self._node_name(vm), *(self._net_name(nic) for nic in vm.spec.nics)])
+
+    def _net_name(self, nic: Nic) -> str:
+        stored = self._records.get(NETWORKS, nic.network_id) if nic.network_id else None
+        return stored.record.name if stored else ""
 
     def _node_name(self, vm: Vm) -> str:
         stored = self._records.get(NODES, vm.node_id) if vm.node_id else None

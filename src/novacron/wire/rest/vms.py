@@ -249,12 +249,15 @@ class ForwardOut(Strict):
 
 
 class NicOut(Strict):
+    """A network card; `net`: the name of the overlay network it is on. security_groups: ids."""
+
     id: str
     mac: str
     network: NetworkKind
     bridge: str = ""
     forwards: list[ForwardOut] = []
     network_id: str = ""
+    net: str = ""
     addresses: list[str] = []
     security_groups: list[str] = []
     anti_spoofing: bool = True
