@@ -7,7 +7,6 @@ card's own end first, so that both directions look for the same one. See docs/de
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from novacron.agent.network.grammar import (
     raw,
     remember,
 )
-from novacron.agent.network.subnets import Address, of_version
+from novacron.agent.network.subnets import Address, of_version, subnet
 from novacron.model.network import Direction, Protocol, Rule
 
 NEW_S, TCP_S, TCP_CLOSING_S, UDP_S, ICMP_S, OTHER_S, PARTS_S = 60, 7440, 120, 300, 60, 600, 30
@@ -240,7 +239,7 @@ def _begin(side: Side, rule: Rule) -> Rules:
 
 def _peers(side: Side, rule: Rule) -> list[Expression] | None:
     if rule.cidr:
-        network = ipaddress.ip_network(rule.cidr)
+        network = subnet(rule.cidr, "cidr")
         if network.version != side.family.version:
             return None
         if network.prefixlen == 0:

@@ -46,6 +46,11 @@ def base() -> list[Command]:
     return made
 
 
+def nothing() -> list[Command]:
+    """The table goes, with all that is in it."""
+    return [TABLE.make(), TABLE.delete()]
+
+
 def port(
     tap: str,
     mac: str,

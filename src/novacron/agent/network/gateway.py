@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from novacron.agent.network import links
 from novacron.agent.network.grammar import (
@@ -18,6 +19,7 @@ from novacron.agent.network.grammar import (
     meta,
     payload,
     prefix,
+    raw,
 )
 from novacron.agent.network.names import BRIDGES, VXLAN_PORT, bridge_name
 from novacron.agent.network.subnets import Address, of_version, subnets
@@ -26,15 +28,27 @@ from novacron.model.network import NetworkMode, NetworkSpec
 TABLE = Table("inet", "novacron")
 FILTER, SOURCE_NAT = 0, 100
 _OURS = f"{BRIDGES}*"
+_VNI = raw(96, 24)  # after the UDP header and half of the VXLAN header
 
 Rules = list[list[Expression]]
 
 
-def rules(networks: Collection[NetworkSpec], nodes: Collection[Address]) -> list[Command]:
-    """The whole table. nodes: whose tunnels end here; anybody else's packets to the tunnel port are dropped."""
-    specs = sorted(networks, key=lambda spec: spec.id)
+class Span(NamedTuple):
+    """A network and the nodes it spans: from anybody else its tunnel takes nothing."""
+
+    spec: NetworkSpec
+    nodes: Collection[Address]
+
+
+def rules(spans: Collection[Span]) -> list[Command]:
+    """The whole table; without a network there is none."""
+    if not spans:
+        return [TABLE.make(), TABLE.delete()]
+    known = sorted(spans, key=lambda span: span.spec.id)
+    specs = [span.spec for span in known]
+    tunnels = [rule for span in known for rule in _tunnel(span)]
     made = [TABLE.make(), *TABLE.chain("guests", _to_the_node())]
-    made += TABLE.hooked("input", "input", FILTER, [*_tunnels(nodes), [match(meta("iifname"), _OURS), jump("guests")]])
+    made += TABLE.hooked("input", "input", FILTER, [*tunnels, [match(meta("iifname"), _OURS), jump("guests")]])
     made += TABLE.hooked("forward", "forward", FILTER, _forward(specs))
     return made + TABLE.hooked("postrouting", "postrouting", SOURCE_NAT, _behind_the_node(specs), "nat")
 
@@ -58,15 +72,15 @@ def _keep_hearing_routers(conf: Path) -> None:
             accepts.write_text("2")
 
 
-def _tunnels(nodes: Collection[Address]) -> Rules:
-    """VXLAN knows no secret: the least to do is to take it from nodes of the network alone."""
-    tunnel = match(payload("udp", "dport"), VXLAN_PORT)
+def _tunnel(span: Span) -> Rules:
+    """VXLAN knows no secret: the least to do is to take it from nodes of the network alone. Others' VNIs go by."""
+    tunnel = [match(payload("udp", "dport"), VXLAN_PORT), match(_VNI, span.spec.vni)]
     known = [
-        [tunnel, match(payload(header, "saddr"), any_of(sorted(of_version(nodes, version)))), ACCEPT]
+        [*tunnel, match(payload(header, "saddr"), any_of(sorted(of_version(span.nodes, version)))), ACCEPT]
         for header, version in (("ip", 4), ("ip6", 6))
-        if of_version(nodes, version)
+        if of_version(span.nodes, version)
     ]
-    return [*known, [tunnel, DROP]]
+    return [*known, [*tunnel, DROP]]
 
 
 def _to_the_node() -> Rules:

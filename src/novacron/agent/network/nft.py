@@ -12,6 +12,11 @@ from novacron.agent.network.grammar import Command, Table
 from novacron.errors import NovaCronError
 
 
+def is_here() -> bool:
+    """Whether there is nft on this node."""
+    return tool.find("nft") is not None
+
+
 async def apply(commands: Sequence[Command]) -> None:
     """All of it or nothing. :raise NovaCronError: the kernel refused. :raise Unsupported: there is no nft."""
     nft = tool.need("nft", "nftables")

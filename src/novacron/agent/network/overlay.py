@@ -15,16 +15,15 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from novacron.agent.drivers.base import NicPlug
-from novacron.agent.network import dhcp, firewall, gateway, links, memory, nft, speak, tap
+from novacron.agent.network import check, dhcp, firewall, gateway, links, memory, nft, speak, tap
 from novacron.agent.network.dnsmasq import Dnsmasq
 from novacron.agent.network.forwarding import tables
 from novacron.agent.network.grammar import Command
 from novacron.agent.network.memory import Known, Memory, Port
 from novacron.agent.network.names import bridge_name, gateway_mac, has_gateway, overlay_tap, probe_mac, tunnel_name
-from novacron.agent.network.subnets import Address, Subnet, address, gateway_of, subnets
+from novacron.agent.network.subnets import Subnet, address, gateway_of, subnets
 from novacron.clock import Clock
-from novacron.errors import InvalidInput, NotFound, NovaCronError, Reason, StateConflict, Unsupported
-from novacron.model.identity import is_id
+from novacron.errors import NotFound, NovaCronError, Reason, StateConflict, Unsupported
 from novacron.model.machine import Nic
 from novacron.model.network import Addressing, Location, NetworkSpec, PortFilter
 from novacron.wire import network as wire
@@ -69,7 +68,7 @@ class Overlay:
     async def apply(self, args: wire.NetworkApply) -> None:
         """:raise Unsupported: this node cannot have it; says what is missing."""
         state = args.state
-        _check(state.spec)
+        check.check_state(state)
         async with self._turn:
             before = self._known.get(state.spec.id)
             if before is not None and state.revision < before.revision:
@@ -87,7 +86,7 @@ class Overlay:
 
     async def forget(self, args: wire.NetworkForget) -> None:
         """:raise StateConflict: a card is plugged in."""
-        _check_id(args.network_id)
+        check.check_id(args.network_id)
         async with self._turn:
             known = self._known.get(args.network_id)
             if known is not None:
@@ -98,7 +97,7 @@ class Overlay:
             async with AsyncIPRoute() as kernel:
                 await links.remove(kernel, args.network_id)
             self._known.pop(args.network_id, None)
-            gone = firewall.without(tunnel_name(args.network_id), ())
+            gone = firewall.without(tunnel_name(args.network_id), ()) if self._known else firewall.nothing()
             await nft.apply([*gone, *self._gateway_rules()])
             await asyncio.to_thread(self._memory.remove, args.network_id)
 
@@ -119,6 +118,7 @@ class Overlay:
         :raise Unsupported: this node cannot; or nobody told it of the network.
         After a failure there is no tap, unless there was one before.
         """
+        check.check_nic(nic)
         name = overlay_tap(nic.id)
         tap.check_door(uid)
         async with self._turn:
@@ -136,7 +136,7 @@ class Overlay:
                 except BaseException as failed:
                     if not existed:
                         await tap.remove(kernel, name)
-                        await nft.apply(firewall.without(name, await nft.names_of_sets(firewall.TABLE)))
+                        await self._unfilter(name)
                     if isinstance(failed, OSError | NetlinkError):
                         raise tap.refusal(failed, bridge_name(known.spec.id)) from failed
                     raise
@@ -147,8 +147,7 @@ class Overlay:
         async with self._turn:
             async with AsyncIPRoute() as kernel:
                 await tap.remove(kernel, name)
-            present = await nft.names_of_sets(firewall.TABLE)
-            await nft.apply(firewall.without(name, present))
+            await self._unfilter(name)
             self._arriving.discard(nic.mac)
             known = self._known.get(nic.network_id)
             if known is not None and nic.mac in known.ports and known.ports[nic.mac].nic_id == nic.id:
@@ -187,7 +186,7 @@ class Overlay:
         known = self._known.get(network_id)
         told = next((spec for spec in networks if spec.id == network_id), None)
         if told is not None and (known is None or known.revision == memory.NONE_YET):
-            _check(told)
+            check.check_spec(told)
             known = Known(spec=told, ports=known.ports if known else {})
         if known is None:
             why = Reason("network.unknown", "nobody told this node what it is", network_id, "give it in the spec")
@@ -244,10 +243,17 @@ class Overlay:
     def _gateway_rules(self, known: Known | None = None) -> list[Command]:
         """For all networks of this node: what passes between them is one table."""
         every = {**self._known, **({known.spec.id: known} if known else {})}
-        nodes: set[Address] = {address(self.here, "tunnel_host")}
-        for one in every.values():
-            nodes |= {address(endpoint, "endpoints") for endpoint in one.endpoints}
-        return gateway.rules([one.spec for one in every.values()], nodes)
+        here = address(self.here, "tunnel_host")
+        return gateway.rules(
+            [
+                gateway.Span(one.spec, {here, *(address(endpoint, "endpoints") for endpoint in one.endpoints)})
+                for one in every.values()
+            ]
+        )
+
+    async def _unfilter(self, name: str) -> None:
+        if nft.is_here():  # where it is not, nothing was ever filtered
+            await nft.apply(firewall.without(name, await nft.names_of_sets(firewall.TABLE)))
 
     async def _keep(self, known: Known) -> None:
         self._known[known.spec.id] = known
@@ -274,19 +280,3 @@ def _cards(known: Known) -> dict[str, tuple[str, ...]]:
 
 def _gateway_subnets(spec: NetworkSpec) -> list[Subnet]:
     return subnets(spec) if has_gateway(spec) else []
-
-
-def _check(spec: NetworkSpec) -> None:
-    _check_id(spec.id)
-    if not 1 <= spec.vni < 1 << 24:
-        raise InvalidInput.field("vni", f"{spec.vni} is no VXLAN number", "give one from 1 to 16777215")
-    if not 576 <= spec.mtu <= 65535 or (spec.ipv6 and spec.mtu < 1280):
-        raise InvalidInput.field("mtu", f"{spec.mtu} is out of bounds", "give 1280 to 65535; from 576 without IPv6")
-    subnets(spec)
-    for resolver in spec.dns:
-        address(resolver, "dns")
-
-
-def _check_id(network_id: str) -> None:
-    if not is_id(network_id):
-        raise InvalidInput.field("network_id", "is not an id", "give the network's UUID")
