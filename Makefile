@@ -54,6 +54,7 @@ chaos: setup ## Thousands of simulated faults, then real kills in real migration
 	@$(PYTEST) -q -m chaos tests
 
 slow: setup ## What takes minutes: a Debian image built, booted and set up by cloud-init; a Ceph cluster
+	@scripts/system-packages slow
 	@$(PYTEST) -q -m slow tests
 
 lock: setup ## Renew requirements/dev.txt (versions and hashes) from pyproject.toml

@@ -14,6 +14,7 @@ from novacron.agent.drivers.base import DiskFile, Launch, Medium
 from novacron.agent.network import Network, Networks
 from novacron.agent.network.user import port_was_taken
 from novacron.agent.parking import Parking
+from novacron.agent.storage import keys
 from novacron.agent.storage.depot import Depot
 from novacron.agent.undo import Undo
 from novacron.errors import MachineDied, Unsupported
@@ -69,7 +70,7 @@ class Provisioner:
         """Everything made, or found made: idempotent. running: its guest has the seed open, which stays as it is."""
         uid = self._uid(spec)
         run_dir = self._make_run_dir(spec.vm_id, uid)
-        disks = [await self.volume(spec, disk) for disk in spec.disks]
+        disks = [keys.place(await self.volume(spec, disk), run_dir, uid) for disk in spec.disks]
         plugs = []
         for nic in spec.nics:
             network = self._network(nic)

@@ -21,7 +21,7 @@ from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.nfs import NfsPool
 from novacron.agent.storage.tool import Tools
 from novacron.model.pool import PoolDriver, PoolSpec
-from tests.system.servers import iscsi, nbd
+from tests.system.servers import ceph, iscsi, nbd
 from tests.system.servers.process import run
 
 MIB = 1 << 20
@@ -40,6 +40,20 @@ class Backend(msgspec.Struct, frozen=True):
     shares: bool = True
 
 
+class Servers:
+    """Servers that take long to start, kept for all tests of a run; `stack` ends them."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._ceph: ceph.Cluster | None = None
+
+    @property
+    def ceph(self) -> ceph.Cluster:
+        if self._ceph is None:
+            self._ceph = self._stack.enter_context(ceph.cluster())
+        return self._ceph
+
+
 def _own(directory: Path) -> DirectoryPool:
     own = directory / "own"
     (own / "images").mkdir(parents=True)
@@ -51,7 +65,7 @@ def _spec(driver: PoolDriver, **options: str) -> PoolSpec:
 
 
 @contextlib.contextmanager
-def _directory(directory: Path) -> Iterator[Backend]:
+def _directory(directory: Path, _: Servers) -> Iterator[Backend]:
     yield Backend(_own(directory), directory)
 
 
@@ -71,13 +85,13 @@ def mounted(directory: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _nfs_like(directory: Path) -> Iterator[Backend]:
+def _nfs_like(directory: Path, _: Servers) -> Iterator[Backend]:
     with mounted(directory) as at:
         yield Backend(NfsPool(at, tools=Tools(TOOL_UID), kinds=frozenset({"ext4"})), directory)
 
 
 @contextlib.contextmanager
-def _nbd(directory: Path) -> Iterator[Backend]:
+def _nbd(directory: Path, _: Servers) -> Iterator[Backend]:
     names = {f"disk-{n}": UNIT_BYTES for n in range(len(VOLUMES))}
     with nbd.nbdkit(directory, names) as at:
         at.chmod(0o666)
@@ -87,7 +101,17 @@ def _nbd(directory: Path) -> Iterator[Backend]:
 
 
 @contextlib.contextmanager
-def _iscsi(directory: Path) -> Iterator[Backend]:
+def _rbd(directory: Path, servers: Servers) -> Iterator[Backend]:
+    cluster = servers.ceph
+    spec = _spec(
+        PoolDriver.CEPH_RBD, pool=ceph.POOL, conf=str(cluster.conf), user="vms", keyring=str(cluster.keyring),
+        namespace=cluster.namespace(),
+    )  # fmt: skip
+    yield Backend(maker(Tools(TOOL_UID), _own(directory))(spec), directory)
+
+
+@contextlib.contextmanager
+def _iscsi(directory: Path, _: Servers) -> Iterator[Backend]:
     numbers = {str(n): UNIT_BYTES for n in range(1, len(VOLUMES) + 1)}
     with iscsi.tgt(directory, numbers) as at:
         given = {f"unit.{volume}": number for volume, number in zip(VOLUMES, numbers, strict=True)}
@@ -101,7 +125,7 @@ def _iscsi(directory: Path) -> Iterator[Backend]:
 class Kind(msgspec.Struct, frozen=True):
     """missing: why it cannot be had here; empty: it can."""
 
-    start: Callable[[Path], AbstractContextManager[Backend]]
+    start: Callable[[Path, Servers], AbstractContextManager[Backend]]
     missing: str | None = None
     is_slow: bool = False
 
@@ -113,16 +137,17 @@ KINDS: dict[str, Kind] = {
     "nfs-like": Kind(_nfs_like, _needs_mount),
     "nbd": Kind(_nbd, nbd.missing),
     "iscsi": Kind(_iscsi, iscsi.missing),
+    "ceph-rbd": Kind(_rbd, ceph.missing, is_slow=True),
 }
 
 
 @contextlib.contextmanager
-def started(kind: Kind) -> Iterator[Backend]:
+def started(kind: Kind, servers: Servers) -> Iterator[Backend]:
     """The backend in a directory that every user may enter; nothing is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="novacron-pool-") as place_:
         directory = Path(place_)
         directory.chmod(0o755)
-        with kind.start(directory) as backend:
+        with kind.start(directory, servers) as backend:
             yield backend
 
 

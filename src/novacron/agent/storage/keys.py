@@ -50,15 +50,16 @@ def lent(file: Path, uid: int | None) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def opened(source: Source, uid: int | None, form: str = "raw", **more: object) -> Iterator[Opened]:
-    """A source as tools of `uid` open it. more: options of its node beside the source's own, as `snapshot`."""
+def opened(source: Source, uid: int | None, form: str = "raw", *, snapshot: str = "") -> Iterator[Opened]:
+    """A source as tools of `uid` open it. snapshot: of the server's own, where it has such."""
     with contextlib.ExitStack() as stack:
         descriptors: tuple[int, ...] = ()
         if (file := key_file(source)) is not None:
             descriptors = (stack.enter_context(lent(file, uid)),)
             source = _with_key(source, Path(at(descriptors[0])))
+        seen = {"snapshot": snapshot} if snapshot else {}
         below = {"backing": None} if form == "qcow2" else {}
-        node: dict[str, object] = {"driver": form, "file": {**protocol(source), **more}, **below}
+        node: dict[str, object] = {"driver": form, "file": {**protocol(source), **seen}, **below}
         objects = tuple(key for key in (key_of(source),) if key is not None)
         yield Opened(node=node, descriptors=descriptors, uid=uid, objects=objects)
 

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from novacron.agent.drivers.base import IscsiAt, NbdAt
+from novacron.agent.drivers.base import IscsiAt, NbdAt, RbdAt
 from novacron.agent.storage.base import Pool
 from novacron.agent.storage.depot import OwnPool
 from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.nfs import NfsPool
+from novacron.agent.storage.rbd import RbdPool
 from novacron.agent.storage.tool import Tools
 from novacron.agent.storage.units import UnitPool
 from novacron.errors import InvalidInput, Unsupported
@@ -18,6 +19,7 @@ from novacron.model.pool import PoolDriver, PoolSpec
 from novacron.model.unit import given_units, units_of
 
 MODULES = (*Path("/usr/lib").glob("*/qemu"), Path("/usr/lib/qemu"), Path("/usr/lib64/qemu-kvm"))
+CEPH_CONF = "/etc/ceph/ceph.conf"
 ISCSI_PORT, NBD_PORT = 3260, 10809
 
 
@@ -29,7 +31,7 @@ def abilities() -> tuple[str, ...]:
         PoolDriver.DIRECTORY: True,
         PoolDriver.NFS: True,  # that it is mounted is seen by a probe
         PoolDriver.LVM_THIN: False,
-        PoolDriver.CEPH_RBD: False,
+        PoolDriver.CEPH_RBD: _has_module("block-rbd.so") and all(map(shutil.which, ("rbd", "ceph"))),
         PoolDriver.ISCSI: _has_module("block-iscsi.so"),
         PoolDriver.NBD: True,  # QEMU speaks it itself
     }
@@ -47,6 +49,8 @@ def maker(tools: Tools, own: OwnPool) -> Callable[[PoolSpec], Pool]:
             case PoolDriver.NFS:
                 source = f"{told.get('server', '')}:{told.get('export', '')}"
                 return NfsPool(_path(told), "" if source == ":" else source, tools)
+            case PoolDriver.CEPH_RBD:
+                return RbdPool(_rbd(told), tools)
             case PoolDriver.ISCSI | PoolDriver.NBD:
                 at_unit = _iscsi(told) if spec.driver is PoolDriver.ISCSI else _nbd(told)
                 return UnitPool(units_of(told), given_units(told), at_unit, own, own.image_path, tools)
@@ -54,6 +58,18 @@ def maker(tools: Tools, own: OwnPool) -> Callable[[PoolSpec], Pool]:
                 raise Unsupported(f"this agent has no driver for {spec.driver.value} pools")
 
     return make
+
+
+def _rbd(told: Mapping[str, str]) -> RbdAt:
+    keyring = told.get("keyring", "")
+    return RbdAt(
+        pool=_need(told, "pool"),
+        image="",
+        conf=Path(told.get("conf", CEPH_CONF)),
+        user=told.get("user", "admin"),
+        namespace=told.get("namespace", ""),
+        key_file=Path(keyring) if keyring else None,
+    )
 
 
 def _iscsi(told: Mapping[str, str]) -> Callable[[str], IscsiAt]:

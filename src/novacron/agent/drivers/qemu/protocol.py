@@ -34,7 +34,10 @@ def protocol(source: Source) -> dict[str, object]:
 def key_of(source: Source) -> dict[str, object] | None:
     """The object with the secret a source needs: made before its node, deleted after it. None: it needs none."""
     file = key_file(source)
-    return None if file is None else {"qom-type": "secret", "id": _key_id(file), "file": str(file)}
+    if file is None:
+        return None
+    form = {"format": "base64"} if isinstance(source, RbdAt) else {}  # as Ceph writes its keys
+    return {"qom-type": "secret", "id": _key_id(file), "file": str(file), **form}
 
 
 def key_file(source: Source) -> Path | None:
