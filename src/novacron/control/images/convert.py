@@ -101,12 +101,11 @@ def _command(extent: Extent, limits: Limits) -> list[str]:
 async def _run(
     directory: Path, command: list[str], limits: Limits, result: Path, on_progress: Callable[[int], None]
 ) -> None:
-    uid = _hand_over(directory)
     process = await asyncio.create_subprocess_exec(
+        *_as_nobody(directory),
         *command,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         cwd=directory, env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)},
-        user=uid, group=uid, extra_groups=None if uid is None else [],
     )  # fmt: skip
     watching = asyncio.create_task(_watch(result, on_progress))
     try:
@@ -126,13 +125,13 @@ async def _run(
         raise _failure(code, said, limits)
 
 
-def _hand_over(directory: Path) -> int | None:
-    """As root: the tool's own user, who gets the directory; else None."""
+def _as_nobody(directory: Path) -> list[str]:
+    """As root: what makes the tool run as its own user, who gets the directory."""
     if os.geteuid() != 0:
-        return None
+        return []
     for path in (directory, directory / SOURCE):
         os.chown(path, TOOL_UID, TOOL_UID, follow_symlinks=False)
-    return TOOL_UID
+    return ["setpriv", f"--reuid={TOOL_UID}", f"--regid={TOOL_UID}", "--clear-groups", "--no-new-privs"]
 
 
 def _take_back(result: Path) -> None:
