@@ -13,12 +13,14 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch
+from novacron.agent.drivers.qemu.command import VARS_FILE
+from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.errors import DriverError, StateConflict, Unsupported
-from novacron.model.machine import MachineReport, MachineStatus, StopMode
+from novacron.model.machine import Firmware, MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Goals
 from novacron.model.snapshot import Consistency
 from tests.system import rom_machine
-from tests.system.rom_machine import Host, Hosts, an_id, kill, needs_qemu, until
+from tests.system.rom_machine import Host, Hosts, an_id, kill, needs_qemu, until, with_spec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, needs_qemu]
 S = MachineStatus
@@ -282,3 +284,24 @@ async def test_a_machine_that_moved_takes_its_snapshots_along(hosts: Hosts) -> N
         await other.ticking(subject.vm_id, 30)
         assert all(bad == 0 for _, bad in other.ticks(subject.vm_id)[before:])
         await target.stop(subject.vm_id, StopMode.FORCED, 0)
+
+
+@pytest.mark.skipif(find_uefi() is None, reason="OVMF is not installed")
+async def test_firmware_variables_come_back_with_memory(subject: Subject) -> None:
+    """They lie beside the machine, not in its disks: what is in its flash memory is written there when it is loaded."""
+
+    def launch() -> Launch:
+        made = with_spec(subject.launch(), firmware=Firmware.UEFI, memory_mib=128)
+        return msgspec.structs.replace(made, firmware=None)
+
+    variables = launch().run_dir / VARS_FILE
+    await subject.driver.start(launch())
+    taken = await subject.driver.take_snapshot(subject.vm_id, snapshot := an_id(), memory=True)
+    assert taken.consistency is Consistency.MEMORY
+    then = variables.read_bytes()
+    await subject.stop()
+    variables.write_bytes(b"\xff" * len(then))
+    report = await subject.driver.restore(launch(), snapshot)
+    assert report.status is S.RUNNING
+    await until(lambda: variables.read_bytes()[:64] == then[:64], "the variables to be written back")
+    await subject.driver.delete_snapshot(subject.vm_id, snapshot)
