@@ -77,6 +77,10 @@ def test_a_card_keeps_the_newest_filter_heard_of() -> None:
     heard = merged(known, state(1, filters={MAC: PortFilter(revision=2)}))
     assert heard.ports[MAC].filter.revision == 3
     assert merged(heard, state(2, filters={MAC: PortFilter(revision=4)})).ports[MAC].filter.revision == 4
+    port = known.ports[MAC]
+    assert memory.alike(port, Port(nic_id="n", mac=MAC, filter=PortFilter(revision=9)))
+    assert not memory.alike(port, Port(nic_id="n", mac=MAC, filter=PortFilter(revision=3, stateful=True)))
+    assert not memory.alike(port, None)
     assert memory.unplugged(known, MAC).ports == {}
 
 

@@ -1,7 +1,7 @@
 """End what a lab left: its processes first, then its files. Namespaces and what is in them go with the last process.
 
 A process is the lab's when it works inside the lab's directory and runs a command the lab wrote down, or when it is a
-QEMU that works in there or has files from there: only the lab starts those. Others who look around in there are left
+QEMU or a dnsmasq that works in there or has files from there: only the lab starts those. Others who look around in there are left
 alone. Every signal goes to a pidfd whose process was looked at again after the descriptor was opened.
 """
 
@@ -40,7 +40,9 @@ def clean(path: Path) -> int:
 
     def is_machine(told: Told) -> bool:
         argv, inside = told
-        return Path(argv[0]).name.startswith("qemu-") and (inside or any(word.startswith(f"{path}/") for word in argv))
+        files = (word.removeprefix("--conf-file=") for word in argv)
+        of_a_node = Path(argv[0]).name.startswith("qemu-") or Path(argv[0]).name == "dnsmasq"
+        return of_a_node and (inside or any(file.startswith(f"{path}/") for file in files))
 
     # Agents before machines: an agent that lives would see its machine die and might start something.
     ended = _end_all(is_ours, path) + _end_all(is_machine, path)

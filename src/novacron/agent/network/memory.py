@@ -62,6 +62,15 @@ def unplugged(known: Known, mac: str) -> Known:
     return msgspec.structs.replace(known, ports={at: port for at, port in known.ports.items() if at != mac})
 
 
+def alike(port: Port, other: Port | None) -> bool:
+    """Whether the same passes both, however often it was said."""
+    if other is None:
+        return False
+    return port == msgspec.structs.replace(
+        other, filter=msgspec.structs.replace(other.filter, revision=port.filter.revision)
+    )
+
+
 def located(known: Known, location: Location) -> Known:
     """With a card's place, unless a newer one is known."""
     place = newer(known.locations.get(location.mac), location)

@@ -76,7 +76,7 @@ class Overlay:
             now = memory.merged(before, state)
             ports = before.ports if before else {}
             other_spec = before is None or before.spec != now.spec
-            changed = [port for mac, port in now.ports.items() if other_spec or port != ports.get(mac)]
+            changed = [port for mac, port in now.ports.items() if other_spec or not memory.alike(port, ports.get(mac))]
             self._arriving -= {mac for mac, place in now.locations.items() if self._settled(place)}
             await self._keep(now)
             await self._make(now, changed)
