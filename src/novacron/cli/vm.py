@@ -18,6 +18,7 @@ from novacron.cli.options import (
     waits,
 )
 from novacron.cli.session import Session
+from novacron.cli.vm_copy import copy, park
 from novacron.cli.vm_follow import say, verb, wait_for, wait_gone
 from novacron.cli.vm_make import create, update
 from novacron.cli.vm_media import media
@@ -26,7 +27,7 @@ from novacron.cli.vm_spec import stop_request
 
 STATES = (
     *("creating", "stopped", "starting", "running", "paused"),
-    *("stopping", "migrating", "error", "deleting", "unknown"),
+    *("stopping", "migrating", "error", "deleting", "unknown", "parked"),
 )
 VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
 
@@ -36,7 +37,7 @@ def vm() -> None:
     """Make, run, move and remove VMs. VM is a name or an id."""
 
 
-for more in (create, update, nic, media):
+for more in (create, update, nic, media, park, copy):
     vm.add_command(more)
 
 # -- looking -----------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def grows(function: Any) -> Any:
               help="A CD-ROM drive with the ISO of an image in it. Repeatable.")  # fmt: skip
 @click.option("--tpm", is_flag=True, help="Give it a TPM 2.0 of its own.")
 @click.option("--secure-boot", is_flag=True, help="With --firmware uefi: start only what is signed.")
+@click.option("--shared-memory", is_flag=True, help="It may be parked, for copies that share its memory.")
 @click.option("--guest-agent", is_flag=True, help="Give it a channel for the guest agent.")
 @click.option("--node", metavar="NODE", shell_complete=names("nodes"), help="Where; default: the scheduler chooses.")
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Repeatable.")
@@ -156,5 +157,6 @@ def _wish(given: dict[str, Any], stopped: bool) -> VmCreate:
         media=tuple(vms.MediaIn(image=image) for image in given["media"]),
         tpm=given["tpm"],
         secure_boot=given["secure_boot"],
+        shared_memory=given["shared_memory"],
         **more,
     )

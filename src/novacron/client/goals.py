@@ -48,11 +48,12 @@ def vm_settles(state: str) -> Goal[Vm]:
     Refused when the VM ends in error, or when somebody asks for another state meanwhile.
     """
     reached = vm_is(state)
+    wanted = "stopped" if state == "parked" else state  # it is off, and what it remembers is kept
 
     def is_met(vm: Vm) -> bool:
         if vm.task is not None:
             return False
-        if vm.desired != state and vm.desired in _STEADY:
+        if vm.desired != wanted and vm.desired in _STEADY:
             raise StateConflict(
                 f"{vm.name} will not be {state}: it is wanted {vm.desired} now",
                 [Reason("state.wish_changed", "somebody asked for another state meanwhile", subject=vm.name)],

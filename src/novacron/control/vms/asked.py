@@ -93,7 +93,7 @@ def park(vm: Vm, ask: Ask) -> Vm | None:
         reason = Reason("memory.not_shared", "its memory is its own", vm.name, "make it with shared_memory")
         raise Unsupported(f"{vm.name} cannot be parked: it does not run with shared memory", [reason])
     if runs.nics:
-        remedy = f"novacron vm nic detach {vm.name} {runs.nics[0].id}"
+        remedy = f"novacron vm nic remove {vm.name} {runs.nics[0].id}"
         reason = Reason("nics.present", "copies would share its addresses", vm.name, remedy)
         raise StateConflict(f"{vm.name} cannot be parked: it has network cards", [reason])
     return _with_task(vm, ask, TaskKind.PARK, Desired.STOPPED)
