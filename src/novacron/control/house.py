@@ -254,7 +254,7 @@ def workers(
         "health": Health(records, lines, clock).run,
         "prober": prober.run,
         "volumes": VolumeWorker(records, lines, clock, distribution).run,
-        "snapshots": SnapshotWorker(records, lines, images, clock).run,
+        "snapshots": SnapshotWorker(records, lines, images, clock, distribution).run,
         "schedules": Keeper(records, SnapshotService(records, Room(records, config), clock), clock).run,
         "housekeeping": keep_house,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from novacron.control.networks.states import wiring_of
 from novacron.control.pools.reach import specs_of
 from novacron.control.store.records import IMAGES, SNAPSHOTS, Records
 from novacron.control.vms import decide
@@ -24,4 +25,5 @@ def told(records: Records, vm: Vm, spec: VmSpec) -> MachineSpec:
     image = records.get(IMAGES, spec.image_id)
     if image is None:
         raise NotFound(f"the image of {vm.name} ({spec.image_id}) is gone")
-    return decide.machine_spec(vm, image.record, spec, pools=specs_of(records, spec.disks))
+    wiring, pools = wiring_of(records, spec.nics), specs_of(records, spec.disks)
+    return decide.machine_spec(vm, image.record, spec, wiring=wiring, pools=pools)

@@ -21,6 +21,7 @@ from novacron.control.store.records import (
     IMAGES,
     SNAPSHOTS,
     VMS,
+    VOLUMES,
     WRITE_TRIES,
     Records,
     Stored,
@@ -31,10 +32,11 @@ from novacron.control.store.records import (
 )
 from novacron.control.vms import birth
 from novacron.control.vms.asked import Ask
-from novacron.errors import CompareFailed, InvalidInput, NoRoom, StateConflict
+from novacron.errors import Busy, CompareFailed, InvalidInput, NoRoom, Reason, StateConflict
 from novacron.model.image import Image, ImageState
 from novacron.model.snapshot import Consistency, Export, Snapshot, SnapshotState
 from novacron.model.vm import TaskKind, Vm, running_spec
+from novacron.model.volume import VolumeTask
 from novacron.wire.rest.snapshots import ExportRequest, SnapshotCreate, SnapshotUpdate
 
 Held = frozenset[str] | None
@@ -112,7 +114,12 @@ class SnapshotService:
             if start or snapshot.consistency is Consistency.MEMORY:
                 self._check_room(vm.record, snapshot)
             back = msgspec.structs.replace(
-                snapshot, state=SnapshotState.REVERTING, task_id=ask.task_id, start=start, problem=None, updated_at=ask.now
+                snapshot,
+                state=SnapshotState.REVERTING,
+                task_id=ask.task_id,
+                start=start,
+                problem=None,
+                updated_at=ask.now,
             )
             return back, decide.held(vm.record, TaskKind.REVERT, ask)
 
@@ -130,6 +137,7 @@ class SnapshotService:
             decide.check_state(snapshot, "delete", SnapshotState.READY, SnapshotState.ERROR)
             decide.check_free(vm.record, "delete a snapshot of")
             self._check_volumes(vm.record, snapshot)
+            self._check_clones(snapshot)
             gone = msgspec.structs.replace(
                 snapshot, state=SnapshotState.DELETING, task_id=ask.task_id, problem=None, updated_at=ask.now
             )
@@ -250,6 +258,16 @@ class SnapshotService:
             taken = [disk.volume_id for disk in spec.disks if disk.volume_id in snapshot.volumes]
             if other.id != vm.id and taken:
                 raise StateConflict.of(f"volume {taken[0]}", f"attached to {other.name}", ("detached",), "clear")
+
+    def _check_clones(self, snapshot: Snapshot) -> None:
+        """:raise Busy: a volume is being cloned from it."""
+        for stored in self._records.all(VOLUMES):
+            volume = stored.record
+            if volume.task is VolumeTask.CLONE and volume.source_snapshot_id == snapshot.id:
+                reason = Reason(
+                    "snapshot.being_cloned", "a volume is made from it", volume.name, "wait until it is there"
+                )
+                raise Busy(f"cannot delete snapshot {snapshot.name}: volume {volume.name} is made from it", [reason])
 
 
 def _one_volume(snapshot: Snapshot, wanted: str | None) -> str:

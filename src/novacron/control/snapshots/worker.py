@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.images.distribution import Distribution
 from novacron.control.images.service import ImageService
 from novacron.control.link import Agents
 from novacron.control.snapshots import decide, lookup
@@ -49,10 +50,18 @@ _Change = Callable[[Snapshot, Vm], tuple[Snapshot, Vm]]
 class SnapshotWorker:
     """`run` until cancelled; the work on each snapshot is a task of its own."""
 
-    def __init__(self, records: Records, agents: Agents, images: ImageService, clock: Clock) -> None:
+    def __init__(
+        self,
+        records: Records,
+        agents: Agents,
+        images: ImageService,
+        clock: Clock,
+        distribution: Distribution | None = None,
+    ) -> None:
         self._records = records
         self._agents = agents
         self._images = images
+        self._distribution = distribution or Distribution(records, agents)
         self._clock = clock
         self._stopping = False
         self._working: dict[str, asyncio.Task[None]] = {}
@@ -177,10 +186,13 @@ class SnapshotWorker:
     async def _revert(self, snapshot: Snapshot) -> None:
         vm = self._vm(snapshot).record
         memory = snapshot.consistency is Consistency.MEMORY
+        spec = lookup.told(self._records, vm, decide.spec_after(vm, snapshot))
+        if memory:
+            await self._distribution.bring(vm.node_id, spec.disks, spec.pools)
         verb = wire.SnapshotRevert(
             vm_id=vm.id,
             generation=vm.generation,
-            spec=lookup.told(self._records, vm, decide.spec_after(vm, snapshot)),
+            spec=spec,
             snapshot_id=snapshot.id,
             memory=memory,
             task_id=snapshot.task_id,
