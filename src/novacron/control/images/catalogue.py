@@ -1,4 +1,4 @@
-"""What images allow, decided from their records: which one is meant, sealing, deleting, and where a tag goes."""
+"""What images allow, decided from their records: sealing, deleting, what uses a file, and where a tag goes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from novacron.control.store.base import Delete, Expect, Put
-from novacron.control.store.records import IMAGES, VMS, VOLUMES, Records, Stored, Write, update
-from novacron.errors import Conflict, NotFound, Reason, StateConflict
+from novacron.control.store.records import IMAGES, VMS, VOLUMES, Records, Write, update
+from novacron.errors import Conflict, Reason, StateConflict
 from novacron.model.image import (
     FilePhase,
     FileRole,
@@ -19,21 +19,10 @@ from novacron.model.image import (
     ImageState,
     file_of,
     is_bootable,
-    is_tag,
 )
 from novacron.model.vm import Vm
 
 MAX_NAMED = 10  # VMs named in a refusal
-
-
-def find(records: Records, ref: str) -> Stored[Image]:
-    """By id, name or tag. :raise NotFound"""
-    if not is_tag(ref):
-        return records.find(IMAGES, ref)
-    for stored in records.all(IMAGES):
-        if ref in stored.record.tags:
-            return stored
-    raise NotFound(f"no image has the tag {ref!r}")
 
 
 def sealed(image: Image, now: datetime.datetime) -> Image:

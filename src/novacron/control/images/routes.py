@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from novacron.control.access.guard import needs
 from novacron.control.answers import IfMatch, Listed, noun, page, problems, reads, record
-from novacron.control.images import catalogue
 from novacron.control.images.arriving import ImageRef, answer, filling
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
@@ -51,7 +50,7 @@ def _reading(routes: APIRouter, records: Records, view: ImageView) -> None:
     @routes.get("/images/{image}", dependencies=[needs("images.read")], responses=reads(404), response_model=wire.Image)
     async def get_image(request: Request, image: ImageRef) -> Response:
         """One image."""
-        stored = catalogue.find(records, image)
+        stored = records.find(IMAGES, image)
         return record(request, view.encoded(stored), stored.modified)
 
 

@@ -94,7 +94,7 @@ class ImageService:
         named = asked.model_dump(exclude_none=True)
         if asked.tags is not None:
             named["tags"] = tuple(dict.fromkeys(asked.tags))
-        image_id = catalogue.find(self._records, ref).record.id
+        image_id = self._records.find(IMAGES, ref).record.id
 
         def change(image: Image) -> Image:
             if named.get("tags") and image.state is not ImageState.READY:
@@ -149,7 +149,7 @@ class ImageService:
 
         :raise Conflict: a machine could not start from it, with a reason for each lack. :raise NotFound
         """
-        image_id = catalogue.find(self._records, ref).record.id
+        image_id = self._records.find(IMAGES, ref).record.id
         change = Change(self._records, IMAGES, image_id, held, once)
         return await change.write(lambda image: catalogue.sealed(image, self._clock.wall()))
 
@@ -158,7 +158,7 @@ class ImageService:
 
         :raise Conflict: VMs use it, a reason for each; or it is protected. :raise NotFound, PreconditionFailed
         """
-        await to_the_end(self._delete(catalogue.find(self._records, ref).record.id, held))
+        await to_the_end(self._delete(self._records.find(IMAGES, ref).record.id, held))
 
     # -- uploads in pieces -----------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class ImageService:
 
     async def find_upload(self, ref: str, upload_id: str) -> tuple[Upload, int]:
         """An upload of that image and its offset. :raise NotFound"""
-        image_id = catalogue.find(self._records, ref).record.id
+        image_id = self._records.find(IMAGES, ref).record.id
         upload, offset = await self.uploads.find(upload_id)
         if upload.image_id != image_id:
             raise NotFound(f"no upload {upload_id!r} of this image")
@@ -282,7 +282,7 @@ class ImageService:
     # -- parts -----------------------------------------------------------------------------------------------
 
     def _pending(self, ref: str, held: Held) -> Image:
-        stored = catalogue.find(self._records, ref)
+        stored = self._records.find(IMAGES, ref)
         check_match(held, stored)
         catalogue.check_pending(stored.record, "change the files of")
         return stored.record

@@ -48,12 +48,24 @@ R = TypeVar("R", bound=Record)
 
 
 class Kind(Generic[R]):
-    """One kind of record: where it lies, how it is read, whether its names are unique."""
+    """One kind of record: where it lies, how it is read, whether its names are unique.
 
-    def __init__(self, prefix: str, type_: type[R], object_type: ObjectType, *, named: bool) -> None:
+    aliases: by what else a record is found; whoever writes them keeps each on one record.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        type_: type[R],
+        object_type: ObjectType,
+        *,
+        named: bool,
+        aliases: Callable[[R], tuple[str, ...]] | None = None,
+    ) -> None:
         self.prefix = prefix
         self.object_type = object_type
         self.named = named
+        self._aliases = aliases
         self._decoder = msgspec.json.Decoder(type_)
 
     def key(self, record_id: str) -> str:
@@ -61,6 +73,11 @@ class Kind(Generic[R]):
 
     def name_key(self, name: str) -> str:
         return f"names/{self.object_type.value}/{name}"
+
+    def called(self, record: R) -> tuple[str, ...]:
+        """Everything but its id by which a record is found."""
+        aliases = self._aliases(record) if self._aliases else ()
+        return (_name_of(record), *aliases) if self.named else aliases
 
     def decode(self, key: str, value: bytes) -> R:
         """:raise StoreCorrupt: the record cannot be read by this program."""
@@ -72,7 +89,7 @@ class Kind(Generic[R]):
 
 VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True)
 NODES: Kind[Node] = Kind("nodes/", Node, ObjectType.NODE, named=True)
-IMAGES: Kind[Image] = Kind("images/", Image, ObjectType.IMAGE, named=True)
+IMAGES: Kind[Image] = Kind("images/", Image, ObjectType.IMAGE, named=True, aliases=lambda image: image.tags)
 MIGRATIONS: Kind[Migration] = Kind("migrations/", Migration, ObjectType.MIGRATION, named=False)
 POOLS: Kind[Pool] = Kind("pools/", Pool, ObjectType.POOL, named=True)
 VOLUMES: Kind[Volume] = Kind("volumes/", Volume, ObjectType.VOLUME, named=True)
@@ -166,11 +183,11 @@ class _Shelf(Generic[R]):
         before = self.by_id.get(record_id)
         if before is None:
             bisect.insort(self.order, record_id)
-        elif kind.named and self.by_name.get(_name_of(before.record)) == record_id:
-            del self.by_name[_name_of(before.record)]
+        else:
+            self._forget_names(kind, before.record)
         self.by_id[record_id] = stored
-        if kind.named:
-            self.by_name[_name_of(stored.record)] = record_id
+        for name in kind.called(stored.record):
+            self.by_name[name] = record_id
         return before.record if before else None
 
     def drop(self, kind: Kind[R], record_id: str) -> R | None:
@@ -178,9 +195,13 @@ class _Shelf(Generic[R]):
         if before is None:
             return None
         del self.order[bisect.bisect_left(self.order, record_id)]
-        if kind.named and self.by_name.get(_name_of(before.record)) == record_id:
-            del self.by_name[_name_of(before.record)]
+        self._forget_names(kind, before.record)
         return before.record
+
+    def _forget_names(self, kind: Kind[R], record: R) -> None:
+        for name in kind.called(record):
+            if self.by_name.get(name) == record.id:  # else another has it by now
+                del self.by_name[name]
 
 
 class Records:
@@ -235,7 +256,7 @@ class Records:
         return shelf.by_id.get(record_id)
 
     def find(self, kind: Kind[R], ref: str) -> Stored[R]:
-        """By id or name. :raise NotFound"""
+        """By id, name or alias. :raise NotFound"""
         shelf: _Shelf[R] = self._shelves[kind.prefix]
         record_id = ref if is_id(ref) else shelf.by_name.get(ref, "")
         found = shelf.by_id.get(record_id)

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from novacron.model.machine import Firmware, MachineKind, NetworkKind
 from novacron.model.vm import Desired, TaskKind, VmState, VmType
 from novacron.wire.rest.common import Description, Labels, Name, ReasonOut, Ref, Strict, VmProblem, example
+from novacron.wire.rest.images import ImageRef
 from novacron.wire.rest.networks import Address
 
 MIB = 1 << 20
@@ -101,7 +102,7 @@ class DiskIn(Strict):
 class MediaIn(Strict):
     """A CD-ROM drive. `image`: an image with an ISO, none: the drive is empty. boot_order: as for disks."""
 
-    image: Ref | None = None
+    image: ImageRef | None = None
     boot_order: Annotated[int, Field(ge=0, le=64)] = 0
 
     model_config = Strict.model_config | example({"image": "debian-12-netinst", "boot_order": 1})
@@ -110,7 +111,7 @@ class MediaIn(Strict):
 class MediaUpdate(Strict):
     """What is to be in a drive; null: nothing."""
 
-    image: Ref | None
+    image: ImageRef | None
 
     model_config = Strict.model_config | example({"image": "virtio-win"})
 
@@ -127,7 +128,7 @@ class VmCreate(Strict):
     """A VM to be made from an image. It is started unless desired=stopped."""
 
     name: Name
-    image: Ref
+    image: ImageRef
     description: Description = ""
     labels: Labels = {}
     type: VmType = VmType.KVM

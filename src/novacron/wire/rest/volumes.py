@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from novacron.model.volume import VolumeState, VolumeTask
 from novacron.wire.rest.common import Description, Labels, Name, Ref, Strict, VmProblem, example
+from novacron.wire.rest.images import ImageRef
 from novacron.wire.rest.vms import QosIn, QosOut, SizeBytes
 
 
@@ -23,7 +24,7 @@ class VolumeCreate(Strict):
     name: Name
     size_bytes: SizeBytes | None = None
     pool: Ref | None = None
-    image: Ref | None = None
+    image: ImageRef | None = None
     volume: Ref | None = None
     snapshot: Ref | None = None
     node: Ref | None = None
