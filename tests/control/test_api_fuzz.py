@@ -38,6 +38,8 @@ EXISTING = {
     "node": ["node-1", "node-2", "gone"],
     "image": ["tiny", "filling"],
     "migration": ["nothing"],
+    "snapshot": ["nothing"],
+    "schedule": ["hourly", "daily"],
     "pool": ["default", "fast", "nas"],
     "volume": ["data", "making", "new-0"],
     "network": ["net-1", "net-2"],
@@ -86,12 +88,19 @@ class _Target:
             await api.vm("still", node=node, status=MachineStatus.PAUSED)
             await api.vm("off", node=node)
             await api.vm("moving", node=node, status=MachineStatus.RUNNING)
+            await api.vm("kept", node=node)
             for number in (1, 2):
                 subnet = {"name": f"net-{number}", "ipv4": f"10.{number}.0.0/24"}
                 assert (await api.http.post("/api/v1/networks", json=subnet)).status_code == 201
                 group = {"name": f"group-{number}", "rules": [{"direction": "in", "group": f"group-{number}"}]}
                 assert (await api.http.post("/api/v1/security_groups", json=group)).status_code == 201
             moved = await api.http.post("/api/v1/migrations", json={"vm": "moving"})
+            for name, every_s in (("hourly", 3600), ("daily", 86400)):
+                wish = {"name": name, "selector": {"tier": "db"}, "every_s": every_s}
+                assert (await api.http.post("/api/v1/schedules", json=wish)).status_code == 201
+            taken = await api.http.post("/api/v1/vms/kept/snapshots", json={"name": "one"})
+            EXISTING["snapshot"][:] = [taken.json()["id"]]
+            _turns["snapshot"] = itertools.cycle([None, *EXISTING["snapshot"]])
             EXISTING["migration"][:] = [moved.json()["id"]]
             _turns["migration"] = itertools.cycle([None, *EXISTING["migration"]])
             listening = tcp("127.0.0.1", 0)
