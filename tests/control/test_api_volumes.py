@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from novacron.clock import SystemClock
 from novacron.control.store.records import POOLS, SNAPSHOTS, VMS, VOLUMES, Stored
 from novacron.control.vms import drives
 from novacron.control.volumes import decide
+from novacron.control.volumes.adopt import adopt_disks
 from novacron.errors import NoRoom, Unavailable
 from novacron.model.machine import Disk, MachineStatus
 from novacron.model.node import Node, NodeState
@@ -408,6 +410,15 @@ async def test_a_vm_being_started_is_not_regrown(api: Api, node: Node) -> None:
     vm = (await api.vm(node=node, task=Task(id="t", kind=TaskKind.START, requested_at=NOW))).record
     await a_volume(api, "root", id=vm.spec.disks[0].volume_id, vm_id=vm.id)
     problem_of(await api.http.patch("/api/v1/volumes/root", json={"size_bytes": 2 * GIB}), 409, "busy")
+
+
+async def test_disks_from_before_volumes_had_records_get_theirs_once(api: Api, node: Node) -> None:
+    vm = (await api.vm("old", node=node)).record
+    for _ in range(2):
+        await adopt_disks(api.records, SystemClock(), POOL_ID)
+    (made,) = volumes(api).values()
+    assert (made.name, made.id, made.vm_id, made.with_vm) == ("old-0", vm.spec.disks[0].volume_id, vm.id, True)
+    assert (made.pool_id, made.size_bytes, made.task) == (POOL_ID, GIB, None)
 
 
 # -- decisions ---------------------------------------------------------------------------------------------

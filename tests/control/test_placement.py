@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose
+from novacron.control.scheduler.snapshot import PoolNeed
 from novacron.model.node import Accelerator, DriverFacts, Node, NodeFacts, NodeState
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -55,6 +56,25 @@ def test_the_emptier_node_is_chosen() -> None:
 def test_equal_nodes_answer_the_same_in_any_order() -> None:
     nodes = [candidate("b"), candidate("a")]
     assert choose(NEED, nodes).node_id == choose(NEED, nodes[::-1]).node_id == "id-a"
+
+
+@pytest.mark.parametrize(
+    ("pools", "node_id", "code"),
+    [
+        ({"p": ""}, "", None),
+        ({"p": ""}, "id-a", None),
+        ({"p": ""}, "id-b", "pool.elsewhere"),
+        ({"p": "the disk is not mounted"}, "", "pool.unreachable"),
+        ({}, "", "pool.unknown"),
+    ],
+)
+def test_disks_are_placed_where_their_pools_are_reached(pools: dict[str, str], node_id: str, code: str | None) -> None:
+    need = msgspec.structs.replace(NEED, pools=(PoolNeed(id="p", name="fast", node_id=node_id),))
+    seen = msgspec.structs.replace(candidate(), pools=pools)
+    placement = choose(need, [seen])
+    assert [reason.code for reason in placement.refusals] == ([code] if code else [])
+    if code == "pool.unreachable":
+        assert "the disk is not mounted" in placement.refusals[0].message
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ from novacron.control.vms.reconciler import Reconciler
 from novacron.control.vms.routes import router as vm_routes
 from novacron.control.vms.service import VmService
 from novacron.control.vms.view import VmView
+from novacron.control.volumes.adopt import adopt_disks
 from novacron.control.volumes.routes import router as volume_routes
 from novacron.control.volumes.service import VolumeService
 from novacron.control.volumes.view import VolumeView
@@ -135,6 +136,7 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         images = ImageService(records, room, clock, config.pool_dir)
         await images.sweep()
         await ensure_default(records, clock, pool_id)
+        await adopt_disks(records, clock, pool_id)
         doors = (image_door(records, config.pool_dir, secret),)
         app = application(config, records, access, link, figures, clock, pool_id, room, images, doors)
         for name, work in workers(config, records, access, link, clock, images).items():

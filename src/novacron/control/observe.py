@@ -12,11 +12,13 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from novacron.control.store.records import IMAGES, MIGRATIONS, NODES, VMS, Records
+from novacron.control.store.records import IMAGES, MIGRATIONS, NODES, VMS, VOLUMES, Records
 from novacron.model.image import ImageState
 from novacron.model.migration import MigrationState
 from novacron.model.node import NodeState
 from novacron.model.vm import VmState, state_of
+from novacron.model.volume import VolumeState
+from novacron.model.volume import state_of as volume_state_of
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -68,6 +70,8 @@ class _Cluster(Collector):
         yield _by_state("novacron_nodes", "Nodes by state.", NodeState, nodes)
         images = (stored.record.state.value for stored in records.all(IMAGES))
         yield _by_state("novacron_images", "Images by state.", ImageState, images)
+        volumes = (volume_state_of(stored.record).value for stored in records.all(VOLUMES))
+        yield _by_state("novacron_volumes", "Volumes by state.", VolumeState, volumes)
         migrations = (stored.record.state.value for stored in records.all(MIGRATIONS))
         yield _by_state("novacron_migrations", "Migrations by state.", MigrationState, migrations)
         yield GaugeMetricFamily("novacron_store_revision", "Revision the record cache stands at.", records.revision)
