@@ -266,6 +266,7 @@ class Machines:
             await self._provisioner.clear_away(args.vm_id, holding.spec)
             await asyncio.to_thread(self._provisioner.parking.clear, args.vm_id)
             await self._provisioner.remove_volumes(args.volumes, holding.spec)
+            await self._provisioner.remove_belongings(args.vm_id)
             await self._ledger.put(Holding(vm_id=args.vm_id, generation=holding.generation, role=Role.GONE))
 
     async def trim_consoles(self) -> None:

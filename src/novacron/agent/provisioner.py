@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from novacron.agent import seed
+from novacron.agent import belongings, seed
 from novacron.agent.drivers.base import DiskFile, Launch, Medium
 from novacron.agent.network import Network, Networks
 from novacron.agent.network.user import port_was_taken
@@ -80,6 +80,7 @@ class Provisioner:
         return Launch(
             spec=spec,
             run_dir=run_dir,
+            keep=await self._keep(spec, uid),
             kernel=image(spec.boot.kernel),
             initrd=image(spec.boot.initrd),
             firmware=image(spec.boot.firmware),
@@ -98,6 +99,15 @@ class Provisioner:
         if spec.parent_id and disk.source_volume_id:
             await pool.clone_volume(disk, disk.source_volume_id)
         return await pool.ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
+
+    async def _keep(self, spec: MachineSpec, uid: int | None) -> Path | None:
+        if not belongings.needed(spec):
+            return None
+        return await asyncio.to_thread(belongings.make, self._depot.own.machines_dir(), spec.vm_id, uid)
+
+    async def remove_belongings(self, vm_id: str) -> None:
+        """Delete what belongs to a machine that is deleted and is no volume."""
+        await asyncio.to_thread(belongings.remove, self._depot.own.machines_dir(), vm_id)
 
     def _uid(self, spec: MachineSpec) -> int | None:
         return self._uid_base + spec.isolation_slot if self._uid_base else None

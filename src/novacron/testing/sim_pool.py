@@ -43,6 +43,9 @@ class SimPool:
     async def space(self) -> Space:
         return Space(*self.usage())
 
+    def machines_dir(self) -> Path:
+        return self._root / "machines"
+
     def image_path(self, digest: str) -> Path:
         return self._root / "images" / digest
 

@@ -123,13 +123,15 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """A MachineSpec with everything resolved to this node's paths.
 
     run_dir: the machine's own directory (exists, mode 0700, owned by uid when given) for sockets, logs and the
-    process identity. uid/gid: run as this unprivileged user; None: as the agent itself.
+    process identity. keep: likewise, beside its volumes, for what outlives this node's boot; None: it has nothing such.
+    uid/gid: run as this unprivileged user; None: as the agent itself.
     memory: a file that is to be its memory, shared with it (memory_shared) or copied as it writes. state: what its
     devices were when that memory was parked: it begins there instead of booting.
     """
 
     spec: MachineSpec
     run_dir: Path
+    keep: Path | None = None
     kernel: Path | None = None
     initrd: Path | None = None
     firmware: Path | None = None

@@ -23,6 +23,10 @@ class OwnPool(Pool, Protocol):
         """Bytes free and in all. :raise Unavailable"""
         ...
 
+    def machines_dir(self) -> Path:
+        """Where directories of machines may be made (agent.belongings)."""
+        ...
+
     def image_path(self, digest: str) -> Path:
         """:raise NotFound: the pool does not hold it."""
         ...

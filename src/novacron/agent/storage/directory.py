@@ -180,6 +180,9 @@ class DirectoryPool:
 
     # -- images ----------------------------------------------------------------------------------------------
 
+    def machines_dir(self) -> Path:
+        return self._dir / "machines"
+
     def image_path(self, digest: str) -> Path:
         """:raise NotFound: the pool does not hold it. :raise InvalidInput: not a sha256 digest."""
         return self._shelf.path(digest)

@@ -35,6 +35,7 @@ class Uefi(msgspec.Struct, frozen=True):
 
     code: Path
     variables: Path
+    secure: bool = False
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,7 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True):
     agent: int
     rescue: int
     guest_agent: int | None = None
+    tpm: int | None = None
     memory: int | None = None
 
 
@@ -84,6 +86,11 @@ def has_screen(launch: Launch) -> bool:
     return launch.spec.machine is MachineKind.Q35 and launch.spec.memory_mib >= SCREEN_FROM_MIB
 
 
+def variables(launch: Launch) -> Path:
+    """Where its UEFI variables are: beside its volumes, when there is such a place."""
+    return (launch.keep or launch.run_dir) / VARS_FILE
+
+
 def wants_uefi(launch: Launch) -> bool:
     return launch.spec.firmware is Firmware.UEFI
 
@@ -103,6 +110,10 @@ def _check(launch: Launch, host: Host) -> None:
         raise Unsupported("UEFI boots q35 machines from a disk")
     if wants_uefi(launch) and host.uefi is None:
         raise Unsupported("this node has no UEFI firmware: install OVMF (Debian: package ovmf)")
+    if spec.secure_boot and (host.uefi is None or not host.uefi.secure):
+        raise Unsupported("Secure Boot goes with UEFI, and with firmware that has it (Debian: package ovmf)")
+    if spec.tpm and spec.machine is not MachineKind.Q35:
+        raise Unsupported("a TPM goes with q35 machines")
 
 
 # -- the board -----------------------------------------------------------------------------------------------
@@ -124,6 +135,9 @@ def _board(launch: Launch, host: Host, memory_file: int | None) -> Iterator[str]
     if wants_uefi(launch):
         machine += ["pflash0=uefi-code", "pflash1=uefi-variables"]
     machine += ["memory-backend=memory"] if spec.shared_memory else []
+    if spec.secure_boot:  # the variables are written from system management mode alone
+        machine += ["smm=on"]
+        yield from ("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
     yield from ("-machine", ",".join(machine))
     if host.accelerator == "kvm":
         # enforce: better no start than a guest that finds a flag missing after it moved here
@@ -184,7 +198,7 @@ def _translation_mib(memory_mib: int) -> int:
 def _boot(launch: Launch, host: Host) -> Iterator[str]:
     if wants_uefi(launch) and host.uefi is not None:
         yield from _flash("uefi-code", host.uefi.code, read_only=True)
-        yield from _flash("uefi-variables", launch.run_dir / VARS_FILE, read_only=False)
+        yield from _flash("uefi-variables", variables(launch), read_only=False)
     if launch.firmware is not None:
         yield from ("-bios", str(launch.firmware))
     if launch.kernel is not None:
@@ -227,6 +241,9 @@ def _devices(launch: Launch, sockets: Sockets) -> Iterator[str]:
         yield from _device({"driver": "virtserialport", "id": "guest-agent", **port})
     if pci and spec.shared_memory:  # a copy's kernel sees another number than its parent's and makes new randomness
         yield from _device({"driver": "vmgenid", "id": "generation", "guid": spec.vm_id})
+    if sockets.tpm is not None:
+        yield from ("-chardev", f"socket,id=tpm,fd={sockets.tpm}", "-tpmdev", "emulator,id=tpm,chardev=tpm")
+        yield from _device({"driver": "tpm-crb", "id": "tpm-device", "tpmdev": "tpm"})
     for fixture in devices.fixtures(spec):
         yield from _device(fixture)
     yield from _disks(launch)

@@ -21,7 +21,7 @@ from novacron.agent.drivers.base import (
 )
 from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import adopt as adoption
-from novacron.agent.drivers.qemu import devices, incoming, launcher, outgoing, parking, power, snapshot, stall
+from novacron.agent.drivers.qemu import devices, incoming, launcher, outgoing, parking, power, snapshot, stall, tpm
 from novacron.agent.drivers.qemu.accelerator import choose
 from novacron.agent.drivers.qemu.command import Host, wants_uefi
 from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
@@ -77,12 +77,17 @@ class QemuDriver:
         return DriverFacts(
             name=self.name,
             version=found.version,
-            features=found.features,
+            features=(*found.features, *self._extras()),
             machine_types=found.machine_types,
             default_machine_types=found.default_machine_types,
             cpu_models=found.cpu_models,
             accelerator=accelerator,
         )
+
+    def _extras(self) -> tuple[str, ...]:
+        """What is not QEMU's own: other packages bring it."""
+        has = {tpm.FEATURE: tpm.is_installed(), "secure-boot": find_uefi(secure=True) is not None}
+        return tuple(name for name, there in has.items() if there)
 
     def report(self, vm_id: str) -> MachineReport | None:
         machine = self._machines.get(vm_id)
@@ -301,7 +306,7 @@ class QemuDriver:
             accelerator=accelerator.name,
             machine_type=machine_type,
             cpu_model=cpu_model,
-            uefi=find_uefi() if wants_uefi(launch) else None,
+            uefi=find_uefi(secure=spec.secure_boot) if wants_uefi(launch) else None,
         )
         record = Record(
             vm_id=spec.vm_id,

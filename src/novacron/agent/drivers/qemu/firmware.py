@@ -10,7 +10,8 @@ from novacron.agent.drivers.qemu.command import Uefi
 
 DESCRIPTORS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
 MAX_BYTES = 64 << 10
-_UNWANTED = frozenset({"requires-smm", "enrolled-keys", "secure-boot", "amd-sev-es"})
+SECURE = frozenset({"requires-smm", "enrolled-keys", "secure-boot"})
+_UNWANTED = frozenset({"amd-sev-es"})
 
 
 class _File(msgspec.Struct):
@@ -44,12 +45,15 @@ class _Descriptor(msgspec.Struct, rename="kebab"):
     features: list[str] = []
 
 
-def find_uefi(folders: tuple[Path, ...] = DESCRIPTORS) -> Uefi | None:
-    """Plain UEFI for q35 (no Secure Boot, no SMM), by the descriptors' own order of preference; None: there is none."""
+def find_uefi(folders: tuple[Path, ...] = DESCRIPTORS, *, secure: bool = False) -> Uefi | None:
+    """UEFI for q35, by the descriptors' own order of preference; None: there is none.
+
+    secure: with Secure Boot, the usual keys enrolled, its variables guarded by SMM; else with nothing of that.
+    """
     files = {file.name: file for folder in reversed(folders) for file in folder.glob("*.json")}
     for name in sorted(files):
         try:
-            found = _uefi(msgspec.json.decode(files[name].read_bytes()[:MAX_BYTES], type=_Descriptor))
+            found = _uefi(secure, msgspec.json.decode(files[name].read_bytes()[:MAX_BYTES], type=_Descriptor))
         except (OSError, msgspec.DecodeError):
             continue  # a descriptor we cannot read offers us nothing
         if found is not None:
@@ -57,15 +61,20 @@ def find_uefi(folders: tuple[Path, ...] = DESCRIPTORS) -> Uefi | None:
     return None
 
 
-def _uefi(descriptor: _Descriptor) -> Uefi | None:
+def _uefi(secure: bool, descriptor: _Descriptor) -> Uefi | None:
     code, variables = descriptor.mapping.executable, descriptor.mapping.nvram_template
     fits = any(
         target.architecture == "x86_64" and any(machine.startswith("pc-q35") for machine in target.machines)
         for target in descriptor.targets
     )
-    if not fits or "uefi" not in descriptor.interface_types or _UNWANTED & set(descriptor.features):
+    if not fits or "uefi" not in descriptor.interface_types or not _is(secure, set(descriptor.features)):
         return None
     if code is None or variables is None or (code.format, variables.format) != ("raw", "raw"):
         return None
-    found = Uefi(code=Path(code.filename), variables=Path(variables.filename))
+    found = Uefi(code=Path(code.filename), variables=Path(variables.filename), secure=secure)
     return found if found.code.is_file() and found.variables.is_file() else None
+
+
+def _is(secure: bool, features: set[str]) -> bool:
+    wanted = features >= SECURE if secure else not features & SECURE
+    return wanted and not features & _UNWANTED

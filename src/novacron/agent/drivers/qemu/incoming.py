@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from novacron.agent.drivers.base import Arrival, Launch, Reception
-from novacron.agent.drivers.qemu import status, tls
+from novacron.agent.drivers.qemu import status, tls, tpm
 from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
 from novacron.agent.drivers.qemu.launcher import abandon, launch
@@ -126,6 +126,7 @@ async def _continue(machine: Machine, transfer: Transfer, generation: int) -> No
     before, transfer.taken_over = transfer.taken_over, True
     generation_before, machine.record.generation = machine.record.generation, generation
     machine.save()
+    tpm.claim(machine.record.keep, machine.record.tpm)
     asked_at_s = machine.clock.monotonic_s()
 
     def resumed() -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 from pathlib import Path
 
 from novacron.agent.drivers.base import Launch
 from novacron.agent.drivers.qemu import machine as machines
-from novacron.agent.drivers.qemu import tls
-from novacron.agent.drivers.qemu.command import VARS_FILE, Host, Sockets, command, wants_uefi
+from novacron.agent.drivers.qemu import tls, tpm
+from novacron.agent.drivers.qemu.command import VARS_FILE, Host, Sockets, command, variables, wants_uefi
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.process import spawn
 from novacron.agent.drivers.qemu.rundir import RunDir
@@ -48,10 +47,12 @@ async def launch(machine: Machine, what: Launch, host: Host, *, incoming: bool) 
 
 async def abandon(machine: Machine) -> None:
     """Kill what there is of it and remove its files; the listener is told nothing."""
-    if machine.process is not None:
-        machine.process.kill()
-        await machine.process.wait(machines.KILL_DEADLINE_S)
+    for process in (machine.process, machine.tpm):
+        if process is not None:
+            process.kill()
+            await process.wait(machines.KILL_DEADLINE_S)
     await machine.let_go()
+    tpm.leave(machine.record.keep, machine.record.tpm)
     clear(machine.run_dir)
 
 
@@ -63,10 +64,12 @@ def clear(run_dir: RunDir) -> None:
 
 def _prepare(run_dir: RunDir, what: Launch, host: Host) -> None:
     run_dir.remove(*machines.OURS)
-    if wants_uefi(what) and host.uefi is not None and not (run_dir.path / VARS_FILE).exists():
-        descriptor = run_dir.create(VARS_FILE, os.O_WRONLY, what.uid, what.gid)
-        with os.fdopen(descriptor, "wb") as target, host.uefi.variables.open("rb") as template:
-            shutil.copyfileobj(template, target)
+    if wants_uefi(what) and host.uefi is not None and not variables(what).exists():
+        kept = RunDir(variables(what).parent)
+        fresh = f".{VARS_FILE}.new"
+        with os.fdopen(kept.create(fresh, os.O_WRONLY, what.uid, what.gid), "wb") as target:
+            target.write(host.uefi.variables.read_bytes())
+        (kept.path / fresh).rename(variables(what))
 
 
 def _spawn(machine: Machine, what: Launch, host: Host, listening: list[socket.socket], *, incoming: bool) -> None:
@@ -79,16 +82,26 @@ def _spawn(machine: Machine, what: Launch, host: Host, listening: list[socket.so
     with contextlib.ExitStack() as opened:
         memory = _opened(opened, what.memory) if what.memory else None
         numbers += [] if memory is None else [memory]
-        sockets = Sockets(agent=numbers[0], rescue=numbers[1], guest_agent=guest_agent, memory=memory)
-        argv = command(what, host, sockets, incoming=incoming)
         stderr = run_dir.create(machines.STDERR_FILE, os.O_WRONLY | os.O_APPEND, what.uid, what.gid)
         opened.callback(os.close, stderr)
+        chip = _begin_tpm(machine, what, opened, stderr, incoming=incoming) if what.spec.tpm else None
+        numbers += [] if chip is None else [chip]
+        sockets = Sockets(agent=numbers[0], rescue=numbers[1], guest_agent=guest_agent, memory=memory, tpm=chip)
+        argv = command(what, host, sockets, incoming=incoming)
         try:
             process = spawn(argv, directory=run_dir.path, stderr=stderr, uid=what.uid, gid=what.gid, pass_fds=numbers)
         except FileNotFoundError as wrong:
             raise Unsupported(f"{host.binary} is not installed on this node") from wrong
     machine.record.identity = process.identity
     machine.hold(process)
+
+
+def _begin_tpm(machine: Machine, what: Launch, opened: contextlib.ExitStack, stderr: int, *, incoming: bool) -> int:
+    keep, record = what.keep or what.run_dir, machine.record
+    record.keep, record.tpm = str(keep), tpm.folder(keep, what.spec.generation, incoming=incoming)
+    machine.tpm, end = tpm.begin(machine.run_dir, keep / record.tpm, stderr, what.uid, what.gid)
+    opened.callback(end.close)
+    return end.fileno()
 
 
 def _opened(stack: contextlib.ExitStack, path: Path) -> int:

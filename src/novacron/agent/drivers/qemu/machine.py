@@ -48,6 +48,7 @@ class Machine:
         self.run_dir = run_dir
         self.clock = clock
         self.process: Process | None = None
+        self.tpm: Process | None = None  # while this agent is its parent; it ends with QEMU
         self.monitor: Monitor | None = None
         self.rescue: Monitor | None = None
         self.work: asyncio.Task[None] | None = None  # what goes on between verbs: following a transfer that leaves
@@ -248,6 +249,8 @@ class Machine:
         for monitor in (self.monitor, self.rescue):
             if monitor is not None:
                 await monitor.close()
+        if self.tpm is not None:
+            self.tpm.let_go()
         if self.process is not None:
             self.process.ended.remove_done_callback(self._on_end)
             self.process.let_go()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 
 from novacron.agent.drivers.base import Departure, Reception
-from novacron.agent.drivers.qemu import status, tls
+from novacron.agent.drivers.qemu import status, tls, tpm
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.migration import (
     Info,
@@ -272,6 +272,7 @@ async def reclaim(machine: Machine, migration_id: str, stall_s: float) -> Machin
     if machine.work is not None and not machine.work.done():
         await abort(machine)
         await asyncio.wait({machine.work}, timeout=SETTLE_DEADLINE_S)
+    tpm.claim(machine.record.keep, machine.record.tpm)
     if machine.record.transfer is not None:  # it had left whole, or its follower could not put it right
         await _settle(machine)
     return await machine.refresh()
@@ -293,6 +294,7 @@ async def release(machine: Machine, migration_id: str) -> Figures:
     transfer.closed = True
     await machine.end(Ending(MachineStatus.ABSENT, "it runs on another node"))
     tls.erase(machine.run_dir)
+    tpm.leave(machine.record.keep, machine.record.tpm)
     return transfer.figures
 
 

@@ -63,6 +63,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     copying: bool = False  # it begins as a copy, and is not yet one of its own
     frozen: bool = False  # its file systems were to be frozen, and nobody has thawed them since
     spec: MachineSpec | None = None
+    keep: str = ""  # where the state of its TPM lies, and in which folder
+    tpm: str = ""
     endpoints: tuple[Endpoint, ...] = ()
     identity: Identity | None = None
     ending: Ending | None = None

@@ -93,6 +93,14 @@ class RunDir:
             for name in names:
                 _unlink(name, directory)
 
+    def make_folder(self, folder: str, uid: int | None, gid: int | None) -> None:
+        """A sub-directory (0700) of uid's alone. There already: fine."""
+        with self.opened() as directory:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700, dir_fd=directory)
+            with _directory(folder, directory) as inner:
+                _give(inner, uid, gid)
+
     def make_secret(self, folder: str, files: Mapping[str, bytes], uid: int | None, gid: int | None) -> None:
         """Files in a sub-directory of their own (0700), readable by uid alone. What had their names is removed."""
         self.remove_secret(folder, *files)
