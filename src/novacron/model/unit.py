@@ -16,7 +16,7 @@ from novacron.errors import InvalidInput, NoRoom, Reason
 PREFIX = "unit."
 MAX_UNITS = 256
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}\Z")
-_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})\Z")
+_RANGE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})\Z")
 
 
 def units_of(options: Mapping[str, str]) -> tuple[str, ...]:

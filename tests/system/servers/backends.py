@@ -40,11 +40,16 @@ class Backend(msgspec.Struct, frozen=True):
     shares: bool = True
 
 
+def maker_in(directory: Path) -> Callable[[PoolSpec], Pool]:
+    """Makes pools as an agent does whose own pool is in a directory."""
+    return maker(Tools(TOOL_UID), _own(directory))
+
+
 class Servers:
     """Servers that take long to start, kept for all tests of a run; `stack` ends them."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
+    def __init__(self, stack: contextlib.ExitStack | None = None) -> None:
+        self._stack = stack or contextlib.ExitStack()
         self._ceph: ceph.Cluster | None = None
 
     @property
@@ -60,7 +65,8 @@ def _own(directory: Path) -> DirectoryPool:
     return DirectoryPool(own, tools=Tools(TOOL_UID))
 
 
-def _spec(driver: PoolDriver, **options: str) -> PoolSpec:
+def a_spec(driver: PoolDriver, **options: str) -> PoolSpec:
+    """A pool of some id."""
     return PoolSpec(id="01890a5d-ac96-774b-bcce-b302099a8099", driver=driver, options=options)
 
 
@@ -96,18 +102,18 @@ def _nbd(directory: Path, _: Servers) -> Iterator[Backend]:
     with nbd.nbdkit(directory, names) as at:
         at.chmod(0o666)
         given = {f"unit.{volume}": name for volume, name in zip(VOLUMES, names, strict=True)}
-        spec = _spec(PoolDriver.NBD, address=str(at), units=",".join(names), **given)
-        yield Backend(maker(Tools(TOOL_UID), _own(directory))(spec), directory, sees_use=False, shares=False)
+        spec = a_spec(PoolDriver.NBD, address=str(at), units=",".join(names), **given)
+        yield Backend(maker_in(directory)(spec), directory, sees_use=False, shares=False)
 
 
 @contextlib.contextmanager
 def _rbd(directory: Path, servers: Servers) -> Iterator[Backend]:
     cluster = servers.ceph
-    spec = _spec(
+    spec = a_spec(
         PoolDriver.CEPH_RBD, pool=ceph.POOL, conf=str(cluster.conf), user="vms", keyring=str(cluster.keyring),
         namespace=cluster.namespace(),
     )  # fmt: skip
-    yield Backend(maker(Tools(TOOL_UID), _own(directory))(spec), directory)
+    yield Backend(maker_in(directory)(spec), directory)
 
 
 @contextlib.contextmanager
@@ -115,11 +121,11 @@ def _iscsi(directory: Path, _: Servers) -> Iterator[Backend]:
     numbers = {str(n): UNIT_BYTES for n in range(1, len(VOLUMES) + 1)}
     with iscsi.tgt(directory, numbers) as at:
         given = {f"unit.{volume}": number for volume, number in zip(VOLUMES, numbers, strict=True)}
-        spec = _spec(
+        spec = a_spec(
             PoolDriver.ISCSI, portal=at.portal, target=iscsi.TARGET, user=iscsi.USER,
             password_file=str(at.password_file), units="1-4", **given,
         )  # fmt: skip
-        yield Backend(maker(Tools(TOOL_UID), _own(directory))(spec), directory, sees_use=False, shares=False)
+        yield Backend(maker_in(directory)(spec), directory, sees_use=False, shares=False)
 
 
 class Kind(msgspec.Struct, frozen=True):
