@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from novacron.agent.drivers.base import FileAt, Layer
 from novacron.agent.storage.directory import DirectoryPool
+from novacron.agent.storage.tool import Tools
 from novacron.errors import DriverError, InvalidInput, NoRoom, NotFound, Unavailable
 from novacron.model.identity import is_id
 from novacron.model.machine import Disk
@@ -29,6 +31,7 @@ pytestmark = [
 
 MIB = 1 << 20
 VOLUME = "01890a5d-ac96-774b-bcce-b302099a8057"
+OTHER = "01890a5d-ac96-774b-bcce-b302099a8058"
 
 
 @pytest.fixture
@@ -260,6 +263,78 @@ async def test_a_full_pool_is_no_room(tmp_path: Path) -> None:
         assert not (disk / "volumes" / f"{VOLUME}.qcow2").exists()
     finally:
         run("umount", disk)
+
+
+@pytest.mark.root
+async def test_a_clone_shares_blocks_where_the_file_system_can(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
+        pytest.skip("mounting an XFS file system needs root and xfsprogs")
+    disk, at = tmp_path / "disk", tmp_path / "at"
+    at.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(400 * MIB)
+    run("mkfs.xfs", "-q", "-m", "reflink=1", disk)
+    run("mount", "-o", "loop", disk, at)
+    try:
+        pool = DirectoryPool(at)
+        made = await pool.ensure_volume(Disk(volume_id=VOLUME, size_bytes=64 * MIB), uid=None, gid=None)
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 48M", made.source.path)
+        before = (await pool.space()).free_bytes
+        await pool.clone_volume(Disk(volume_id=OTHER, size_bytes=0), VOLUME)
+        assert before - (await pool.space()).free_bytes < 4 * MIB
+        assert (await pool.extent(OTHER)).size_bytes == 64 * MIB
+    finally:
+        run("umount", at)
+
+
+@pytest.mark.root
+async def test_a_pool_that_becomes_full_on_the_way_is_no_room_and_nothing_half_made(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    at = tmp_path / "at"
+    at.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", at)
+    try:
+        pool, disk = DirectoryPool(at), Disk(volume_id=VOLUME, size_bytes=16 * MIB)
+        made = await pool.ensure_volume(disk, uid=None, gid=None)
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 4M", made.source.path)
+        with pytest.raises(NoRoom):
+            await pool.clone_volume(Disk(volume_id=OTHER, size_bytes=0), VOLUME)
+        large = tmp_path / "image"
+        large.write_bytes(b"x" * (4 * MIB))
+        with pytest.raises(NoRoom):
+            await pool.keep_image("a" * 64, large)
+        (at / "fill").write_bytes(bytes(shutil.disk_usage(at).free - 16384))
+        with pytest.raises(NoRoom):
+            await pool.export_snapshot(VOLUME, "", at / "out")
+        assert nothing_left(at)
+        assert await pool.images() == ()
+        assert sorted(path.name for path in at.rglob("*") if path.is_file()) == [f"{VOLUME}.qcow2", "fill"]
+    finally:
+        run("umount", at)
+
+
+@pytest.mark.root
+async def test_as_root_no_tool_runs_as_root_and_volumes_stay_their_owners() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("changing the user needs root")
+    uid, owner = 0x4E43_0000, 0x4E43_0005
+    with tempfile.TemporaryDirectory(prefix="novacron-pool-") as place:
+        directory = Path(place)
+        directory.chmod(0o711)
+        shown = directory / "uids"
+        shown.touch()
+        shown.chmod(0o666)
+        tool = program(directory, f"id -u >> {shown}", 'exec qemu-img "$@"')
+        pool, disk = DirectoryPool(directory, str(tool), Tools(uid)), Disk(volume_id=VOLUME, size_bytes=MIB)
+        made = await pool.ensure_volume(disk, uid=None, gid=None)
+        assert made.source.path.stat().st_uid == uid
+        await pool.ensure_volume(disk, uid=owner, gid=owner)
+        await pool.take_snapshot(VOLUME, OTHER)
+        await pool.clone_volume(Disk(volume_id=OTHER, size_bytes=2 * MIB), VOLUME)
+        assert made.source.path.stat().st_uid == owner
+        assert (directory / "volumes" / f"{OTHER}.qcow2").stat().st_uid == uid
+        assert set(shown.read_text().split()) == {str(uid), str(owner)}
 
 
 # -- hostile and wrong ------------------------------------------------------------------------------------------
