@@ -78,7 +78,9 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        """Its agent, anew."""
+        """Its agent, anew; the one before ends in order."""
+        if hasattr(self, "movements"):
+            self.do(self.movements.close())
         clock = SystemClock()
         self.overlay = Overlay(Memory(self.root / "networks"), Dnsmasq(self.root / "run"), self.address, clock)
         self.movements = Movements(self.overlay, clock)

@@ -85,6 +85,8 @@ def test_a_card_speaks_in_its_own_name_alone(one: Site) -> None:
     assert arrives(a, b, honest)
     advert6 = frames._neighbour(134, FREE.mac, *(address("fe80::5054:ff:fe00:2", ""),) * 2, address("ff02::1", ""), 0)
     theirs6 = frames.announcements(FREE.mac, [address("fd05::9", "")])[1]
+    own_address, everybody = address(FREE.addresses[1], ""), address("ff02::1", "")
+    claim6 = frames._neighbour(136, FREE.mac, address("fd05::9", ""), own_address, everybody, 0)
     lies = {
         "another's MAC": udp(FREE, to, (1000, 2000), mac=STRANGER),
         "another's address": udp(FREE, to, (1000, 2000), sender="10.5.0.9"),
@@ -95,7 +97,8 @@ def test_a_card_speaks_in_its_own_name_alone(one: Site) -> None:
         "another's MAC by ARP": octets(b.card.mac) + octets(FREE.mac) + frames.announcements(STRANGER, [
             address(FREE.addresses[0], "")])[1][12:],
         "a router": advert6,
-        "another's address by neighbour discovery": theirs6,
+        "another's IPv6 address": theirs6,
+        "another's address by neighbour discovery": claim6,
         "RARP": frames.announcements(FREE.mac, [])[0],
         "a VLAN": honest[:12] + b"\x81\x00\x00\x05" + honest[12:],
         "an unknown protocol": honest[:12] + b"\x88\xb5" + honest[14:],

@@ -94,18 +94,22 @@ def test_a_machine_that_moved_is_found_at_once_and_nothing_stale_takes_it_back(t
     b.apply(three.state(3, place(card, a, 1), place(peer, c)))
     assert port_of(b, card) == overlay_tap(card.id), "said before it came"
     b.do(b.movements.arrived(machine(card, 2)))
-    three.apply(three.state(4, place(card, b, 2), place(peer, c)))
+    b.start()
+    b.do(b.overlay.adopt())
+    b.apply(three.state(4, place(card, a, 1), place(peer, c)))
+    assert port_of(b, card) == overlay_tap(card.id), "known before the server said so, and after a restart"
+    three.apply(three.state(5, place(card, b, 2), place(peer, c)))
     assert (endpoint_of(a, card), endpoint_of(c, card)) == (b.address, b.address)
     assert port_of(a, card) == tunnel_name(NETWORK), "though its tap still stands there"
     assert arrives(talker, target, udp(peer, tell(card), (1, 3)))
 
-    for late in (first, three.state(5, place(card, a, 1), place(peer, c))):
+    for late in (first, three.state(6, place(card, a, 1), place(peer, c))):
         three.apply(late)
         assert (endpoint_of(a, card), endpoint_of(c, card), endpoint_of(b, card)) == (b.address, b.address, "")
     for node in three.nodes:
         node.start()
         node.do(node.overlay.adopt())
-        node.apply(three.state(6, place(card, a, 1), place(peer, c)))
+        node.apply(three.state(7, place(card, a, 1), place(peer, c)))
     assert endpoint_of(c, card) == b.address, "after a restart, too"
     assert arrives(talker, target, udp(peer, tell(card), (1, 4)))
 
@@ -191,6 +195,27 @@ def test_an_agents_restart_is_not_noticed(two: Site) -> None:
     assert re.findall(r"^\d+: \S+", a.run("ip", "-o", "link"), re.MULTILINE) == links
     assert sent[0] > 50
     assert heard == set(range(sent[0]))
+
+
+def test_a_new_agent_mends_what_others_broke(two: Site) -> None:
+    a, b = two.nodes
+    one, other = nic(2), nic(3)
+    left, right = two.plug(a, one, spec()), two.plug(b, other, spec())
+    two.apply(two.state(1, place(one, a), place(other, b)))
+    assert arrives(left, right, udp(one, tell(other), (1, 2)))
+    a.run("nft", "flush", "ruleset")
+    a.run("ip", "link", "del", bridge_name(NETWORK))
+    a.start()
+    a.do(a.overlay.adopt())
+    assert arrives(left, right, udp(one, tell(other), (1, 3)))
+    assert not arrives(left, right, udp(one, tell(other), (1, 3), sender="10.5.0.9"))
+    a.do(a.overlay.plug(one, None))
+    a.run("ip", "link", "del", overlay_tap(one.id))
+    a.start()
+    a.do(a.overlay.adopt())
+    known = a.overlay.known(NETWORK)
+    assert known is not None
+    assert known.ports == {}, "a host that was restarted has no taps"
 
 
 def test_a_network_goes_wholly_and_not_with_a_card_in_it(two: Site) -> None:

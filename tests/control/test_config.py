@@ -67,6 +67,7 @@ def test_off_loopback_with_tls_is_fine() -> None:
         ({"server": "http://192.0.2.1:8470"}, "server"),
         ({"server": "ftp://x"}, "server"),
         ({"migration_host": "node-1"}, "migration_host"),
+        ({"tunnel_host": "node-1"}, "tunnel_host"),
         ({"accelerator": "hax"}, "accelerator"),
     ],
 )

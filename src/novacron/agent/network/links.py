@@ -83,7 +83,8 @@ async def fill(kernel: AsyncIPRoute, pair: Pair, wanted: Tables) -> None:
         await place(kernel, mac, pair.tunnel)
     for mac, tap in wanted.local.items():
         link = await find(kernel, tap)
-        if link is not None and bridged.get(mac) != link["index"]:
+        there = link is not None and link.get("master") == pair.bridge
+        if link is not None and there and bridged.get(mac) != link["index"]:
             await place(kernel, mac, link["index"])
     replaced = {mac for mac, _ in wanted.behind if mac != EVERYBODY}
     for mac, endpoint in sorted(own - wanted.behind):

@@ -52,6 +52,7 @@ class Overlay:
                     known = await self._without_lost(known)
                     self._known[network_id] = known
                     await self._make(known, known.ports.values())
+                    await self._join(known)
             except _FAILED as wrong:
                 self._log.error("a network is not as it should be", network_id=network_id, why=str(wrong))
 
@@ -207,6 +208,14 @@ class Overlay:
             await self._servers.ensure(spec, _cards(known))
         else:
             await self._servers.end(spec.id)
+
+    async def _join(self, known: Known) -> None:
+        """Taps whose bridge was taken away are on the new one."""
+        async with AsyncIPRoute() as kernel:
+            bridge = await links.find(kernel, bridge_name(known.spec.id))
+            for port in known.ports.values():
+                await tap.attach(kernel, overlay_tap(port.nic_id), bridge)
+            await self._fill(kernel, known)
 
     async def _fill(self, kernel: AsyncIPRoute, known: Known) -> None:
         pair = await links.existing(kernel, known.spec.id)
