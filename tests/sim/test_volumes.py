@@ -25,7 +25,7 @@ from novacron.model.pool import spec_of
 from novacron.model.vm import TaskKind, Vm, VmState, status_of
 from novacron.model.volume import Volume, VolumeState, VolumeTask, state_of
 from novacron.testing.fake_driver import FakeDriver
-from novacron.testing.sim_pool import POOL_ID
+from novacron.testing.sim_pool import POOL_ID, SimPool
 from novacron.wire.rest.pools import PoolCreate
 from novacron.wire.rest.vms import DiskIn, StopRequest, VmCreate
 from novacron.wire.rest.volumes import VolumeCreate, VolumeUpdate
@@ -228,6 +228,29 @@ async def test_a_volume_deleted_as_it_is_made_is_gone(tmp_path: Path) -> None:
         await desk.volumes.delete("data", None)
         await desk.gone()
         assert desk.files() == []
+
+
+async def test_a_long_copy_is_left_off_when_its_volume_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_desk(tmp_path) as desk:
+        source = await desk.volume()
+        await desk.settled()
+        whole = SimPool.clone_volume
+
+        async def slowly(pool: SimPool, *args: Any) -> None:
+            await desk.h.clock.sleep(1000)
+            await whole(pool, *args)
+
+        monkeypatch.setattr(SimPool, "clone_volume", slowly)
+        await desk.volume("copy", size_bytes=None, volume="data")
+        await desk.h.clock.advance(1)
+        began_s = desk.h.clock.monotonic_s()
+        await desk.volumes.delete("copy", None)
+        await desk.gone("copy")
+        assert desk.h.clock.monotonic_s() - began_s < 100
+        await desk.h.clock.advance(2000)
+        assert desk.files() == [source.id]
 
 
 async def test_of_attaching_and_deleting_one_wins(tmp_path: Path) -> None:
