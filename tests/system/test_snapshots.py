@@ -115,11 +115,12 @@ async def test_disks_of_a_running_machine_are_taken_together_and_while_it_ticks(
         assert holds(path, 1)
 
 
-async def test_a_snapshot_of_one_disk_alone_is_never_left(subject: Subject) -> None:
+@pytest.mark.parametrize("memory", [False, True])
+async def test_a_snapshot_of_one_disk_alone_is_never_left(subject: Subject, memory: bool) -> None:
     img("qemu-img", "snapshot", "-q", "-c", snapshot := an_id(), str(subject.paths[1]))
     write(subject.paths[1], 7)
     await subject.start()
-    await subject.driver.take_snapshot(subject.vm_id, snapshot)  # what the one disk held was of another moment
+    await subject.driver.take_snapshot(subject.vm_id, snapshot, memory=memory)  # the one disk's was of another moment
     await subject.stop()
     for path in subject.paths:
         assert snapshot in points(path)
