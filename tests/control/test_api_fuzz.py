@@ -36,7 +36,7 @@ EXAMPLES = int(os.environ.get("NOVACRON_FUZZ_EXAMPLES", "12"))
 EXISTING = {
     "vm": ["on", "off", "moving", "still"],
     "node": ["node-1", "node-2", "gone"],
-    "image": ["tiny", "filling"],
+    "image": ["tiny", "filling", "debian:latest"],
     "migration": ["nothing"],
     "snapshot": ["nothing"],
     "schedule": ["hourly", "daily"],
@@ -75,7 +75,7 @@ class _Target:
             node = await api.node("node-1", memory_mib=1 << 20)
             await api.node("node-2", memory_mib=1 << 20)
             await api.node("gone", state=NodeState.DOWN)
-            await api.image("tiny")
+            await api.image("tiny", tags=("debian:latest",))
             await api.image("filling", state=ImageState.PENDING, files=())
             await api.vm("on", node=node, status=MachineStatus.RUNNING)
             await api.http.post("/api/v1/pools", json=A_POOL | {"name": "fast"})

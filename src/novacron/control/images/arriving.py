@@ -134,7 +134,7 @@ def _pieces_begin(routes: APIRouter, service: ImageService) -> None:
         responses=problems(404, 409, 412, 413, 507) | {204: {"headers": _OFFSET}},
         response_model=None,
         status_code=204,
-        openapi_extra=_body(TUS, "The file's bytes from Upload-Offset on."),
+        openapi_extra=_body(OCTETS, "The file's bytes from Upload-Offset on."),
     )
     async def append_upload(
         request: Request, image: ImageRef, upload: UploadId, offset: Offset, held: IfMatch
@@ -143,7 +143,7 @@ def _pieces_begin(routes: APIRouter, service: ImageService) -> None:
 
         409 says the offset to go on from. A second writer takes over from the first.
         """
-        _check_type(request, TUS, OCTETS)
+        _check_type(request, OCTETS, TUS)
         return Response(None, 204, _at(await service.append(image, upload, offset, _pieces(request), held)))
 
 

@@ -1,8 +1,7 @@
 """Decides what requests about images mean, has their files kept, and records it.
 
-A record never points at a file that is not there: files are shown before the record is written, and taken away after
-it is gone. Both happen under one turn, so that of two images with the same bytes neither loses them to the other.
-(One server a pool: with several, the turn has to become one of the whole cluster.)
+A record never points at a file that is not there (see custody).
+(One server a pool: with several, the turn of custody has to become one of the whole cluster.)
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.images import catalogue
+from novacron.control.images.custody import Custody
 from novacron.control.images.inspect import Inspected, inspect_file
 from novacron.control.images.shelf import Arrived, Shelf, to_the_end
 from novacron.control.images.uploads import Upload, Uploads
@@ -23,7 +23,7 @@ from novacron.control.once import Change, Once, Outcome
 from novacron.control.room import Room
 from novacron.control.store.records import IMAGES, VMS, WRITE_TRIES, Records, Stored, create, remove
 from novacron.errors import CompareFailed, NoRoom, NotFound, Reason, StateConflict, StoreUnavailable, TooLarge
-from novacron.model.image import FilePhase, FileRole, FileTask, Image, ImageFile, ImageState, file_of
+from novacron.model.image import FilePhase, FileRole, FileTask, Image, ImageFile, ImageState
 from novacron.wire.rest.images import ImageCreate, ImageImport, ImageUpdate, UploadCreate
 
 MAX_FILE_BYTES = {
@@ -45,23 +45,18 @@ class ImageService:
         self._clock = clock
         self.shelf = Shelf(pool_dir)
         self.uploads = Uploads(pool_dir)
-        self._turn = asyncio.Lock()
+        self._custody = Custody(records, clock, self.shelf)
 
     async def sweep(self) -> None:
         """Take away what a crash left of uploads and deletions. :raise Unavailable: the pool is not there."""
-        async with self._turn:
-            for note, digest in await self.shelf.notes():
-                await self._end(note, digest)
+        await self._custody.sweep(at_start=True)
 
     async def collect(self) -> None:
         """Take away files that outlived their image and that no volume needs any more, and uploads nobody goes on with.
 
         :raise Unavailable: the pool is not there.
         """
-        async with self._turn:
-            for note, digest in await self.shelf.notes():
-                if digest:  # others are files that are coming in
-                    await self._end(note, digest)
+        await self._custody.sweep(at_start=False)
         await self.uploads.sweep(self._awaits, self._clock.wall())
 
     async def create(self, asked: ImageCreate, once: Once) -> Outcome:
@@ -131,7 +126,7 @@ class ImageService:
         async with self.shelf.receive(stream, max_bytes=MAX_FILE_BYTES[role], expected=expected) as arrived:
             found = await asyncio.to_thread(inspect_file, role, arrived.path)
             if found.part is None:
-                return await to_the_end(self._keep(image.id, _file(role, arrived, found), arrived, held))
+                return await to_the_end(self._custody.keep(image.id, _file(role, arrived, found), arrived, held))
             upload = self._upload(image.id, role, arrived.size_bytes, arrived.digest)
             await self.uploads.adopt(upload, arrived.path)
             return await self._begin(upload, FilePhase.CONVERTING, held)
@@ -142,7 +137,7 @@ class ImageService:
         :raise StateConflict: the image is ready. :raise NotFound: it has neither. :raise PreconditionFailed
         """
         image = self._pending(ref, held)
-        return await to_the_end(self._remove_file(image.id, role, held))
+        return await to_the_end(self._custody.remove(image.id, role, held))
 
     async def seal(self, ref: str, held: Held, once: Once) -> Outcome:
         """Its files are complete: VMs may be made from it.
@@ -237,7 +232,7 @@ class ImageService:
         """Put a whole, inspected file of an upload on the shelf and into the image's record; the upload ends."""
         async with self.shelf.adopt(path, digest) as arrived:
             outcome = await to_the_end(
-                self._keep(upload.image_id, make(arrived), arrived, held, once=once, found=found)
+                self._custody.keep(upload.image_id, make(arrived), arrived, held, once=once, found=found)
             )
         await self.uploads.drop(upload.id)
         return outcome
@@ -247,7 +242,7 @@ class ImageService:
 
         :raise ImageRefused: it is none. :raise NotFound: the server's pool does not hold it.
         """
-        async with self._turn:
+        async with self._custody.turn:
             await asyncio.to_thread(inspect_file, file.role, await self.shelf.held(file.digest))
             now = self._clock.wall()
             change = Change(self._records, IMAGES, image_id)
@@ -322,58 +317,9 @@ class ImageService:
 
         return await Change(self._records, IMAGES, upload.image_id, held, once).write(change, lambda _: True)
 
-    async def _keep(
-        self,
-        image_id: str,
-        file: ImageFile,
-        arrived: Arrived,
-        held: Held,
-        *,
-        once: Once | None = None,
-        found: Inspected | None = None,
-    ) -> Outcome:
-        """Show the file and record it; whatever no record points at afterwards is taken away again."""
-
-        def change(image: Image) -> Image:
-            catalogue.check_pending(image, "change the files of")
-            new = catalogue.with_file(image, file, self._clock.wall())
-            return msgspec.structs.replace(new, hints=found.hints) if found else new
-
-        async with self._turn:
-            notes = [await self.shelf.show(arrived)]
-            try:
-                before = file_of(self._records.find(IMAGES, image_id).record, file.role)
-                if before is not None:
-                    notes.append(await self.shelf.note(before.digest))
-                return await Change(self._records, IMAGES, image_id, held, once).write(change)
-            except StoreUnavailable:
-                notes.clear()  # it may be recorded or not: the next start settles it
-                raise
-            finally:
-                await self._settle(notes)
-
-    async def _remove_file(self, image_id: str, role: FileRole, held: Held) -> Outcome:
-        def change(image: Image) -> Image:
-            catalogue.check_pending(image, "change the files of")
-            new = catalogue.without(image, role, self._clock.wall())
-            if new == image:
-                raise NotFound(f"image {image.name} has no {role.value} file, and none is on its way")
-            return new
-
-        async with self._turn:
-            before = file_of(self._records.find(IMAGES, image_id).record, role)
-            notes = [await self.shelf.note(before.digest)] if before else []
-            try:
-                return await Change(self._records, IMAGES, image_id, held).write(change)
-            except StoreUnavailable:
-                notes.clear()
-                raise
-            finally:
-                await self._settle(notes)
-
     async def _delete(self, image_id: str, held: Held) -> None:
         for _ in range(WRITE_TRIES):
-            async with self._turn, self._room.turn():
+            async with self._custody.turn, self._room.turn():
                 ticket = await self._room.ticket()  # no VM is being promised from it meanwhile
                 stored = self._records.find(IMAGES, image_id)
                 check_match(held, stored)
@@ -387,22 +333,9 @@ class ImageService:
                     notes.clear()
                     raise
                 finally:
-                    await self._settle(notes)
+                    await self._custody.settle(notes)
                 return
         raise CompareFailed(f"image {image_id!r} is being changed by others: try again")
-
-    async def _settle(self, notes: list[Path]) -> None:
-        """End notes by what the records say now."""
-        if not notes:
-            return
-        await self._records.caught_up(await self._records.store.revision())
-        for note in notes:
-            await self._end(note, note.suffix[1:])
-
-    async def _end(self, note: Path, digest: str) -> None:
-        mine = catalogue.is_an_images(self._records, digest)
-        lent = not mine and bool(digest) and catalogue.is_a_volumes(self._records, digest)
-        await self.shelf.settle(note, used=mine, keep=lent)
 
 
 def _file(role: FileRole, arrived: Arrived, found: Inspected) -> ImageFile:
