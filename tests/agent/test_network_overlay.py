@@ -210,6 +210,7 @@ def test_a_new_agent_mends_what_others_broke(two: Site) -> None:
     assert arrives(left, right, udp(one, tell(other), (1, 3)))
     assert not arrives(left, right, udp(one, tell(other), (1, 3), sender="10.5.0.9"))
     a.do(a.overlay.plug(one, None))
+    assert arrives(left, right, udp(one, tell(other), (1, 4))), "plugged in again while its machine has it open"
     a.run("ip", "link", "del", overlay_tap(one.id))
     a.start()
     a.do(a.overlay.adopt())

@@ -135,11 +135,19 @@ async def remove(kernel: AsyncIPRoute, name: str) -> None:
 
 
 def make_tap(name: str, uid: int | None) -> None:
-    """Make it, or take it as it is; then set who may open it. Without an owner any may who has CAP_NET_ADMIN."""
+    """Make it, or take it as it is; then set who may open it. Without an owner any may who has CAP_NET_ADMIN.
+
+    One that a machine has open is its own already, and stays as it is.
+    """
     handle = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
     try:
         request = struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-        fcntl.ioctl(handle, TUNSETIFF, request)
+        try:
+            fcntl.ioctl(handle, TUNSETIFF, request)
+        except OSError as refused:
+            if refused.errno == errno.EBUSY:
+                return
+            raise
         fcntl.ioctl(handle, TUNSETOWNER, os.geteuid() if uid is None else uid)
         fcntl.ioctl(handle, TUNSETPERSIST, 1)
     finally:
