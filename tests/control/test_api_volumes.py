@@ -378,6 +378,21 @@ async def test_a_disk_is_attached_where_its_vm_can_reach_it(api: Api, node: Node
     problem_of(await api.http.post("/api/v1/vms/away/disks", json={"volume": "data"}), 409, "conflict")
 
 
+async def test_a_vm_is_not_moved_away_from_a_disk_of_its_node_alone(api: Api, node: Node, fast: Pool) -> None:
+    other = await api.node("node-2")
+    reach = fast.reach | {other.id: fast.reach[node.id]}
+    await api.records.change(POOLS, fast.id, lambda pool: msgspec.structs.replace(pool, reach=reach))
+    vm = (await running(api, node)).record
+    disk = msgspec.structs.replace(vm.spec.disks[0], pool_id=fast.id)
+    spec = msgspec.structs.replace(vm.spec, disks=(disk,))
+    await api.records.change(VMS, vm.id, lambda now: msgspec.structs.replace(now, spec=spec, booted=spec))
+    await a_volume(api, "root", id=disk.volume_id, vm_id=vm.id, pool_id=fast.id, node_id=node.id)
+    refused = problem_of(await api.http.post("/api/v1/migrations", json={"vm": "web-1"}), 507, "no_room")
+    assert [reason["code"] for reason in refused["reasons"]] == ["pool.elsewhere"]
+    await settled(api, "root", node_id="")
+    assert (await api.http.post("/api/v1/migrations", json={"vm": "web-1"})).status_code == 202
+
+
 async def test_nothing_is_changed_while_a_migration_holds_it(api: Api, node: Node) -> None:
     vm = (await api.vm(node=node, migration_id=api.records.new_id())).record
     await a_volume(api, "mine", vm_id=vm.id, id=vm.spec.disks[0].volume_id)

@@ -149,6 +149,29 @@ async def test_a_volume_waits_for_a_node_and_another_takes_over(tmp_path: Path) 
         assert desk.files() == [made.id]
 
 
+async def test_an_agent_killed_as_it_makes_a_volume_leaves_it_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_desk(tmp_path) as desk:
+        whole, begun = SimPool.ensure_volume, []
+
+        async def slowly(pool: SimPool, *args: Any, **more: Any) -> Any:
+            begun.append(args)
+            if len(begun) == 1:
+                await desk.h.clock.sleep(1000)
+            return await whole(pool, *args, **more)
+
+        monkeypatch.setattr(SimPool, "ensure_volume", slowly)
+        made = await desk.volume()
+        await desk.h.until(lambda: bool(begun), "it is being made")
+        await desk.h.cluster.kill("a")
+        await desk.settled()
+        assert (desk.state(), desk.files(), len(begun)) == (VolumeState.AVAILABLE, [made.id], 2)
+        await desk.h.cluster.boot("a")
+        await desk.h.clock.advance(2000)
+        assert desk.files() == [made.id]
+
+
 async def test_a_refusal_is_the_volumes_problem_and_nothing_is_left(tmp_path: Path) -> None:
     async with a_desk(tmp_path) as desk:
         for agent in desk.h.cluster.agents.values():

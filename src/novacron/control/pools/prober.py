@@ -19,7 +19,7 @@ from novacron.wire.agent import Hello
 from novacron.wire.storage import PoolFound, PoolProbe
 
 ROUND_S = 60.0
-PROBE_DEADLINE_S = 10.0
+PROBE_DEADLINE_S = 15.0  # agents answer within 10 that a file server does not
 AT_ONCE = 16
 MATERIAL = 0.01
 """The share of a pool by which its free space must have changed to be written down."""
