@@ -333,10 +333,13 @@ def test_conversations_go_on_at_another_node() -> None:
         strict = guarded(revision=2)  # nothing may begin there: only what is brought along passes
         target = two.plug(b, strict, spec())
         two.apply(two.state(1, place(FREE, a), place(card, a)))
-        b.do(b.movements.arriving(machine(strict, 2), travelled))
+        more = [msgspec.structs.replace(travelled[0], peer_port=port, left_s=50) for port in range(10_000, 12_000)]
+        b.do(b.movements.arriving(machine(strict, 2), (*travelled, *more)))
         b.do(b.movements.arrived(machine(strict, 2)))
         two.apply(two.state(2, place(FREE, a), place(strict, b, 2)))
         assert arrives(peer, target, tcp(FREE, card, (5000, 80), "A"))
         assert arrives(target, peer, tcp(card, FREE, (80, 5000), "A"))
         assert arrives(peer, target, udp(FREE, tell(card), (53, 4000)))
         assert not arrives(peer, target, tcp(FREE, card, (5001, 80), "S"))
+        b.do(b.movements.close())
+        assert len(b.do(b.movements.leaving(machine(strict, 2))).flows) == len(travelled) + len(more), "the rest, too"

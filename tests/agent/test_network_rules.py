@@ -19,7 +19,7 @@ from novacron.agent.network.conversations import chains
 from novacron.agent.network.forwarding import EVERYBODY, tables
 from novacron.agent.network.memory import Known, Memory, Port, merged
 from novacron.agent.network.subnets import address, link_local
-from novacron.errors import InvalidInput
+from novacron.errors import InvalidInput, Reason, Unsupported
 from novacron.model.network import (
     Addressing,
     Direction,
@@ -319,9 +319,14 @@ def test_no_address_reaches_dnsmasq_unread() -> None:
     assert "user=nobody" in dhcp.settings(SPEC, "ncb-0", "h", "p")
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = {reason.code for reason in ability.missing(tmp_path, tmp_path)}
     assert "overlay.kernel" in codes
+    monkeypatch.setattr(ability, "missing", lambda: [Reason("overlay.kernel", "no VXLAN")])
+    with pytest.raises(Unsupported) as refused:
+        ability.check()
+    assert refused.value.reasons[0].code == "overlay.kernel"
+    monkeypatch.undo()
     (tmp_path / "vxlan").mkdir()
     assert "overlay.kernel" not in {reason.code for reason in ability.missing(tmp_path, tmp_path)}
 

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 from novacron.agent.network import tool
-from novacron.errors import Reason
+from novacron.errors import Reason, Unsupported
 
 OVERLAY = "overlay"
 _LOADED, _LOADABLE = Path("/sys/module"), Path("/lib/modules")
@@ -26,6 +26,12 @@ def missing(loaded: Path = _LOADED, loadable: Path = _LOADABLE) -> list[Reason]:
     if not (loaded / "vxlan").exists() and not _is_loadable("vxlan", loadable / platform.release()):
         found.append(Reason("overlay.kernel", "the kernel has no VXLAN", OVERLAY, "modprobe vxlan"))
     return found
+
+
+def check() -> None:
+    """:raise Unsupported: with everything that is missing."""
+    if reasons := missing():
+        raise Unsupported("this node cannot have networks that span nodes", reasons)
 
 
 def _is_loadable(module: str, lists: Path) -> bool:

@@ -15,7 +15,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from novacron.agent.drivers.base import NicPlug
-from novacron.agent.network import check, dhcp, firewall, gateway, links, memory, nft, speak, tap
+from novacron.agent.network import ability, check, dhcp, firewall, gateway, links, memory, nft, speak, tap
 from novacron.agent.network.dnsmasq import Dnsmasq
 from novacron.agent.network.forwarding import tables
 from novacron.agent.network.grammar import Command
@@ -70,6 +70,7 @@ class Overlay:
         """:raise Unsupported: this node cannot have it; says what is missing."""
         state = args.state
         check.check_state(state)
+        ability.check()
         async with self._turn:
             before = self._known.get(state.spec.id)
             if before is not None and state.revision < before.revision:
@@ -120,6 +121,7 @@ class Overlay:
         After a failure there is no tap, unless there was one before.
         """
         check.check_nic(nic)
+        ability.check()
         name = overlay_tap(nic.id)
         tap.check_door(uid)
         async with self._turn:
