@@ -67,8 +67,8 @@ def tool(*words: str) -> str:
 class Node:
     """A node's agent as far as networks go, with a loop of its own inside its namespace."""
 
-    def __init__(self, number: int, root: Path) -> None:
-        self.address = f"192.0.2.{number}"
+    def __init__(self, number: int, root: Path, prefix: str) -> None:
+        self.address = f"{prefix}{number}"
         self.namespace = Namespace()
         self.root = root / f"node-{number}"
         self.root.mkdir(parents=True, exist_ok=True)
@@ -213,12 +213,12 @@ def open_tap(name: str, flags: int) -> int:
 class Site:
     """Nodes whose tunnels reach each other, and what a test started on them."""
 
-    def __init__(self, count: int, root: Path) -> None:
+    def __init__(self, count: int, root: Path, prefix: str) -> None:
         self._fabric = Namespace()
         self._fabric.run(
             lambda: (tool("ip", "link", "add", "u0", "type", "bridge"), tool("ip", "link", "set", "u0", "up"))
         )
-        self.nodes = [Node(number, root) for number in range(1, count + 1)]
+        self.nodes = [Node(number, root, prefix) for number in range(1, count + 1)]
         self.guests: list[Guest] = []
         for number, node in enumerate(self.nodes, start=1):
             self._join(node, f"n{number}")
@@ -227,7 +227,8 @@ class Site:
         fabric = f"/proc/{os.getpid()}/fd/{self._fabric.fd}"
         node.run("ip", "link", "set", "lo", "up")
         node.run("ip", "link", "add", "up0", "index", "1000", "type", "veth", "peer", "name", port, "netns", fabric)
-        node.run("ip", "addr", "add", f"{node.address}/24", "dev", "up0")
+        long, nodad = ("/64", ["nodad"]) if ":" in node.address else ("/24", [])
+        node.run("ip", "addr", "add", node.address + long, "dev", "up0", *nodad)
         node.run("ip", "link", "set", "up0", "up")
         self._fabric.run(lambda: tool("ip", "link", "set", port, "master", "u0", "up"))
 
@@ -252,11 +253,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(count: int) -> Iterator[Site]:
-    """Its files lie where users of their own reach them, as a node's do."""
+def site(count: int, prefix: str = "192.0.2.") -> Iterator[Site]:
+    """prefix: of the nodes' addresses. Its files lie where users of their own reach them, as a node's do."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o711)
-        made = Site(count, Path(directory))
+        made = Site(count, Path(directory), prefix)
         try:
             yield made
         finally:

@@ -61,6 +61,20 @@ def ping(node: Node, to: str, deadline_ms: int = 5000) -> float | None:
     return node.do(node.overlay.ping(asked)).answered_after_ms
 
 
+def test_tunnels_over_ipv6() -> None:
+    with site(2, "2001:db8::") as two:
+        a, b = two.nodes
+        one, other = nic(2), nic(3)
+        narrow = spec(mtu=1430)
+        left, right = two.plug(a, one, narrow), two.plug(b, other, narrow)
+        for revision in (1, 2):
+            two.apply(two.state(revision, place(one, a), place(other, b), of=narrow))
+        assert arrives(left, right, udp(one, tell(other), (1, 2)))
+        assert arrives(right, left, udp(other, tell(one), (1, 2)))
+        with pytest.raises(Unsupported):
+            a.apply(two.state(3, of=spec(mtu=1431)))
+
+
 def test_guests_on_two_nodes_reach_each_other_and_their_gateway(two: Site) -> None:
     a, b = two.nodes
     one, other = nic(2), nic(3)
