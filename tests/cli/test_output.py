@@ -132,8 +132,8 @@ def test_images(room: ControlRoom, run: Run) -> None:
     room.on("GET", "/images", said(page(image())))
     room.on("GET", "/images/debian-12", said(image()))
     assert run("image list").stdout == (
-        "NAME       STATE  FILES  SIZE     AGE\n"
-        "debian-12  ready  disk   300 MiB  5m\n"
+        "NAME       STATE  FILES  SIZE     TAGS  AGE\n"
+        "debian-12  ready  disk   300 MiB  -     5m\n"
     )  # fmt: skip
     assert f"sha256 {'ab' * 32}" in run("image show debian-12").stdout
 
