@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import pytest
 
 from novacron.agent.drivers.base import Driver, Launch, Reception
@@ -276,6 +277,36 @@ async def test_verbs_on_what_is_not_there_are_refused(bed: Bed) -> None:
     for work in (driver.pause(vm_id), driver.resume(vm_id), driver.verify(vm_id)):
         with pytest.raises(NovaCronError):
             await work
+
+
+async def test_adjusting_to_what_it_is_changes_nothing(bed: Bed) -> None:
+    driver, vm_id = bed.one.agent(), rom_machine.an_id()
+    launch = bed.one.launch(vm_id)
+    report = await driver.start(launch)
+    for _ in range(2):
+        done = await driver.adjust(launch)
+        assert (done.report, done.now, done.pending) == (report, launch.spec, ())
+
+
+async def test_what_cannot_be_adjusted_now_is_a_reason_and_not_an_error(bed: Bed) -> None:
+    driver, vm_id = bed.one.agent(), rom_machine.an_id()
+    launch = bed.one.launch(vm_id)
+    await driver.start(launch)
+    more = msgspec.structs.replace(launch.spec, vcpus=4, memory_mib=4096)
+    done = await driver.adjust(msgspec.structs.replace(launch, spec=more))
+    assert {reason.subject for reason in done.pending} == {"vcpus", "memory_mib"}
+    assert done.now == launch.spec
+    assert status(driver, vm_id) is S.RUNNING
+
+
+async def test_what_has_ended_or_never_was_is_not_adjusted(bed: Bed) -> None:
+    driver, vm_id = bed.one.agent(), rom_machine.an_id()
+    with pytest.raises(NovaCronError):
+        await driver.adjust(bed.one.launch(vm_id))
+    await driver.start(bed.one.launch(vm_id))
+    await driver.stop(vm_id, StopMode.FORCED, 0)
+    with pytest.raises(NovaCronError):
+        await driver.adjust(bed.one.launch(vm_id))
 
 
 async def test_a_paused_machine_stops(bed: Bed) -> None:

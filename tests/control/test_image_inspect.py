@@ -403,3 +403,22 @@ def test_what_is_let_in_qemu_img_can_open(tmp_path: Path, change: Callable[[byte
     assert look(data).format is DiskFormat.QCOW2
     (tmp_path / "sound").write_bytes(data)
     qemu_img(tmp_path, "info", "-f", "qcow2", "sound")
+
+
+# -- ISO images ------------------------------------------------------------------------------------------------------
+
+
+def iso(sectors: int = 20, magic: bytes = b"\1CD001") -> bytes:
+    """The least that is one."""
+    head = magic.ljust(80, b"\0") + struct.pack("<I", sectors)
+    return (bytes(16 * 2048) + head).ljust(20 * 2048, b"\0")
+
+
+def test_an_iso_image_passes() -> None:
+    assert look(iso(), FileRole.CDROM) == Inspected()
+
+
+def test_what_is_no_iso_image_is_refused() -> None:
+    assert refused(iso(magic=b"\1CD002"), FileRole.CDROM) == "image.iso"
+    assert refused(bytes(100), FileRole.CDROM) == "image.iso"
+    assert refused(iso(sectors=21), FileRole.CDROM) == "image.truncated"

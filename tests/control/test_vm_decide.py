@@ -56,6 +56,10 @@ GRACEFUL = decide.Stop(StopMode.GRACEFUL, 9.0)
         ("stopped", None, "create", decide.Done()),
         ("running", "running", "restart", GRACEFUL),
         ("running", "stopped", "restart", decide.Halfway()),
+        ("running", "running", "adjust", decide.Adjust()),
+        ("paused", "paused", "adjust", decide.Adjust()),
+        ("running", "stalled", "adjust", decide.Adjust()),
+        ("running", "crashed", "adjust", decide.Done()),
         ("deleted", "running", "delete", decide.Stop(StopMode.FORCED, 0.0)),
         ("deleted", "stopped", "delete", decide.Remove()),
         ("running", "crashed", None, None),
@@ -167,3 +171,22 @@ def test_what_runs_keeps_the_size_it_was_started_with() -> None:
     assert running_spec(resized).memory_mib == 512
     assert decide.machine_spec(decide.booting(resized), image).memory_mib == 1024
     assert running_spec(msgspec.structs.replace(resized, observed=report("stopped"))).memory_mib == 1024
+
+
+def test_a_full_disk_is_named_with_what_to_do() -> None:
+    full = msgspec.structs.replace(report("stalled", reason="no room for volume v1"), full_volumes=("v1",))
+    seen = decide.observed(vm("running", "running"), full, NOW)
+    assert seen.problem is not None
+    assert (seen.problem.code, state_of(seen)) == ("disk.full", VmState.ERROR)
+    assert "v1" in seen.problem.remedy
+    again = decide.observed(seen, report("running"), NOW)
+    assert (again.problem, state_of(again)) == (None, VmState.RUNNING)
+
+
+def test_a_device_let_go_of_late_is_looked_at_again_when_something_waits() -> None:
+    late = msgspec.structs.replace(report("running"), let_go=1)
+    waits = {"booted": VmSpec(image_id="i"), "pending": (Reason("guest.keeps", "it keeps it", "n"),)}
+    seen = decide.observed(vm("running", "running", **waits), late, NOW)
+    assert seen.task is not None
+    assert seen.task.kind is TaskKind.ADJUST
+    assert decide.observed(vm("running", "running", booted=VmSpec(image_id="i")), late, NOW).task is None

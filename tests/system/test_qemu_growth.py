@@ -12,8 +12,10 @@ import pytest
 
 from novacron.agent.drivers.base import Launch, NicPlug
 from novacron.agent.drivers.qemu import adjust, difference
+from novacron.errors import StateConflict
 from novacron.lab.guest.build import GuestFiles
 from novacron.model.machine import HOT_SLOT, Nic
+from novacron.model.migration import Goals
 from tests.system import rom_machine
 from tests.system.rom_machine import Hosts, an_id, needs_qemu, with_spec
 from tests.system.test_qemu_adjust import MIB, hot, moved, with_disks
@@ -160,3 +162,30 @@ async def test_an_emulated_machine_does_not_grow_as_it_runs_and_says_why(hosts: 
         ("tcg.keeps", "memory_mib"),
     }
     assert (done.now.vcpus, done.now.memory_mib) == (1, 128)
+
+
+async def test_a_card_the_guest_lets_go_of_late_is_told(
+    hosts: Hosts, guest: GuestFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adjust, "GUEST_DEADLINE_S", 0.0)
+    host = hosts.new()
+    driver = host.driver()
+    plain = launch(host, an_id(), guest)
+    vm_id = await booted(driver, host, plain)
+    card = Nic(id="late", mac="52:54:00:00:00:01", slot=HOT_SLOT)
+    assert (await driver.adjust(with_nics(plain, card))).pending == ()
+    await sees(plain, cards=2)
+    done = await driver.adjust(with_nics(plain))
+    assert [reason.code for reason in done.pending] == ["guest.keeps"]
+    heard: list[int] = []
+    driver.subscribe(lambda report: heard.append(report.let_go))
+    await rom_machine.until(lambda: heard, "the guest lets go")
+    other = hosts.new().driver()
+    there = with_nics(launch(hosts.all[-1], vm_id, guest), card)
+    to = await other.accept(there, an_id(), "127.0.0.1")
+    with pytest.raises(StateConflict, match="let go"):  # the two ends would not be the same machine
+        await driver.send(vm_id, an_id(), to, Goals(), lambda _: None)
+    done = await driver.adjust(with_nics(plain))
+    assert (done.pending, len(done.now.nics)) == ((), 1)
+    assert (await driver.adjust(with_nics(plain, card))).pending == ()  # its plug is free again
+    assert driver.report(vm_id) is not None

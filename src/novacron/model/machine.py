@@ -201,7 +201,8 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     reason: one sentence when the status needs one (how it died, and what it wrote last);
     machine_type, cpu_model, accelerator: as started; since: when this status began;
-    full_volumes: those that have no room, for which it is stalled.
+    full_volumes: those that have no room, for which it is stalled; let_go: how many devices its guest has let go of
+    after it had been asked in vain, so that another adjustment finds more done.
     """
 
     vm_id: str
@@ -216,6 +217,7 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     endpoints: tuple[Endpoint, ...] = ()
     migration_id: str = ""
     full_volumes: tuple[str, ...] = ()
+    let_go: int = 0
 
 
 class StopMode(StrEnum):

@@ -111,9 +111,12 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
     if vm.observed == report:
         return vm
     before = status_of(vm)
+    more_let_go = vm.observed is not None and report.let_go > vm.observed.let_go
     vm = msgspec.structs.replace(vm, observed=report, pins=_pinned(vm.pins, report), updated_at=now)
     if report.status is MachineStatus.RUNNING and vm.parent_id:  # it has begun: from now on it boots as any other
         vm = msgspec.structs.replace(vm, parent_id="")
+    if more_let_go and report.status is before:
+        return hardware.look_again(vm, f"{vm.id}-{report.let_go}", now)
     if report.status is before or (vm.task is not None and vm.task.kind not in (TaskKind.ADJUST, TaskKind.SNAPSHOT)):
         return vm
     if report.status is MachineStatus.STOPPED and vm.desired is not Desired.DELETED:

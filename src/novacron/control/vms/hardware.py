@@ -71,6 +71,13 @@ def settle(vm: Vm, now: datetime.datetime) -> Vm:
     return _with_adjustment(vm, ended.id, ended.requested_by, now)
 
 
+def look_again(vm: Vm, task_id: str, now: datetime.datetime) -> Vm:
+    """The record when a guest has let go of something it was asked for in vain: what waited may be done."""
+    if vm.task is not None or not vm.pending or not _runs(vm):
+        return vm
+    return _with_adjustment(vm, task_id, "", now)
+
+
 def adjusted(vm: Vm, task_id: str, asked: tuple[VmSpec, MachineSpec], answer: Adjusted, now: datetime.datetime) -> Vm:
     """The record after a node has done what it could. asked: the wish, and what the node was told of it.
 

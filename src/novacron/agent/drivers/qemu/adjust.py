@@ -8,6 +8,7 @@ from novacron.agent.drivers.qemu.command import dimm, memory
 from novacron.agent.drivers.qemu.difference import (
     RESTART,
     Action,
+    DropNetdev,
     DropNode,
     Limit,
     Load,
@@ -44,6 +45,16 @@ async def adjust(machine: Machine, wished: Launch) -> Adjustment:
     :raise MonitorFailed, DeadlineExceeded: the monitor was lost; asked again, it goes on from what there is.
     """
     demand(machine, "adjust")
+    machine.adjusting = True
+    try:
+        met = await _work(machine, wished)
+    finally:
+        machine.adjusting = False
+    return Adjustment(report=machine.report(), now=machine.record.spec or wished.spec, pending=met)
+
+
+async def _work(machine: Machine, wished: Launch) -> tuple[Reason, ...]:
+    """Why some of it waits. What runs then is in the record."""
     before = machine.record.spec or wished.spec
     runs = await look(machine, before)
     actions, reasons = difference(wished, runs)
@@ -55,7 +66,7 @@ async def adjust(machine: Machine, wished: Launch) -> Adjustment:
     machine.record.spec = now
     machine.record.endpoints = devices.endpoints(wished, now)
     machine.save()
-    return Adjustment(report=machine.report(), now=now, pending=tuple(met))
+    return tuple(met)
 
 
 async def limit(machine: Machine, what: Launch) -> None:
@@ -103,11 +114,13 @@ async def _do(machine: Machine, action: Action, wished: Launch, runs: Runs) -> R
     return None
 
 
-def _plain(action: DropNode | Resize | PlugCpu) -> tuple[str, dict[str, object]]:
+def _plain(action: DropNode | DropNetdev | Resize | PlugCpu) -> tuple[str, dict[str, object]]:
     """Those that are one command."""
     match action:
         case DropNode(node):
             return "blockdev-del", {"node-name": node}
+        case DropNetdev(name):
+            return "netdev_del", {"id": name}
         case Resize(volume_id, size_bytes):
             return "block_resize", {"node-name": devices.node_of(volume_id), "size": size_bytes}
         case PlugCpu(cpu, number):
@@ -293,5 +306,5 @@ def _subject(action: Action) -> str:
             return "vcpus"
         case PlugMemory() | UnplugMemory():
             return "memory_mib"
-        case DropNode(node):
-            return node
+        case DropNode(name) | DropNetdev(name):
+            return name

@@ -73,6 +73,12 @@ class DropNode(msgspec.Struct, frozen=True):
     node: str
 
 
+class DropNetdev(msgspec.Struct, frozen=True):
+    """Close the plug of a card that its guest let go of late."""
+
+    name: str
+
+
 class PlugDisk(msgspec.Struct, frozen=True):
     disk: DiskFile
     slot: int
@@ -119,9 +125,8 @@ class UnplugMemory(msgspec.Struct, frozen=True):
     index: int
 
 
-Action = (
-    Unplug | DropNode | PlugDisk | PlugNic | Resize | Limit | Load | PlugCpu | UnplugCpu | PlugMemory | UnplugMemory
-)
+Drop = DropNode | DropNetdev
+Action = Drop | Unplug | PlugDisk | PlugNic | Resize | Limit | Load | PlugCpu | UnplugCpu | PlugMemory | UnplugMemory
 Steps = Iterator[Action | Reason]
 
 
@@ -180,6 +185,9 @@ def _leaving(wished: Launch, runs: Runs) -> Steps:
             yield Reason("board.leaves_at_end", "it sits on the board, and leaves at the next start", part, RESTART)
         else:
             yield Unplug(device, part)
+    for nic in runs.before.nics:
+        if devices.nic_id(nic.id) not in kept | runs.devices:
+            yield DropNetdev(devices.netdev_id(nic.id))
     used = {devices.node_of(name.removeprefix(devices.DISK)) for name in (*kept, *runs.devices) if name[:5] == "disk-"}
     for node in sorted(node for node in runs.nodes if node.startswith("v") and node not in used):
         yield DropNode(node)

@@ -10,6 +10,7 @@ from novacron.agent.drivers.qemu import devices
 from novacron.agent.drivers.qemu.difference import Cpu, DiskRuns, Runs
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.qmp import Monitor
+from novacron.errors import StateConflict
 from novacron.model.machine import MachineSpec, Qos
 
 
@@ -75,6 +76,21 @@ async def look(machine: Machine, before: MachineSpec) -> Runs:
         cpus=await _cpus(monitor) if devices.is_hot(before) else (),
         dimms_mib=await _dimms(monitor) if devices.is_hot(before) else (),
     )
+
+
+async def check_whole(machine: Machine) -> None:
+    """Whether it has every device its record says: the target builds the same, and QEMU itself would not tell.
+
+    :raise StateConflict: its guest has let go of one since.
+    """
+    spec = machine.record.spec
+    if spec is None:
+        return
+    names = {devices.disk_id(disk.volume_id) for disk in spec.disks} | {devices.nic_id(nic.id) for nic in spec.nics}
+    gone = names - await _children(machine.door(), "/machine/peripheral")
+    if gone:
+        why = f"without {', '.join(sorted(gone))}, which its guest has let go of"
+        raise StateConflict.of(f"machine {machine.vm_id}", why, ("adjusted to what it has",), "send")
 
 
 async def _children(monitor: Monitor, path: str) -> frozenset[str]:

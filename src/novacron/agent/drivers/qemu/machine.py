@@ -62,6 +62,8 @@ class Machine:
         self._status = MachineStatus.PAUSED
         self._reason = ""
         self._since = clock.wall()
+        self.adjusting = False  # so that a device which leaves is awaited
+        self.let_go_late = 0
         self.full: tuple[stall.Full, ...] = ()  # volumes without room, for which it stands still
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,6 +102,7 @@ class Machine:
             accelerator=record.accelerator,
             endpoints=record.endpoints,
             migration_id=record.transfer.migration_id if record.transfer and not record.transfer.closed else "",
+            let_go=self.let_go_late,
             full_volumes=tuple(one.volume_id for one in self.full),
         )
 
@@ -260,6 +263,9 @@ class Machine:
     def _on_event(self, event: Event) -> None:
         """QEMU said something. No command is sent from here."""
         self.seen_at_s[event.name] = event.at_s
+        if event.name == "DEVICE_DELETED" and "device" in event.data and not self.adjusting:
+            self.let_go_late += 1
+            self._listener(self.report())
         if event.name == "MIGRATION":
             self.migration_state = str(event.data.get("status"))
         elif event.name == "JOB_STATUS_CHANGE":

@@ -11,6 +11,7 @@ import contextlib
 
 from novacron.agent.drivers.base import Departure, Reception
 from novacron.agent.drivers.qemu import status, tls, tpm
+from novacron.agent.drivers.qemu.look import check_whole
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.migration import (
     Info,
@@ -44,6 +45,7 @@ async def begin(
     """Have QEMU send, unless this very transfer is under way or done.
 
     :raise MigrationFailed: it could not begin; the machine runs as before.
+    :raise StateConflict: it is not there to be sent, or its guest let go of a device that the target was told of.
     """
     if machine.transfer(migration_id, Role.SOURCE) is not None:
         await machine.refresh()
@@ -53,6 +55,7 @@ async def begin(
     if machine.leaving or machine.status not in (MachineStatus.RUNNING, MachineStatus.PAUSED):
         seen = "being sent elsewhere" if machine.leaving else machine.status.value
         raise StateConflict.of(f"machine {machine.vm_id}", seen, ("running", "paused"), "send")
+    await check_whole(machine)
     now = machine.clock.monotonic_s()
     machine.record.transfer = Transfer(
         migration_id=migration_id,
