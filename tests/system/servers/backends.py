@@ -21,7 +21,7 @@ from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.nfs import NfsPool
 from novacron.agent.storage.tool import Tools
 from novacron.model.pool import PoolDriver, PoolSpec
-from tests.system.servers import ceph, iscsi, nbd
+from tests.system.servers import ceph, iscsi, lvm, nbd
 from tests.system.servers.process import run
 
 MIB = 1 << 20
@@ -97,6 +97,19 @@ def _nfs_like(directory: Path, _: Servers) -> Iterator[Backend]:
 
 
 @contextlib.contextmanager
+def _nfs(directory: Path, _: Servers) -> Iterator[Backend]:
+    """The export of NOVACRON_NFS; what is in it goes."""
+    at, source = directory / "mounted", os.environ["NOVACRON_NFS"]
+    at.mkdir()
+    run("mount", "-t", "nfs4", "-o", "vers=4.2", source, at)
+    try:
+        run("find", at, "-mindepth", "1", "-delete")
+        yield Backend(NfsPool(at, source, Tools(TOOL_UID)), directory)
+    finally:
+        run("umount", at)
+
+
+@contextlib.contextmanager
 def _nbd(directory: Path, _: Servers) -> Iterator[Backend]:
     names = {f"disk-{n}": UNIT_BYTES for n in range(len(VOLUMES))}
     with nbd.nbdkit(directory, names) as at:
@@ -104,6 +117,13 @@ def _nbd(directory: Path, _: Servers) -> Iterator[Backend]:
         given = {f"unit.{volume}": name for volume, name in zip(VOLUMES, names, strict=True)}
         spec = a_spec(PoolDriver.NBD, address=str(at), units=",".join(names), **given)
         yield Backend(maker_in(directory)(spec), directory, sees_use=False, shares=False)
+
+
+@contextlib.contextmanager
+def _lvm(directory: Path, _: Servers) -> Iterator[Backend]:
+    with lvm.thin_pool(directory) as group:
+        spec = a_spec(PoolDriver.LVM_THIN, volume_group=group, thin_pool=lvm.THIN_POOL)
+        yield Backend(maker_in(directory)(spec), directory)
 
 
 @contextlib.contextmanager
@@ -141,8 +161,10 @@ _needs_mount = None if os.geteuid() == 0 and shutil.which("mkfs.ext4") else "mou
 KINDS: dict[str, Kind] = {
     "directory": Kind(_directory),
     "nfs-like": Kind(_nfs_like, _needs_mount),
+    "nfs-real": Kind(_nfs, _needs_mount if "NOVACRON_NFS" in os.environ else "no NFS export: set NOVACRON_NFS"),
     "nbd": Kind(_nbd, nbd.missing),
     "iscsi": Kind(_iscsi, iscsi.missing),
+    "lvm-thin": Kind(_lvm, lvm.missing),
     "ceph-rbd": Kind(_rbd, ceph.missing, is_slow=True),
 }
 

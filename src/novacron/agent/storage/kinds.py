@@ -10,15 +10,17 @@ from novacron.agent.drivers.base import IscsiAt, NbdAt, RbdAt
 from novacron.agent.storage.base import Pool
 from novacron.agent.storage.depot import OwnPool
 from novacron.agent.storage.directory import DirectoryPool
+from novacron.agent.storage.lvm import LvmThinPool
 from novacron.agent.storage.nfs import NfsPool
 from novacron.agent.storage.rbd import RbdPool
 from novacron.agent.storage.tool import Tools
 from novacron.agent.storage.units import UnitPool
-from novacron.errors import InvalidInput, Unsupported
+from novacron.errors import InvalidInput
 from novacron.model.pool import PoolDriver, PoolSpec
 from novacron.model.unit import given_units, units_of
 
 MODULES = (*Path("/usr/lib").glob("*/qemu"), Path("/usr/lib/qemu"), Path("/usr/lib64/qemu-kvm"))
+MAPPER = Path("/sys/class/misc/device-mapper")
 CEPH_CONF = "/etc/ceph/ceph.conf"
 ISCSI_PORT, NBD_PORT = 3260, 10809
 
@@ -30,7 +32,7 @@ def abilities() -> tuple[str, ...]:
     needed = {
         PoolDriver.DIRECTORY: True,
         PoolDriver.NFS: True,  # that it is mounted is seen by a probe
-        PoolDriver.LVM_THIN: False,
+        PoolDriver.LVM_THIN: all(map(shutil.which, ("lvs", "lvcreate"))) and MAPPER.exists(),
         PoolDriver.CEPH_RBD: _has_module("block-rbd.so") and all(map(shutil.which, ("rbd", "ceph"))),
         PoolDriver.ISCSI: _has_module("block-iscsi.so"),
         PoolDriver.NBD: True,  # QEMU speaks it itself
@@ -49,13 +51,13 @@ def maker(tools: Tools, own: OwnPool) -> Callable[[PoolSpec], Pool]:
             case PoolDriver.NFS:
                 source = f"{told.get('server', '')}:{told.get('export', '')}"
                 return NfsPool(_path(told), "" if source == ":" else source, tools)
+            case PoolDriver.LVM_THIN:
+                return LvmThinPool(_need(told, "volume_group"), _need(told, "thin_pool"), tools)
             case PoolDriver.CEPH_RBD:
                 return RbdPool(_rbd(told), tools)
             case PoolDriver.ISCSI | PoolDriver.NBD:
                 at_unit = _iscsi(told) if spec.driver is PoolDriver.ISCSI else _nbd(told)
                 return UnitPool(units_of(told), given_units(told), at_unit, own, own.image_path, tools)
-            case _:
-                raise Unsupported(f"this agent has no driver for {spec.driver.value} pools")
 
     return make
 
