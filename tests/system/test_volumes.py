@@ -73,6 +73,11 @@ def virtual_size(file: Path) -> int:
     return size
 
 
+def is_open(file: Path) -> bool:
+    """Whether a QEMU has it open: it holds a lock then."""
+    return subprocess.run(["qemu-img", "info", str(file)], capture_output=True, check=False, timeout=30).returncode != 0
+
+
 def until_asked(nova: Nova, pool: str) -> None:
     """Both nodes have said whether they reach it."""
     give_up = time.monotonic() + 30
@@ -96,11 +101,19 @@ def test_a_volume_and_its_machines(nova: Nova, folder: Path) -> None:
     refused = nova("vm create t --image ticker --memory 32M --no-nic --disk 8M,pool=nowhere", expect=5)
     assert "does not reach storage pool nowhere" in refused
     disks = "--disk volume=data,iops=100 --disk 8M,pool=fast"
-    vm = nova(f"vm create t --image ticker --memory 32M --no-nic {disks} --wait -o json")
+    vm = nova(f"vm create t --image ticker --memory 128M --no-nic {disks} --wait -o json")
     own = vm["disks"][1]["volume_id"]
     assert list(place.glob(f"**/{own}*"))
     assert "belongs to VM t" in nova("volume delete data --yes", expect=4)
     assert "must be stopped" in nova("volume create copy --from data", expect=4)
+
+    extra = nova("volume create extra --size 8M --pool fast --wait -o json")["id"]
+    attached = nova("volume attach extra t --wait -o json")
+    assert (len(attached["disks"]), attached["pending"]) == (3, [])
+    assert is_open(next(place.glob(f"**/{extra}*")))
+    assert nova("volume detach extra --wait").startswith("extra: detached\n")
+    assert not is_open(next(place.glob(f"**/{extra}*")))
+    nova("volume delete extra --yes --wait")
 
     nova("volume grow data 32M --wait")
     assert virtual_size(file) == 32 * MIB
