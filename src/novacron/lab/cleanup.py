@@ -55,11 +55,11 @@ def clean(path: Path) -> int:
 
 
 def end_holder(path: Path, known_by: list[str]) -> int:
-    """End who holds the lab in `path`, a process whose argument list begins so: kindly, and else at once.
+    """End who holds the lab in `path`, a process whose first arguments are these: kindly, and else at once.
 
     :raise LabFailed: it does not end.
     """
-    return _end_all(lambda told: told[0][: len(known_by)] == known_by, path)
+    return _end_all(lambda told: told[0][1 : 1 + len(known_by)] == known_by, path)
 
 
 def _end_all(ours: Callable[[Told], bool], path: Path) -> int:

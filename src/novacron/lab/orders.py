@@ -11,6 +11,7 @@ from novacron.lab.failure import LabFailed
 from novacron.lab.links import LinkState
 
 ANSWER_S = 60.0
+LOOK_S = 5.0
 LEAVE_S = 300.0  # every machine is ended as a user would
 MAX_BYTES = 1 << 20
 SERVER = "server"
@@ -75,6 +76,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
 
 
 Order = Look | Bend | Part | Strike | Restart | Leave
+_DEADLINES_S: dict[type, float] = {Look: LOOK_S, Leave: LEAVE_S}
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +134,7 @@ def is_up(lab: Path) -> bool:
 def ask(lab: Path, order: Order) -> Status:
     """Have an order followed. :raise LabFailed: no lab runs there, or it refused."""
     with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(LEAVE_S if isinstance(order, Leave) else ANSWER_S)
+        door.settimeout(_DEADLINES_S.get(type(order), ANSWER_S))
         try:
             door.connect(str(control_socket(lab)))
             door.sendall(msgspec.json.encode(order) + b"\n")

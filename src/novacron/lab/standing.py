@@ -69,6 +69,7 @@ def down(path: Path) -> int:
     """
     ended = 0
     try:
+        orders.ask(path, orders.Look())
         orders.ask(path, orders.Leave())
     except LabFailed:  # its supervisor hangs, or is dead: by hand
         ended = cleanup.end_holder(path, supervisor.known_by(path))

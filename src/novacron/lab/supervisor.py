@@ -192,13 +192,13 @@ def _write_on_in(log: Path) -> None:
 
 
 def command(path: Path, plan: orders.Plan) -> list[str]:
-    """How the process is started. It is known by its first words."""
-    return [*known_by(path), "--plan", msgspec.json.encode(plan).decode()]
+    """How the process is started."""
+    return [sys.executable, *known_by(path), "--plan", msgspec.json.encode(plan).decode()]
 
 
 def known_by(path: Path) -> list[str]:
-    """What the argument list of the supervisor of the lab in `path` begins with, and no other's does."""
-    return [sys.executable, "-P", "-m", "novacron.lab.supervisor", "--dir", str(path)]
+    """What the supervisor of the lab in `path` is told first, whatever Python runs it; no other process is."""
+    return ["-P", "-m", "novacron.lab.supervisor", "--dir", str(path)]
 
 
 def main() -> None:
