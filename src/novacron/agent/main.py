@@ -172,7 +172,7 @@ async def serve(settings: AgentConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     log = structlog.get_logger("agent")
     agent = Agent(settings, SystemClock())
-    running = stopped = trimming = None
+    running = stopped = trimming = tending = None
     doors = contextlib.AsyncExitStack()
     try:
         await agent.snapshots.sweep()
@@ -184,15 +184,16 @@ async def serve(settings: AgentConfig) -> None:
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
         trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
+        tending = asyncio.create_task(agent.overlay.tend(), name="tend")
         running = asyncio.create_task(agent.line.run(), name="line")
         stopped = asyncio.create_task(stopping.wait(), name="stopping")
-        await asyncio.wait((running, trimming, stopped), return_when=asyncio.FIRST_COMPLETED)
-        for work in (running, trimming):
+        await asyncio.wait((running, trimming, tending, stopped), return_when=asyncio.FIRST_COMPLETED)
+        for work in (running, trimming, tending):
             if work.done():
                 await work
         log.info("stopping; machines run on")
     finally:
-        ending = [task for task in (running, trimming, stopped) if task is not None]
+        ending = [task for task in (running, trimming, tending, stopped) if task is not None]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)

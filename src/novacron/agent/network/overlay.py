@@ -28,6 +28,7 @@ from novacron.model.machine import Nic
 from novacron.model.network import Addressing, Location, NetworkSpec, PortFilter
 from novacron.wire import network as wire
 
+TEND_S = 5.0
 _FAILED = (NovaCronError, NetlinkError, OSError)
 
 
@@ -55,6 +56,21 @@ class Overlay:
                     await self._join(known)
             except _FAILED as wrong:
                 self._log.error("a network is not as it should be", network_id=network_id, why=str(wrong))
+
+    async def tend(self) -> None:
+        """For as long as the agent runs: a DHCP server that ended by itself is started again."""
+        while True:
+            await self._clock.sleep(TEND_S)
+            for network_id in list(self._known):
+                async with self._turn:
+                    known = self._known.get(network_id)
+                    if known is None or not dhcp.wanted(known.spec) or self._servers.pid(network_id) is not None:
+                        continue
+                    self._log.warning("a network's DHCP server has ended; starting it again", network_id=network_id)
+                    try:
+                        await self._servers.ensure(known.spec, _cards(known))
+                    except _FAILED as wrong:
+                        self._log.error("it does not start", network_id=network_id, why=str(wrong))
 
     def known(self, network_id: str) -> Known | None:
         """What this node knows of a network."""
