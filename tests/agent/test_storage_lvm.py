@@ -96,7 +96,7 @@ async def test_commands_are_lists_of_checked_words() -> None:
     await tool.extend("volume-y", 16 * MIB)
     await tool.activate("volume-y")
     assert told.said == [
-        ("lvcreate", "--yes", "--wipesignatures", "n", *"--thin --virtualsize 8388608b --name volume-x vg/tp".split()),
+        ("lvcreate", "--yes", "--wipesignatures", "n", *["--thin", "--virtualsize", "8388608b", "--name", "volume-x", "vg/tp"]),
         ("lvcreate", "--snapshot", "--setactivationskip", "n", "--name", "volume-y", "vg/volume-x"),
         ("lvextend", "--size", "16777216b", "vg/volume-y"),
         ("lvchange", "--activate", "y", "--ignoreactivationskip", "vg/volume-y"),
