@@ -89,14 +89,14 @@ async def test_space_and_extents() -> None:
 
 
 async def test_commands_are_lists_of_checked_words() -> None:
-    told = Told()
+    told, made = Told(), ("--thin", "--virtualsize", "8388608b", "--name", "volume-x", "vg/tp")
     tool = LvmTool("vg", "tp", told)
     await tool.create("volume-x", 8 * MIB)
     await tool.share("volume-y", "volume-x")
     await tool.extend("volume-y", 16 * MIB)
     await tool.activate("volume-y")
     assert told.said == [
-        ("lvcreate", "--yes", "--wipesignatures", "n", *["--thin", "--virtualsize", "8388608b", "--name", "volume-x", "vg/tp"]),
+        ("lvcreate", "--yes", "--wipesignatures", "n", *made),
         ("lvcreate", "--snapshot", "--setactivationskip", "n", "--name", "volume-y", "vg/volume-x"),
         ("lvextend", "--size", "16777216b", "vg/volume-y"),
         ("lvchange", "--activate", "y", "--ignoreactivationskip", "vg/volume-y"),
