@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from novacron.control.images import catalogue
 from novacron.control.store.records import POOLS, VMS, VOLUMES, remove
+from novacron.errors import CompareFailed
 from novacron.model.machine import Disk, Media
 from novacron.model.pool import Pool, PoolDriver
 from novacron.model.vm import Desired, Vm, VmSpec
@@ -74,6 +76,14 @@ async def test_whoever_asks_at_once_one_gets_it(house: ImageHouse) -> None:
         held = [name for name in names if (await house.http.get(f"{PATH}/{name}")).json()["tags"]]
         assert len(held) == 1
         assert await named_by(house, "debian:latest") == held[0]
+
+
+async def test_of_two_who_saw_the_tag_free_one_loses(house: ImageHouse) -> None:
+    ids = [await house.filled(name, DISK) for name in ("one", "two")]
+    writes = [await catalogue.retag(house.records, image_id, ["debian:latest"]) for image_id in ids]
+    await house.records.commit(writes[0])
+    with pytest.raises(CompareFailed):
+        await house.records.commit(writes[1])
 
 
 async def test_a_tag_goes_with_its_image(house: ImageHouse) -> None:

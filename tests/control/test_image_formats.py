@@ -250,6 +250,7 @@ def with_ovf(content: bytes, vmdk: bytes) -> bytes:
     [
         (BILLION, "image.ova"),
         (EXTERNAL, "image.ova"),
+        (ovf().replace(b"?>", b"?><!DOCTYPE Envelope>", 1), "image.ova"),  # harmless, and refused all the same
         (DEEP, "image.ova"),
         (b"<a>" + b"<b/>" * 30_000 + b"</a>", "image.ova"),
         (b"<Envelope", "image.ova"),
