@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -177,6 +178,26 @@ async def test_an_export_is_an_image_that_waits(api: Api) -> None:
     assert (shown["state"], shown["image_id"]) == ("exporting", answer.json()["id"])
     assert api.records.find(IMAGES, "new").record.id == answer.json()["id"]
     problem_of(await api.http.delete(f"/api/v1/snapshots/{snapshot.id}"), 409, "busy")
+
+
+async def test_an_images_file_is_streamed_whole_or_in_part(api: Api, tmp_path: Path) -> None:
+    await api.image("golden")
+    path = "/api/v1/images/golden/files/disk"
+    problem_of(await api.http.get(path), 404, "not_found")  # another pool holds it
+    folder = next(one for one in tmp_path.rglob("images") if one.is_dir())
+    (folder / ("d" * 64)).write_bytes(bytes(range(250)) * 4)
+    whole = await api.http.get(path)
+    assert (whole.status_code, whole.content, whole.headers["etag"]) == (200, bytes(range(250)) * 4, f'"{"d" * 64}"')
+    for asked, status, length in (
+        ("bytes=990-", 206, 10),
+        ("bytes=0-9", 206, 10),
+        ("bytes=2000-", 200, 1000),
+        ("x", 200, 1000),
+    ):
+        part = await api.http.get(path, headers={"range": asked})
+        assert (part.status_code, len(part.content)) == (status, length), asked
+    problem_of(await api.http.get("/api/v1/images/golden/files/kernel"), 404, "not_found")
+    problem_of(await api.client(None).get(path), 401, "unauthenticated")
 
 
 async def test_every_right_is_one_of_its_own(api: Api) -> None:

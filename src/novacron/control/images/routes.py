@@ -10,6 +10,7 @@ from starlette.responses import Response
 from novacron.control.access.guard import needs
 from novacron.control.answers import IfMatch, Listed, noun, page, problems, reads, record
 from novacron.control.images.arriving import ImageRef, answer, filling
+from novacron.control.images.leaving import leaving
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
 from novacron.control.once import Asked
@@ -25,6 +26,7 @@ def router(records: Records, service: ImageService, view: ImageView) -> APIRoute
     _reading(routes, records, view)
     _writing(routes, service, view)
     filling(routes, service, view)
+    leaving(routes, records, service)
     return routes
 
 
