@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from novacron.control.images.sink import Sink
 from novacron.errors import ImageRefused, NoRoom, NotFound, Reason, TooLarge, Unavailable
 
-PIECE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Result = TypeVar("Result")
@@ -126,30 +126,18 @@ class Shelf:
             return await to_the_end(asyncio.to_thread(work))
 
     async def _write(self, path: Path, stream: AsyncIterator[bytes], max_bytes: int) -> tuple[str, int]:
-        hasher, size, pending = hashlib.sha256(), 0, bytearray()
-        with await self._do(lambda: path.open("wb", buffering=0)) as file:
-
-            def flush() -> None:
-                hasher.update(pending)
-                left = memoryview(pending)
-                while left:
-                    left = left[file.write(left) :]
-                left.release()
-
-            async for piece in stream:
-                size += len(piece)
-                if size > max_bytes:
-                    raise TooLarge(
-                        f"the file has more than {max_bytes} bytes",
-                        [Reason("image.too_large", "too large for its role", remedy="send a smaller file")],
-                    )
-                pending += piece
-                if len(pending) >= PIECE_BYTES:
-                    await self._do(flush)
-                    pending = bytearray()
-            await self._do(flush)
+        hasher = hashlib.sha256()
+        with await self._do(lambda: path.open("r+b", buffering=0)) as file, pool_failures():
+            sink = Sink(file.fileno(), hasher=hasher)
+            try:
+                async for piece in stream:
+                    await sink.take(piece)
+                    if sink.place > max_bytes:
+                        raise _too_much(max_bytes)
+            finally:
+                await sink.end()
             await self._do(lambda: os.fsync(file.fileno()))
-        return hasher.hexdigest(), size
+        return hasher.hexdigest(), sink.place
 
     def _make(self, path: Path) -> None:
         self._incoming.mkdir(mode=0o700, exist_ok=True)
@@ -223,6 +211,11 @@ def _sync(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _too_much(max_bytes: int) -> TooLarge:
+    reason = Reason("image.too_large", "too large for its role", remedy="send a smaller file")
+    return TooLarge(f"the file has more than {max_bytes} bytes", [reason])
 
 
 def _other_digest(found: str) -> ImageRefused:

@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from novacron.control.images.shelf import pool_failures, to_the_end
+from novacron.control.images.sink import Sink
 from novacron.errors import Busy, Conflict, ImageRefused, NotFound, Reason, TooLarge
 from novacron.model.identity import is_id
 from novacron.model.image import FileRole
 
-PIECE_BYTES = 1 << 20
 KEPT_FOR = datetime.timedelta(hours=24)
 META, DATA = "upload.json", "data"
 
@@ -187,30 +187,17 @@ class Uploads:
         if writer.hasher is None or writer.hashed != offset:
             writer.hasher, writer.hashed = (hashlib.sha256(), 0) if offset == 0 else (None, 0)
         path = self.directory(upload.id) / DATA
-        place, pending = offset, bytearray()
-        with await self._do(lambda: path.open("r+b", buffering=0)) as file:
-
-            def flush() -> None:
-                """At the place, so that what another writer left is never doubled."""
-                done = 0
-                while done < len(pending):
-                    done += os.pwrite(file.fileno(), memoryview(pending)[done:], place + done)
-                if writer.hasher is not None:
-                    writer.hasher.update(pending)
-                    writer.hashed += len(pending)
-
+        with await self._do(lambda: path.open("r+b", buffering=0)) as file, pool_failures():
+            sink = Sink(file.fileno(), offset, writer.hasher)
             try:
                 async for piece in stream:
-                    if place + len(pending) + len(piece) > upload.size_bytes:
+                    if sink.place + len(piece) > upload.size_bytes:
                         raise _too_much(upload)
-                    pending += piece
-                    if len(pending) >= PIECE_BYTES:
-                        await self._do(flush)
-                        place, pending = place + len(pending), bytearray()
+                    await sink.take(piece)
             finally:
-                await self._do(flush)  # keeps what came before the line broke
-                place += len(pending)
-        return place
+                await sink.end()  # keeps what came before the line broke
+                writer.hashed = sink.place if writer.hasher is not None else 0
+        return sink.place
 
     def _start(self, upload: Upload) -> None:
         self._dir.mkdir(mode=0o711, exist_ok=True)
