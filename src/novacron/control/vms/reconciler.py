@@ -169,7 +169,9 @@ class Reconciler:
         def write(now_vm: Vm) -> Vm:
             if not decide.speaks_for(now_vm, vm.node_id, answer.report):
                 return now_vm
-            return hardware.adjusted(now_vm, task_id, (wished, told), answer, self._now())
+            new = hardware.adjusted(now_vm, task_id, (wished, told), answer, self._now())
+            unspoken = now_vm.observed == vm.observed  # else a report that came since is newer
+            return decide.observed(new, answer.report, self._now()) if unspoken else new
 
         await self._change(vm.id, write)
 

@@ -50,6 +50,7 @@ async def adjust(machine: Machine, wished: Launch) -> Adjustment:
         met = await _work(machine, wished)
     finally:
         machine.adjusting = False
+    machine.tell()
     return Adjustment(report=machine.report(), now=machine.record.spec or wished.spec, pending=met)
 
 

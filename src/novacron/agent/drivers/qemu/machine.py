@@ -116,6 +116,10 @@ class Machine:
         if changed:
             self._listener(self.report())
 
+    def tell(self) -> None:
+        """Its report has changed, if not its status."""
+        self._listener(self.report())
+
     def transfer(self, migration_id: str, role: Role) -> Transfer | None:
         """The transfer with that id and role, if it is the one noted."""
         noted = self.record.transfer
@@ -265,7 +269,7 @@ class Machine:
         self.seen_at_s[event.name] = event.at_s
         if event.name == "DEVICE_DELETED" and "device" in event.data and not self.adjusting:
             self.let_go_late += 1
-            self._listener(self.report())
+            self.tell()
         if event.name == "MIGRATION":
             self.migration_state = str(event.data.get("status"))
         elif event.name == "JOB_STATUS_CHANGE":
