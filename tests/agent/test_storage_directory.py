@@ -334,6 +334,8 @@ async def test_as_root_no_tool_runs_as_root_and_volumes_stay_their_owners() -> N
         await pool.clone_volume(Disk(volume_id=OTHER, size_bytes=2 * MIB), VOLUME)
         assert made.source.path.stat().st_uid == owner
         assert (directory / "volumes" / f"{OTHER}.qcow2").stat().st_uid == uid
+        os.chown(made.source.path, 0, 0)  # as an agent that had no such user left it
+        await pool.delete_snapshot(VOLUME, OTHER)
         assert set(shown.read_text().split()) == {str(uid), str(owner)}
 
 

@@ -160,6 +160,7 @@ async def test_a_lent_secret_is_in_no_command_and_on_no_disk(open_dir: Path) -> 
     secret.chmod(0o600)
     tools = Tools(UID)
     with keys.lent(secret, tools.uid) as descriptor:
+        assert os.fstat(descriptor).st_mode & 0o777 == 0o400
         shown = program(open_dir, f"tr '\\0' ' ' < /proc/$$/cmdline; env; echo; cat {at(descriptor)}")
         said = (await tools.run(shown, descriptors=(descriptor,))).decode()
     told, _, read = said.rpartition("\n")
