@@ -1,8 +1,8 @@
 """End what a lab left: its processes first, then its files. Namespaces and what is in them go with the last process.
 
 A process is the lab's when it works inside the lab's directory and runs a command the lab wrote down, or when it is a
-QEMU or a dnsmasq that works in there or has files from there: only the lab starts those. Others who look around in there
-are left alone. Every signal goes to a pidfd whose process was looked at again after the descriptor was opened.
+QEMU or a dnsmasq that works in there or has files from there: only the lab starts those. Others who look around in
+there are left alone. Every signal goes to a pidfd whose process was looked at again after the descriptor was opened.
 """
 
 from __future__ import annotations
