@@ -27,6 +27,7 @@ class SimNetworks:
         self.known: dict[str, Known] = {}
         self.plugged: dict[str, str] = {}  # card id -> network id
         self.heard: list[NetworkApply] = []
+        self.heard_at_s: list[float] = []
         self._clock = clock
         self._answers = answers
 
@@ -36,6 +37,7 @@ class SimNetworks:
         async def apply(verb: NetworkApply) -> None:
             life.check()
             self.heard.append(verb)
+            self.heard_at_s.append(self._clock.monotonic_s())
             network_id = verb.state.spec.id
             self.known[network_id] = merged(self.known.get(network_id), verb.state)
 
