@@ -21,6 +21,7 @@ from novacron.model.machine import Disk, MachineStatus
 from novacron.model.migration import MigrationState
 from novacron.model.snapshot import Consistency, Snapshot, SnapshotState
 from novacron.model.vm import Desired, Vm, VmState, status_of
+from novacron.model.volume import Volume
 from novacron.testing import fake_snapshots
 from novacron.wire.rest.snapshots import ExportRequest, ScheduleCreate, SnapshotCreate, SnapshotUpdate
 from tests.sim.house import House, house
@@ -296,20 +297,30 @@ async def test_a_disk_that_grew_is_as_small_again(story: Story) -> None:
 
 
 async def test_an_export_is_an_image(story: Story) -> None:
-    (story.house.root / "pool" / "images").mkdir(parents=True, exist_ok=True)
+    story.write("x" * 512)  # the server looks into the file: a raw disk of one sector
     snapshot = await story.take("one")
     ask = ExportRequest(image="golden", labels={"from": "one"})
-    # the simulated file is no qcow2 file, and the server looks into it: the refusal takes everything back
     await story.house.snapshots.export(snapshot, ask, None, story.once())
     with pytest.raises(Busy, match="exporting"):
         await story.delete(snapshot)
     await story.settled(snapshot)
     seen = story.snapshot(snapshot)
+    assert (seen.state, seen.export, seen.problem) == (READY, None, None)
+    image = story.house.records.find(IMAGES, "golden").record
+    assert (image.state, image.labels) == (ImageState.READY, {"from": "one"})
+    assert (story.house.root / "pool" / "images" / image.files[0].digest).exists()
+
+
+async def test_an_export_whose_image_is_deleted_leaves_no_file(story: Story) -> None:
+    snapshot = await story.take("one")
+    outcome = await story.house.snapshots.export(snapshot, ExportRequest(image="golden"), None, story.once())
+    await story.house.images.delete(outcome.stored.record.id, None)
+    await story.settled(snapshot)
+    seen = story.snapshot(snapshot)
     assert (seen.state, seen.export) == (READY, None)
-    images = [stored.record for stored in story.house.records.all(IMAGES) if stored.record.name == "golden"]
-    assert images == [] or images[0].state is ImageState.READY
-    if not images:
-        assert seen.problem is not None
+    assert seen.problem is not None
+    folder = story.house.root / "pool" / "images"
+    await story.house.until(lambda: not folder.exists() or list(folder.iterdir()) == [], "no file is left")
 
 
 async def test_names_may_change_and_stay_unique(story: Story) -> None:
@@ -325,6 +336,21 @@ async def test_a_deleted_vm_takes_its_snapshots_along(story: Story) -> None:
     await story.take("two", memory=True)
     await story.act("delete", force=True)
     await story.house.until(lambda: story.house.records.get(VMS, story.vm_id) is None, "it is gone")
+    assert story.names() == []
+
+
+async def test_a_volume_that_outlives_its_vm_keeps_no_snapshot_of_it(story: Story) -> None:
+    snapshot = await story.take("one")
+    disk, now = story.vm.spec.disks[0], story.house.clock.wall()
+    mine = Volume(
+        id=disk.volume_id, name="data", pool_id="", size_bytes=1, vm_id=story.vm_id, created_at=now, updated_at=now
+    )  # fmt: skip
+    await story.house.records.create(VOLUMES, mine)
+    path = story.path()
+    assert set(fake_snapshots.read(path).snapshots) == {snapshot}
+    await story.act("delete", force=True)
+    await story.house.until(lambda: story.house.records.get(VMS, story.vm_id) is None, "it is gone")
+    assert (path.exists(), fake_snapshots.read(path).snapshots) == (True, {})
     assert story.names() == []
 
 

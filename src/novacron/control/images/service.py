@@ -243,10 +243,18 @@ class ImageService:
         :raise ImageRefused: it is none. :raise NotFound: the server's pool does not hold it.
         """
         async with self._custody.turn:
-            await asyncio.to_thread(inspect_file, file.role, await self.shelf.held(file.digest))
-            now = self._clock.wall()
-            change = Change(self._records, IMAGES, image_id)
-            return await change.write(lambda image: catalogue.sealed(catalogue.with_file(image, file, now), now))
+            path, notes = await self.shelf.held(file.digest), [await self.shelf.note(file.digest)]
+            try:
+                seen = await asyncio.to_thread(inspect_file, file.role, path)
+                size, now = seen.virtual_size_bytes, self._clock.wall()
+                true = msgspec.structs.replace(file, format=seen.format, virtual_size_bytes=size)
+                change = Change(self._records, IMAGES, image_id)
+                return await change.write(lambda image: catalogue.sealed(catalogue.with_file(image, true, now), now))
+            except StoreUnavailable:
+                notes.clear()  # it may be recorded or not: the next start settles it
+                raise
+            finally:  # when the image was deleted meanwhile, or refuses the file, nobody needs it
+                await self._custody.settle(notes)
 
     # -- from elsewhere --------------------------------------------------------------------------------------
 
