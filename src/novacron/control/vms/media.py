@@ -1,5 +1,6 @@
-"""Decides what requests about the CD-ROM drives of a VM mean, and records it. Media change as the machine runs; drives
-come and go at a start.
+"""Decides what requests about the CD-ROM drives of a VM mean, and records it.
+
+Media change as the machine runs; drives come and go at a start.
 """
 
 from __future__ import annotations
