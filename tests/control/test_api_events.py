@@ -172,9 +172,9 @@ async def test_a_transaction_over_two_records_resumes_in_its_middle(api: Api, ur
 
 
 @pytest.mark.parametrize("after", [0, 5])
-async def test_an_empty_store_is_ready_at_once(api: Api, url: str, after: int) -> None:
+async def test_a_new_store_is_ready_at_once_with_nothing_but_its_pool(api: Api, url: str, after: int) -> None:
     async with subscribed(api, url, after=after) as socket:
-        assert (await until_ready(socket))[0] == []
+        assert [event["type"] for event in (await until_ready(socket))[0]] == ["pool.created"]
 
 
 async def test_what_is_no_longer_kept_is_told_and_the_stream_goes_on(api: Api, url: str) -> None:
