@@ -58,7 +58,6 @@ def lab() -> None:
 
 @lab.command()
 @click.option("--nodes", type=click.IntRange(1, 50), default=2, show_default=True, help="How many.")
-@click.option("--separate-pools", is_flag=True, help="Each node has a storage pool of its own; else they share one.")
 @_name_option
 @_link_options
 @click.pass_context
@@ -66,7 +65,6 @@ def up(
     ctx: click.Context,
     *,
     nodes: int,
-    separate_pools: bool,
     name: str,
     latency_s: float | None,
     jitter_s: float | None,
@@ -83,7 +81,7 @@ def up(
     if changes and not privileged:
         raise click.UsageError("links need root: run it as root, or without --latency, --jitter, --loss and --rate")
     link = orders.Bend(node="", **changes).applied(_plain_link()).check()
-    plan = orders.Plan(nodes=nodes, privileged=privileged, shared_pool=not separate_pools, link=link)
+    plan = orders.Plan(nodes=nodes, privileged=privileged, link=link)
     if not privileged:
         click.echo("without root: nodes share this machine's network, and have no links and no power switch", err=True)
     status = standing.up(path, plan, lambda text: click.echo(text, err=True))

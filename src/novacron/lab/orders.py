@@ -22,7 +22,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     nodes: int = 2
     privileged: bool = True
-    shared_pool: bool = True
     link: LinkState = LinkState()
 
 

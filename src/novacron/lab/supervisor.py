@@ -144,7 +144,6 @@ async def _open(path: Path, plan: orders.Plan) -> AsyncIterator[Desk]:
         path,
         nodes=plan.nodes,
         bridged=plan.privileged,
-        shared_pool=plan.shared_pool,
         over_fabric=True,
         say=lambda text: _say(Said(text)),
     )
