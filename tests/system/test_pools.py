@@ -13,7 +13,8 @@ import pytest
 from novacron.agent.storage import keys
 from novacron.errors import StateConflict
 from novacron.model.machine import Disk, MachineStatus, StopMode
-from tests.system.rom_machine import NOBODY, an_id, hosts, needs_qemu
+from novacron.model.migration import Goals
+from tests.system.rom_machine import NOBODY, an_id, hosts, needs_qemu, with_spec
 from tests.system.servers.backends import KINDS, MIB, VOLUMES, Backend, Servers, qemu_io, started
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, needs_qemu]
@@ -54,6 +55,29 @@ async def test_a_machine_runs_on_it_as_its_own_user(backend: Backend) -> None:
         await driver.stop(vm_id, StopMode.FORCED, 5.0)
     await backend.pool.take_snapshot(VOLUMES[0], an_id())  # at rest again
     assert "Pattern" not in await asyncio.to_thread(qemu_io, disk, backend.directory, "read -P 0 0 64k")
+
+
+async def test_a_machine_moves_with_its_disk_where_it_is(backend: Backend) -> None:
+    """Both ends have it open at once, and each has its own copy of the pool's secret."""
+    async with hosts(UID) as made:
+        ends, vm_id, migration_id = (made.new(), made.new()), an_id(), an_id()
+        drivers = [host.driver() for host in ends]
+        launches = []
+        for host in ends:
+            disk = await backend.pool.ensure_volume(
+                Disk(volume_id=VOLUMES[0], size_bytes=8 * MIB), uid=UID, gid=UID, in_use=host is not ends[0]
+            )
+            launch = host.launch(vm_id)
+            mine = keys.place(disk, launch.run_dir, UID)
+            launches.append(msgspec.structs.replace(launch, disks=(mine,)))
+        started_as = await drivers[0].start(launches[0])
+        pins = {"machine_type": started_as.machine_type, "cpu_model": started_as.cpu_model}
+        to = await drivers[1].accept(with_spec(launches[1], **pins), migration_id, "127.0.0.1")
+        await drivers[0].send(vm_id, migration_id, to, Goals(), lambda _: None)
+        arrived = await drivers[1].take_over(vm_id, migration_id, 2)
+        assert arrived.report.status is MachineStatus.RUNNING
+        await drivers[0].release(vm_id, migration_id)
+        await ends[1].ticking(vm_id)
 
 
 async def test_a_machine_cannot_read_the_secret_of_its_pool(backend: Backend) -> None:
