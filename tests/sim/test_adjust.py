@@ -181,3 +181,18 @@ def test_slots_are_given_once() -> None:
     assert hardware.free_disk_slot(vm) == HOT_SLOT + 1
     booted = msgspec.structs.replace(spec, disks=(*disks, Disk(volume_id="x", size_bytes=1, slot=HOT_SLOT + 1)))
     assert hardware.free_disk_slot(msgspec.structs.replace(vm, booted=booted)) == HOT_SLOT + 3
+
+
+async def test_memory_plugged_in_is_told_to_the_next_node_as_such(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a")
+        await wish(h, vm_id, max_memory_mib=1024)
+        assert [reason.subject for reason in (await settled(h, vm_id)).pending] == ["max_memory_mib"]
+        machine = h.cluster["a"].host.machines[vm_id]
+        grows = msgspec.structs.replace(machine.launch.spec, max_memory_mib=1024)  # as if it had been started so
+        machine.launch = msgspec.structs.replace(machine.launch, spec=grows)
+        await wish(h, vm_id, memory_mib=192)
+        vm = await settled(h, vm_id)
+        assert (vm.dimms_mib, vm.booted and vm.booted.memory_mib) == ((128,), 192)
+        assert await h.ended(await h.migrate(vm_id, "b")) is MigrationState.COMPLETED
+        assert (told(h, vm_id, "b").memory_mib, told(h, vm_id, "b").dimms_mib) == (192, (128,))

@@ -98,6 +98,24 @@ async def test_a_person_may_resume_it_too(small: Path, hosts: Hosts, guest: Gues
     assert await writing == b"ok"
 
 
+async def test_one_that_was_paused_meanwhile_waits_to_be_resumed(small: Path, hosts: Hosts, guest: GuestFiles) -> None:
+    host = hosts.new()
+    driver = host.driver()
+    plain = with_disks(launch(host, an_id(), guest), small, hot(0, 64))
+    vm_id = await booted(driver, host, plain)
+    heard: list[MachineReport] = []
+    driver.subscribe(heard.append)
+    writing = asyncio.create_task(say_long(plain, b"write sda 0 4096 3"))
+    await until(lambda: heard and heard[-1].status is S.STALLED, "the disk is full")
+    await driver.pause(vm_id)
+    watchers = driver._machines[vm_id]._tasks
+    mount(small, 64, MS_REMOUNT)
+    await until(lambda: not watchers, "nobody looks for room any more")
+    assert heard[-1].status is S.STALLED
+    await driver.resume(vm_id)
+    assert await writing == b"ok"
+
+
 async def say_long(what: rom_machine.Launch, line: bytes) -> bytes:
     ((_, port),) = what.nics[0].forwards
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -153,6 +153,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pins: Pins = Pins()
     booted: VmSpec | None = None
     pending: tuple[Reason, ...] = ()
+    dimms_mib: tuple[int, ...] = ()  # what part of its memory was plugged in since its start, in that order
     isolation_slot: int = 0
 
 

@@ -28,7 +28,11 @@ def adjust(machine: FakeMachine, launch: Launch) -> tuple[Reason, ...]:
     nics = tuple(wished.nics) + _stays(
         {nic.id: nic for nic in runs.nics}, {nic.id for nic in wished.nics}, machine, reasons
     )
-    now = msgspec.structs.replace(runs, vcpus=vcpus, memory_mib=memory_mib, disks=disks, nics=nics, media=wished.media)
+    grown = memory_mib - runs.memory_mib
+    dimms = (*runs.dimms_mib, grown) if grown > 0 else runs.dimms_mib
+    now = msgspec.structs.replace(
+        runs, dimms_mib=dimms, vcpus=vcpus, memory_mib=memory_mib, disks=disks, nics=nics, media=wished.media
+    )
     machine.launch = msgspec.structs.replace(launch, spec=now)
     return tuple(reasons)
 

@@ -170,7 +170,7 @@ def task_done(vm: Vm, task_id: str, now: datetime.datetime) -> Vm:
 
 def booting(vm: Vm) -> Vm:
     """The record just before its machine is started: what it is started with is kept."""
-    return msgspec.structs.replace(vm, booted=vm.spec, pending=())
+    return msgspec.structs.replace(vm, booted=vm.spec, pending=(), dimms_mib=())
 
 
 def machine_spec(
@@ -213,6 +213,7 @@ def machine_spec(
         isolation_slot=vm.isolation_slot,
         max_vcpus=spec.max_vcpus,
         max_memory_mib=spec.max_memory_mib,
+        dimms_mib=vm.dimms_mib,
         media=spec.media,
         tpm=spec.tpm,
         secure_boot=spec.secure_boot,

@@ -88,7 +88,8 @@ def adjusted(vm: Vm, task_id: str, asked: tuple[VmSpec, MachineSpec], answer: Ad
     runs = _merged(vm.booted, *asked, answer.now)
     pending = (*answer.pending, *_untold(runs, vm.spec, answer.pending))
     problem = None if answer.report.status in (MachineStatus.RUNNING, MachineStatus.PAUSED) else vm.problem
-    return msgspec.structs.replace(vm, booted=runs, pending=pending, task=None, problem=problem, updated_at=now)
+    changes = {"booted": runs, "dimms_mib": answer.now.dimms_mib, "pending": pending, "problem": problem}
+    return msgspec.structs.replace(vm, task=None, updated_at=now, **changes)
 
 
 def _merged(booted: VmSpec, wished: VmSpec, told: MachineSpec, runs: MachineSpec) -> VmSpec:

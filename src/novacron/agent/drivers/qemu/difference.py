@@ -195,7 +195,7 @@ def _leaving(wished: Launch, runs: Runs) -> Steps:
 
 def _disks(wished: Launch, runs: Runs) -> Steps:
     specs = {disk.volume_id: disk for disk in wished.spec.disks}
-    for disk, slot in zip(wished.disks, devices.slots(wished, "disks").values(), strict=True):
+    for disk, slot in zip(wished.disks, _slots(wished, runs, "disks").values(), strict=True):
         runs_as = runs.disks.get(disk.volume_id)
         spec = specs.get(disk.volume_id, Disk(volume_id=disk.volume_id, size_bytes=0))
         if runs_as is None:
@@ -209,11 +209,17 @@ def _disks(wished: Launch, runs: Runs) -> Steps:
 def _nics(wished: Launch, runs: Runs) -> Steps:
     before = {nic.id: nic for nic in runs.before.nics}
     specs = {nic.id: nic for nic in wished.spec.nics}
-    for nic, slot in zip(wished.nics, devices.slots(wished, "nics").values(), strict=True):
+    for nic, slot in zip(wished.nics, _slots(wished, runs, "nics").values(), strict=True):
         if devices.nic_id(nic.nic_id) not in runs.devices:
             yield _late(runs, nic.nic_id, slot) or PlugNic(nic, slot)
         elif nic.nic_id in before and not _same_card(before[nic.nic_id], specs[nic.nic_id]):
             yield Reason("card.changes_at_start", "its card is another from the next start on", nic.nic_id, RESTART)
+
+
+def _slots(wished: Launch, runs: Runs, field: str) -> dict[str, int]:
+    """Where things sit in the machine that runs, however large it is to be."""
+    size = {"memory_mib": runs.before.memory_mib, "dimms_mib": runs.before.dimms_mib}
+    return devices.slots(msgspec.structs.replace(wished, spec=msgspec.structs.replace(wished.spec, **size)), field)
 
 
 def _late(runs: Runs, part: str, slot: int) -> Reason | None:

@@ -32,7 +32,9 @@ async def pause(machine: Machine) -> MachineReport:
     demand(machine, "pause")
     if machine.status is not MachineStatus.PAUSED:
         await machine.door().execute("stop")
-    return await machine.refresh()
+    report = await machine.refresh()
+    machine.full = ()  # one that stands still for want of room now does so because it was told to
+    return report
 
 
 async def resume(machine: Machine) -> MachineReport:
