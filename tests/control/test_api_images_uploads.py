@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from novacron.control.images import uploads
+from novacron.control.images import sink
 from novacron.errors import Malformed
 from tests.control.images_house import MIB, PATH, ImageHouse, image_house, problem_of, sha
 
@@ -190,7 +190,8 @@ async def test_memory_does_not_grow_with_the_file(house: ImageHouse, monkeypatch
         kept.append(len(data))
         return pwrite(handle, data, offset)
 
-    monkeypatch.setattr(uploads.os, "pwrite", watched)
+    monkeypatch.setattr(os, "pwrite", watched)
+    monkeypatch.setattr(sink, "PIECE_BYTES", MIB)
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(DISK), 50000):
@@ -198,7 +199,7 @@ async def test_memory_does_not_grow_with_the_file(house: ImageHouse, monkeypatch
 
     upload = await begin(house, await house.make())
     assert (await send(house, upload, 0, pieces())).status_code == 204
-    assert max(kept) < uploads.PIECE_BYTES + 50000
+    assert max(kept) < MIB + 50000
 
 
 @pytest.mark.parametrize(

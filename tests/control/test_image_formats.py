@@ -200,7 +200,8 @@ def bomb(sectors: int) -> bytes:
     fixed = struct.pack(
         "<4sIIQQQQIQQQB4sH", b"KDMV", 3, 0x30001, sectors, 128, 1, 20, 512, 0, gd_at, gd_at + 128, 0, b"\n \r\n", 1
     )
-    text = f'# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="streamOptimized"\n\nRW {sectors} SPARSE "x"\n'
+    words = ("# Disk DescriptorFile", "version=1", "CID=1", "parentCID=ffffffff", 'createType="streamOptimized"')
+    text = "\n".join((*words, "", f'RW {sectors} SPARSE "x"', ""))
     parts = {
         0: fixed,
         1: text.encode(),
