@@ -101,6 +101,17 @@ async def test_every_kind_of_change_comes_as_the_api_shows_it(api: Api, url: str
     assert [event["seq"] for event in events] == sorted({event["seq"] for event in events})
 
 
+async def test_networks_and_security_groups_come_too(api: Api, url: str) -> None:
+    async with subscribed(api, url) as socket:
+        assert (await frame(socket))["t"] == "ready"
+        network = (await api.http.post("/api/v1/networks", json={"name": "n", "ipv4": "10.20.0.0/24"})).json()
+        group = (await api.http.post("/api/v1/security_groups", json={"name": "g"})).json()
+        await api.http.delete("/api/v1/networks/n")
+        events = [(await frame(socket))["event"] for _ in range(3)]
+    assert [one["type"] for one in events] == ["network.created", "security_group.created", "network.deleted"]
+    assert [one["object"] for one in events[:2]] == [network, group]
+
+
 async def test_filters_let_through_what_was_asked_for(api: Api, url: str) -> None:
     one = await api.vm("one", labels={"tier": "web"})
     await api.vm("two")

@@ -166,6 +166,17 @@ async def test_a_node_that_was_away_is_told_when_it_returns(tmp_path: Path) -> N
         await h.until(lambda: places(h, "c", web)["52:4e:43:00:00:02"] == (tunnel(h, "b"), 2), "told")
 
 
+async def test_a_node_that_lost_everything_is_told_everything(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        web = await network(h)
+        await h.running_vm("a", card(h, web, 2))
+        await h.until(lambda: bool(places(h, "a", web)), "told")
+        await h.cluster.disconnect("a")
+        h.cluster["a"].networks.known.clear()  # its disk is new; nothing has changed in the records
+        await h.cluster.connect("a")
+        await h.until(lambda: bool(places(h, "a", web)), "told again")
+
+
 async def test_what_went_away_while_a_node_or_the_server_was_away_is_forgotten(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         web = await network(h)

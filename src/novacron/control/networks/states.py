@@ -58,17 +58,17 @@ def states(seen: Snapshot) -> dict[str, NetworkState]:
         for vm, nic, _ in seen.cards
         if vm.node_id in seen.tunnels
     )
-    filters = filters_of(seen)
+    compiled = filters_of(seen)
+    here: dict[str, dict[str, PortFilter]] = {}
+    for _, nic, sides in seen.cards:
+        for node_id in sides:
+            here.setdefault(node_id, {})[nic.mac] = compiled[nic.id]
     endpoints = tuple(sorted(set(seen.tunnels.values())))
     return {
         node_id: NetworkState(
-            spec=seen.network.spec,
-            revision=0,
-            endpoints=endpoints,
-            locations=locations,
-            filters={nic.mac: filters[nic.id] for _, nic, sides in seen.cards if node_id in sides},
+            spec=seen.network.spec, revision=0, endpoints=endpoints, locations=locations, filters=filters
         )
-        for node_id in sorted({node_id for _, _, sides in seen.cards for node_id in sides})
+        for node_id, filters in here.items()
     }
 
 
