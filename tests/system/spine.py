@@ -95,4 +95,4 @@ async def restart(lab: Lab, name: str) -> None:
     child.kill()
     child.start_again()
     if name == "server":
-        await until_ready(child, int(lab.server.rpartition(":")[2]))
+        await until_ready(child)

@@ -132,6 +132,10 @@ async def open_lab(
         say("putting everything away")
 
 
+class PortTaken(LabFailed):
+    """Somebody else listens there now."""
+
+
 class _Builder:
     """Builds a lab; what it starts ends with `stack`, in reverse."""
 
@@ -170,15 +174,26 @@ class _Builder:
         return Lab(self._path, url, token_file, client, fabric, names, children, self._directory.note, hosts, links)
 
     async def _serve(self, fabric: Fabric | None) -> tuple[Child, int]:
-        port = processes.choose_port()
-        server = Child("server", processes.server_command(self._path, port), self._directory)
-        self._stack.push_async_callback(server.stop)
         if self._over_fabric and fabric:
             certificate, key = processes.gateway_certificate(self._path), processes.gateway_key(self._path)
             await asyncio.to_thread(gateway.certify, fabric_address(), certificate, key)
             command = processes.gateway_command(self._path, fabric_address())
             self._stack.push_async_callback(Child("gateway", command, self._directory, fabric.fabric).stop)
-        await processes.until_ready(server, port)
+        try:
+            return await self._serve_at(processes.choose_port())
+        except PortTaken:
+            return await self._serve_at(processes.choose_port(usual=False))
+
+    async def _serve_at(self, port: int) -> tuple[Child, int]:
+        """:raise PortTaken: another was quicker."""
+        server = Child("server", processes.server_command(self._path, port), self._directory)
+        self._stack.push_async_callback(server.stop)
+        try:
+            await processes.until_ready(server)
+        except LabFailed as failed:
+            if f"cannot listen on {_LOOPBACK}:{port}" in server.tail():
+                raise PortTaken(failed.message) from failed
+            raise
         self._say("the control plane is ready")
         return server, port
 

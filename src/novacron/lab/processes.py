@@ -167,9 +167,9 @@ def server_socket(lab: Path) -> Path:
     return lab / "server.sock"
 
 
-def choose_port() -> int:
-    """The usual port when it is free, else any."""
-    for wanted in (USUAL_PORT, 0):
+def choose_port(*, usual: bool = True) -> int:
+    """The usual port when it is wanted and free, else any."""
+    for wanted in (USUAL_PORT, 0) if usual else (0,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -181,9 +181,14 @@ def choose_port() -> int:
     raise LabFailed.because("no TCP port is free on 127.0.0.1")
 
 
-async def until_ready(server: Child, port: int) -> None:
-    """Return when the server says that it is. :raise LabFailed: it ends, or takes too long."""
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+async def until_ready(server: Child) -> None:
+    """Return when the server says that it is. :raise LabFailed: it ends, or takes too long.
+
+    Asked by its unix socket: on its port another lab's server may have been quicker.
+    """
+    socket_file = server_socket(server.directory.parent)
+    transport = httpx2.AsyncHTTPTransport(uds=str(socket_file))
+    async with httpx2.AsyncClient(base_url="http://localhost", transport=transport) as http:
 
         async def ready() -> bool:
             try:

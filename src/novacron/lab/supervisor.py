@@ -99,7 +99,7 @@ class Desk:
         if order.name == SERVER:
             server = self._lab.children[SERVER]
             server.start_again()
-            await until_ready(server, int(self._lab.server.rpartition(":")[2]))
+            await until_ready(server)
         elif order.agent_only:
             await asyncio.to_thread(self._lab.node(order.name).agent.start_again)
         else:
