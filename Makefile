@@ -40,8 +40,9 @@ format: setup ## Format the code and mend what can be mended
 bench-migration: setup ## Live migration against a bare QMP script and, if installed, libvirt
 	@$(PY) -m tests.bench.migration
 
-bench-provision: setup ## Starting, cloning and importing against bare tools; a hundred VMs on one node
+bench-provision: setup ## Starting, cloning and importing against bare tools; a hundred VMs; a network's gap
 	@$(PY) -m tests.bench.provision
+	@$(PY) -m tests.bench.gap
 
 bench-api: setup ## Reads and pages of the API with 5,000 VMs in the store
 	@$(PY) -m tests.bench.api
