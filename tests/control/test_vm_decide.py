@@ -190,3 +190,11 @@ def test_a_device_let_go_of_late_is_looked_at_again_when_something_waits() -> No
     assert seen.task is not None
     assert seen.task.kind is TaskKind.ADJUST
     assert decide.observed(vm("running", "running", booted=VmSpec(image_id="i")), late, NOW).task is None
+
+
+def test_an_end_during_an_adjustment_is_judged_at_once() -> None:
+    seen = decide.observed(vm("running", "running", "adjust"), report("crashed", reason="killed"), NOW)
+    assert seen.problem is not None
+    assert seen.problem.code == "machine.crashed"
+    done = decide.task_done(seen, "t", NOW)
+    assert (done.task, done.problem) == (None, seen.problem)
