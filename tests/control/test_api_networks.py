@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +14,7 @@ import pytest
 from novacron.control.store.records import NODES, VMS
 from novacron.model.machine import MachineStatus
 from novacron.model.node import Node
-from tests.control.api import Api, fields_of, problem_of
+from tests.control.api import Api, another, fields_of, problem_of
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +128,19 @@ async def test_vnis_are_unique_also_when_chosen_at_once(api: Api) -> None:
     assert sorted(one.json()["vni"] for one in made) == list(range(4096, 4104))
     taken = await api.http.post(NETWORKS, json={"name": "n9", "ipv4": "10.9.0.0/24", "vni": 4100})
     assert problem_of(taken, 409, "conflict")["reasons"][0]["code"] == "vni.taken"
+
+
+async def test_two_servers_at_once_give_nothing_twice(api: Api, tmp_path: Path) -> None:
+    await overlay_node(api)
+    await api.image()
+    async with another(api, tmp_path) as other:
+        bodies = [{"name": f"n{number}", "ipv4": f"10.{number}.0.0/24"} for number in range(8)]
+        both = zip(itertools.cycle([api, other]), bodies)
+        made = await asyncio.gather(*(one.http.post(NETWORKS, json=body) for one, body in both))
+        assert sorted(one.json()["vni"] for one in made) == list(range(4096, 4104))
+        both = zip(itertools.cycle([api, other]), [f"vm-{number}" for number in range(8)])
+        born = await asyncio.gather(*(vm(one, name, {"net": "n1"}, memory_mib=16) for one, name in both))
+    assert {one["nics"][0]["addresses"][0] for one in born} == {f"10.1.0.{last}" for last in range(2, 10)}
 
 
 async def test_names_are_unique_and_a_repeat_with_a_key_is_done_once(api: Api) -> None:
