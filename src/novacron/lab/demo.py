@@ -27,13 +27,13 @@ import msgspec
 from novacron.client import images, migrations, vms
 from novacron.client.goals import vm_fits
 from novacron.errors import NovaCronError
+from novacron.lab import span
 from novacron.lab.conversation import Talker
 from novacron.lab.failure import LabFailed
 from novacron.lab.guest.build import GuestFiles, build
 from novacron.lab.guest.line import PORT, Status
 from novacron.lab.lab import Lab, clean, open_lab, usual_path
 from novacron.lab.measure import Window
-from novacron.lab.network import BRIDGE, guest_address
 from novacron.lab.screen import Screen
 from novacron.model.image import FileRole
 
@@ -69,16 +69,20 @@ async def show(screen: Screen, path: Path, *, once: bool) -> Figures:
 
     :raise NovaCronError: something did not work; nothing is left behind.
     """
-    bridged = os.geteuid() == 0
-    if not bridged:
+    privileged = os.geteuid() == 0
+    if not privileged:
         screen.say(
             "without root: guests are on user-mode networks, and the client has to reconnect after the migration"
         )
     files = await asyncio.to_thread(build, None, screen.say)
     screen.say(f"guest: {files.kernel.parent}")
-    async with open_lab(path, bridged=bridged, say=screen.say) as lab, _talker(lab) as talker:
+    count = span.NODES if privileged else 2
+    async with open_lab(path, nodes=count, bridged=privileged, say=screen.say) as lab, _talker(lab) as talker:
         await upload(lab, files, screen)
-        booted = await boot(lab, talker, screen)
+        way = await span.lay(lab) if privileged else None
+        if way and way.nic.net:
+            screen.say(f"network {way.nic.net} spans the nodes; the client enters it by {lab.nodes[-1]}")
+        booted = await boot(lab, talker, screen, way=way)
         migration, window = await migrate(lab, talker, booted.vm, screen)
         figures = figures_of(booted, migration, window)
         screen.table(_rows(figures, window))
@@ -108,32 +112,39 @@ async def upload(lab: Lab, files: GuestFiles, screen: Screen) -> None:
     screen.say(f"image {image.name} is {image.state}: {size / 1e6:.1f} MB")
 
 
-async def boot(lab: Lab, talker: Talker, screen: Screen, kernel_cmdline: str = "") -> Booted:
-    """Create the VM, with these words more for its kernel, and wait until its guest answers on the network."""
+async def boot(
+    lab: Lab, talker: Talker, screen: Screen, kernel_cmdline: str = "", way: span.Way | None = None
+) -> Booted:
+    """Create the VM, with these words more for its kernel, and wait until its guest answers on the network.
+
+    way: the network it is on; None: the lab's bridge, or without root a user-mode network.
+    """
+    if way is None and lab.fabric:
+        way = span.bridged()
     screen.say(f"creating VM {VM} with {MEMORY_MIB} MiB")
     asked_ns = time.monotonic_ns()
-    created = await lab.client.do(vms.create(wanted_vm(kernel_cmdline, bridged=lab.fabric is not None)))
-    if lab.fabric:
-        talker.move(guest_address(0).partition("/")[0], PORT)
+    created = await lab.client.do(vms.create(wanted_vm(kernel_cmdline, way, lab.nodes[0])))
+    if way:
+        talker.move(way.address, PORT)
     vm = await lab.client.wait_vm(created.id, "running")
     provision_ms = (time.monotonic_ns() - asked_ns) / 1e6
     screen.say(f"its QEMU runs on {vm.node} after {provision_ms:.0f} ms ({vm.accelerator}); the guest boots")
-    if not lab.fabric:
+    if not way:
         talker.move(*_endpoint(vm))
     boot_s = (await talker.answered() - asked_ns) / 1e9
     screen.say(f"the guest answers on the network after {boot_s:.2f} s")
     return Booted(vm=vm, provision_ms=provision_ms, boot_s=boot_s)
 
 
-def wanted_vm(kernel_cmdline: str, *, bridged: bool) -> vms.VmCreate:
-    """On the nodes' bridge, or on a user-mode network that forwards to the guest's service."""
+def wanted_vm(kernel_cmdline: str, way: span.Way | None, node: str) -> vms.VmCreate:
+    """On that network, or on a user-mode network that forwards to the guest's service."""
     cmdline = f"novacron.name={VM} {kernel_cmdline}".strip()
-    if bridged:
-        nic = vms.NicIn(network="bridge", bridge=BRIDGE)
-        cmdline += f" novacron.ip={guest_address(0)}"
+    if way:
+        nic = way.nic
+        cmdline += f" {way.words}"
     else:
         nic = vms.NicIn(network="user", forwards=[vms.ForwardIn(guest_port=PORT)])
-    return vms.VmCreate(name=VM, image=IMAGE, memory_mib=MEMORY_MIB, nics=[nic], kernel_cmdline=cmdline)
+    return vms.VmCreate(name=VM, image=IMAGE, memory_mib=MEMORY_MIB, node=node, nics=[nic], kernel_cmdline=cmdline)
 
 
 def _endpoint(vm: vms.Vm) -> tuple[str, int]:
