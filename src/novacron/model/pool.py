@@ -72,4 +72,4 @@ def spec_of(pool: Pool) -> PoolSpec:
 
 def is_own(pool: Pool) -> bool:
     """Whether it is the directory that server and agents were started with: nodes say in their facts which one."""
-    return pool.driver is PoolDriver.DIRECTORY and not pool.options
+    return pool.shared and pool.driver is PoolDriver.DIRECTORY and not pool.options

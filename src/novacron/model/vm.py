@@ -128,9 +128,9 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     node_id: its one owner (empty: placed nowhere yet); generation: of that ownership, grows when the owner
     changes; migration_id: the migration that holds it, empty otherwise; snapshot_id: the one its disks stand on
-    (the parent of the next), empty: none; parent_id: the parked VM it begins as a copy of, until it has; booted: the spec its machine runs with
-    (what it was started with and what was adjusted since; a machine that moves moves as it is); pending: why the rest
-    of the spec waits for its next start.
+    (the parent of the next), empty: none; parent_id: the parked VM it begins as a copy of, until it has;
+    booted: the spec its machine runs with (what it was started with and what was adjusted since; a machine that moves
+    moves as it is); pending: why the rest of the spec waits for its next start.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """Image files brought to where machines need them: what a node lacks is decided here, and asked of the node.
 
 The pool that server and nodes share from the start holds every file already: for machines whose disks lie there nothing
-is asked and nothing waited for.
+is asked and nothing waited for. A node that does not share it fetches kernels, firmware and media too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import msgspec
 import structlog
 
 from novacron.control.link import Agents
-from novacron.control.store.records import IMAGES, NODES, Records
+from novacron.control.store.records import IMAGES, NODES, POOLS, Records
 from novacron.errors import NotFound
 from novacron.model.image import Image
-from novacron.model.machine import Disk
+from novacron.model.machine import Disk, MachineSpec
 from novacron.model.node import Node, NodeState
 from novacron.model.pool import PoolDriver, PoolSpec
+from novacron.model.pool import is_own as is_default
 from novacron.wire.storage import ImageFetch, ImageSource
 
 MAX_NODES = 3
@@ -34,13 +35,19 @@ class Need(msgspec.Struct, frozen=True):
 
 
 def is_own(pool: PoolSpec) -> bool:
-    """Whether it is the directory that server and nodes were started with."""
+    """Whether it is the directory that the node's agent was started with, whoever shares it."""
     return not pool.id or (pool.driver is PoolDriver.DIRECTORY and not pool.options)
 
 
+def files_of(spec: MachineSpec) -> tuple[str, ...]:
+    """Digests of what a machine needs beside its disks, from the directory its agent was started with."""
+    boot = (spec.boot.kernel, spec.boot.initrd, spec.boot.firmware)
+    return tuple(dict.fromkeys(digest for digest in (*boot, *(one.digest for one in spec.media)) if digest))
+
+
 def needs(disks: Iterable[Disk], pools: Iterable[PoolSpec]) -> tuple[Need, ...]:
-    """Files that disks stand on in pools which do not hold every file from the start."""
-    others = {pool.id: pool for pool in pools if not is_own(pool)}
+    """Files that disks stand on in other pools than the one server and nodes share from the start."""
+    others = {pool.id: pool for pool in pools if pool.id}
     found = {
         (disk.pool_id, disk.backing_digest): Need(others[disk.pool_id], disk.backing_digest)
         for disk in disks
@@ -89,6 +96,20 @@ class Distribution:
         """
         for need in needs(disks, pools):
             await self.fetch(node_id, need.pool, need.digest)
+
+    async def bring_all(self, node_id: str, spec: MachineSpec) -> None:
+        """Return when the node has every file the machine needs. Errors as for `bring`."""
+        await self.bring(node_id, spec.disks, spec.pools)
+        for digest in () if self._shares(node_id) else files_of(spec):
+            await self.fetch(node_id, PoolSpec(id=""), digest)
+
+    def _shares(self, node_id: str) -> bool:
+        """Whether the node sees the server's own pool."""
+        node = self._records.get(NODES, node_id)
+        if node is None or node.record.facts is None:
+            return True
+        own = {stored.record.id for stored in self._records.all(POOLS) if is_default(stored.record)}
+        return bool(own.intersection(node.record.facts.pool_ids))
 
     async def fetch(self, node_id: str, pool: PoolSpec, digest: str) -> None:
         """Have one file in a pool as that node sees it. There already: fine."""

@@ -9,9 +9,9 @@ import msgspec
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose
 from novacron.control.scheduler.snapshot import PoolNeed, driver_of
 from novacron.errors import Busy, InvalidInput, NoRoom, NovaCronError, Reason, StateConflict, Unsupported
-from novacron.model.machine import MachineStatus, NetworkKind
+from novacron.model.machine import Firmware, MachineStatus, NetworkKind
 from novacron.model.migration import STEPS, MigrationKind
-from novacron.model.vm import Desired, Vm, features_of, running_spec, state_of, status_of
+from novacron.model.vm import Desired, Vm, VmSpec, features_of, running_spec, state_of, status_of
 
 LIVE_FEATURES = (
     "migrate.events",
@@ -62,7 +62,7 @@ def need_of(vm: Vm, source: Candidate, target_id: str, pools: tuple[PoolNeed, ..
         memory_mib=spec.memory_mib,
         vcpus=spec.vcpus,
         machine=vm.spec.machine,
-        pool_id=facts.pool_ids[0] if facts and facts.pool_ids else "",
+        pool_id=facts.pool_ids[0] if facts and facts.pool_ids and _needs_own_pool(spec) else "",
         pools=pools,
         bridges=tuple(sorted({nic.bridge for nic in vm.spec.nics if nic.network is NetworkKind.BRIDGE})),
         overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
@@ -73,6 +73,11 @@ def need_of(vm: Vm, source: Candidate, target_id: str, pools: tuple[PoolNeed, ..
         node_id=target_id,
         not_nodes=(vm.node_id,),
     )
+
+
+def _needs_own_pool(spec: VmSpec) -> bool:
+    """Whether part of it lies in the directory its node was started with: a disk, UEFI variables or a TPM's state."""
+    return any(not disk.pool_id for disk in spec.disks) or spec.firmware is Firmware.UEFI or spec.tpm
 
 
 def plan(vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits, pools: tuple[PoolNeed, ...] = ()) -> Move:

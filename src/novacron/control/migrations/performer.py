@@ -138,7 +138,7 @@ class Performer:
         wiring = wiring_of(self._records, running_spec(vm).nics)
         verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image, wiring=wiring, pools=pools))
         await self._spread_networks(migration, vm)
-        await self._distribution.bring(migration.target_node, verb.spec.disks, pools)
+        await self._distribution.bring_all(migration.target_node, verb.spec)
         answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         self._receptions[migration.id] = answer
         return answer

@@ -52,7 +52,7 @@ def _need(form: Form) -> Option:
 
 
 TABLE: Mapping[PoolDriver, Mapping[str, Option]] = {
-    PoolDriver.DIRECTORY: {"path": _need(PATH)},
+    PoolDriver.DIRECTORY: {"path": Option(PATH)},  # without: the directory each agent was started with
     PoolDriver.NFS: {"path": _need(PATH), "server": Option(HOST), "export": Option(PATH)},
     PoolDriver.LVM_THIN: {"volume_group": _need(WORD), "thin_pool": _need(WORD)},
     PoolDriver.CEPH_RBD: {

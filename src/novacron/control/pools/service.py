@@ -20,7 +20,7 @@ from novacron.control.store.records import (
     create,
     remove,
 )
-from novacron.errors import CompareFailed, Conflict, NameTaken, Reason
+from novacron.errors import CompareFailed, Conflict, InvalidInput, NameTaken, Reason
 from novacron.model.pool import SHARED_DRIVERS, Pool, PoolDriver
 from novacron.wire.rest.pools import PoolCreate, PoolUpdate
 
@@ -65,13 +65,17 @@ class PoolService:
     async def create(self, asked: PoolCreate, once: Once) -> Outcome:
         """Record a pool; whether nodes reach it is seen within seconds. :raise InvalidInput, NameTaken"""
         options.check(asked.driver, asked.options)
+        shared = asked.driver in SHARED_DRIVERS if asked.shared is None else asked.shared
+        if shared and asked.driver is PoolDriver.DIRECTORY and "path" not in asked.options:
+            remedy = "give the path of what nodes share; without one, and not shared, it is each node's own directory"
+            raise InvalidInput.field("options.path", "is missing", remedy)
         now = self._clock.wall()
         pool = Pool(
             id=self._records.new_id(),
             name=asked.name,
             driver=asked.driver,
             options=asked.options,
-            shared=asked.driver in SHARED_DRIVERS if asked.shared is None else asked.shared,
+            shared=shared,
             labels=asked.labels,
             description=asked.description,
             image_cache_bytes=asked.image_cache_bytes,

@@ -188,7 +188,7 @@ class SnapshotWorker:
         memory = snapshot.consistency is Consistency.MEMORY
         spec = lookup.told(self._records, vm, decide.spec_after(vm, snapshot))
         if memory:
-            await self._distribution.bring(vm.node_id, spec.disks, spec.pools)
+            await self._distribution.bring_all(vm.node_id, spec)
         verb = wire.SnapshotRevert(
             vm_id=vm.id,
             generation=vm.generation,

@@ -146,7 +146,7 @@ class Reconciler:
     async def _have_done(self, vm: Vm, action: Action) -> None:
         verb, deadline_s = self._verb(vm, action)
         if isinstance(verb, wire.Start):
-            await self._distribution.bring(vm.node_id, verb.spec.disks, verb.spec.pools)
+            await self._distribution.bring_all(vm.node_id, verb.spec)
         report = await self._agents.call(vm.node_id, verb, MachineReport, deadline_s=deadline_s)
 
         def see(now_vm: Vm) -> Vm:
@@ -161,7 +161,7 @@ class Reconciler:
         wished = vm.spec
         check_ready(self._records, vm, starting=False)
         told = self._told(vm, wished)
-        await self._distribution.bring(vm.node_id, told.disks, told.pools)
+        await self._distribution.bring_all(vm.node_id, told)
         answer = await self._agents.call(
             vm.node_id, wire.Adjust(spec=told), wire.Adjusted, deadline_s=ADJUST_DEADLINE_S
         )
