@@ -45,7 +45,8 @@ def vm(**changes: Any) -> dict[str, Any]:
     data = {
         "id": VM_ID, "name": "web-1", "description": "", "labels": {"tier": "web"}, "type": "kvm", "state": "running",
         "desired": "running", "task": None, "problem": None, "pending": [],
-        "node": "node-1", "node_id": NODE_ID, "generation": 1, "migration_id": None, "image_id": IMAGE_ID, "vcpus": 2, "memory_mib": 2048, "machine": "q35",
+        "node": "node-1", "node_id": NODE_ID, "generation": 1,
+        "migration_id": None, "image_id": IMAGE_ID, "vcpus": 2, "memory_mib": 2048, "machine": "q35",
         "firmware": "auto", "kernel_cmdline": "", "machine_type": "pc-q35-7.2", "cpu_model": "max",
         "accelerator": "tcg", "pid": 4711, "disks": [{"volume_id": VM_ID, "size_bytes": 10 << 30}],
         "nics": [{"id": NODE_ID, "mac": "52:54:00:00:00:01", "network": "user", "forwards": [{"guest_port": 22}]}],

@@ -32,6 +32,23 @@ WORDS = 800  # of what a tool says when it fails
 _SUITE = re.compile(r"[a-z]{3,20}\Z")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,80}\Z")
 _MIRROR = re.compile(r"https?://[A-Za-z0-9._:/~\[\]-]{1,200}\Z")
+_CLOUD = """datasource_list: [NoCloud, None]
+locale: false  # there are none to choose from
+manage_etc_hosts: localhost
+updates: {network: {when: [boot-new-instance, boot]}}  # cards come and go between boots
+"""
+_LATE_CARD = (
+    'ACTION=="add", SUBSYSTEM=="net", KERNEL=="e*", TAG+="systemd", ENV{SYSTEMD_WANTS}+="late-card@$name.service"\n'
+)
+_LATE_CARD_SERVICE = """[Unit]
+Description=DHCP for %I, plugged in as the machine runs
+ConditionPathExists=/run/cloud-init/result.json
+BindsTo=sys-subsystem-net-devices-%i.device
+After=sys-subsystem-net-devices-%i.device
+
+[Service]
+ExecStart=/sbin/dhclient -4 -d -pf /run/dhclient.%i.pid -lf /var/lib/dhcp/dhclient.%i.leases %I
+"""
 _FILES = {
     "etc/fstab": f"LABEL={LABEL} / ext4 errors=remount-ro,x-systemd.growfs 0 1\n",
     "etc/hostname": "localhost\n",
@@ -39,7 +56,9 @@ _FILES = {
     "etc/machine-id": "",
     "etc/resolv.conf": "",
     "etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n",
-    "etc/cloud/cloud.cfg.d/90_novacron.cfg": "datasource_list: [NoCloud, None]\n",
+    "etc/cloud/cloud.cfg.d/90_novacron.cfg": _CLOUD,
+    "etc/udev/rules.d/90-late-card.rules": _LATE_CARD,
+    "etc/systemd/system/late-card@.service": _LATE_CARD_SERVICE,
 }
 
 Say = Callable[[str], None]

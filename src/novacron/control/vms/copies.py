@@ -22,7 +22,7 @@ from novacron.control.vms.drives import Drives
 from novacron.errors import CompareFailed, NoRoom, Reason, StateConflict
 from novacron.model.event import ObjectType
 from novacron.model.identity import check_name
-from novacron.model.machine import HOT_SLOT, MachineStatus
+from novacron.model.machine import HOT_SLOT, CloudInit, MachineStatus
 from novacron.model.vm import Desired, Pins, Task, TaskKind, Vm, VmSpec, status_of
 from novacron.wire.rest.vms import CopiesCreate
 
@@ -107,7 +107,12 @@ class Copies:
                 msgspec.structs.replace(birth.nic_of(nic, means), slot=HOT_SLOT + place)
                 for place, nic in enumerate(asked.nics)
             ]
-            spec = msgspec.structs.replace(parent.spec, disks=tuple(drive.disk for drive in disks), nics=tuple(nics))
+            spec = msgspec.structs.replace(
+                parent.spec,
+                disks=tuple(drive.disk for drive in disks),
+                nics=tuple(nics),
+                cloud_init=_still_the_same(parent),
+            )
             spec = connector.born(spec, asked.nics)
             birth.check_macs(spec, [*others, *born])
             vm = _copy(parent, asked, number, spec, means, birth.free_slot([*others, *born]))
@@ -120,6 +125,14 @@ class Copies:
             born.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
         return born, volumes
+
+
+def _still_the_same(parent: Vm) -> CloudInit | None:
+    """Its seed. To cloud-init a copy is no new instance: at its next boot it does not become its parent once more."""
+    seed = parent.spec.cloud_init
+    if seed is None or seed.meta_data:
+        return seed
+    return msgspec.structs.replace(seed, meta_data=f"instance-id: {parent.id}\n")
 
 
 def _check_parked(vm: Vm) -> None:

@@ -1,8 +1,10 @@
 """A new identity inside the guest of a copy, given through its guest agent before it has a network card.
 
-Clock, host name, machine id, host keys of its SSH server, and randomness; the kernel's own randomness and its other
-readers follow the VM generation id, which is another than the parent's. What a guest does not have (an SSH server,
-`hostname`) is passed over; what it refuses to have changed is an error, and the copy does not begin.
+Clock, randomness, machine id, host name, and host keys of its SSH server. Randomness comes before what is made of it: a
+kernel goes on with the numbers of its parent for up to a minute, and two copies would make the same keys. One that
+watches the VM generation id (another than the parent's) has new ones already; Debian's cloud kernel does not, and is
+told to. What a guest does not have (an SSH server, `hostname`) is passed over; what it refuses to have changed is an
+error, and the copy does not begin.
 """
 
 from __future__ import annotations
@@ -25,40 +27,67 @@ ANSWER_S = 10.0
 RUN_S = 60.0
 POLL_S = 0.05
 ENTROPY_BYTES = 512
-HOST_KEYS = tuple(f"/etc/ssh/ssh_host_{kind}_key{end}" for kind in ("rsa", "ecdsa", "ed25519") for end in ("", ".pub"))
+_KINDS = ("rsa", "dsa", "ecdsa", "ed25519")
+HOST_KEYS = tuple(f"/etc/ssh/ssh_host_{kind}_key{end}" for kind in _KINDS for end in ("", ".pub"))
+QUICK_KINDS = ("ed25519", "ecdsa")
+SSH_SERVERS = ("ssh.service", "sshd.service")
+REST_OF_KEYS = f"ssh-keygen -A && systemctl try-reload-or-restart {' '.join(SSH_SERVERS)}"
+"""The others take seconds (RSA); its server runs on without them meanwhile, and nothing of the parent's is left."""
+_RESEED = "0x5207"  # RNDRESEEDCRNG: what was written to /dev/urandom counts from now on
 _MISSING = ("no such file", "failed to execute child process")
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Write a file of the guest. needed: a guest that does not let us is an error."""
+    """Write a file of the guest."""
 
     path: str
     content: bytes
-    needed: bool = True
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Run a program of the guest, if it has it."""
+    """Run a program of the guest, if it has it. awaited: until it ends."""
 
     path: str
     arguments: Sequence[str]
+    awaited: bool = True
+
+
+class OneOf(msgspec.Struct, frozen=True):
+    """Run them in turn until one succeeds. A guest in which none does is an error; `what` says what is missing."""
+
+    runs: Sequence[Run]
+    what: str
 
 
 class SetClock(msgspec.Struct, frozen=True):
     """To the host's."""
 
 
-def steps(spec: MachineSpec, entropy: bytes) -> Iterator[Put | Run | SetClock]:
+Step = Put | Run | OneOf | SetClock
+RESEED = OneOf(
+    (
+        Run("/usr/bin/perl", ("-e", f"open(R, '>', '/dev/urandom') && ioctl(R, {_RESEED}, 0) or exit 1")),
+        Run("/usr/bin/python3", ("-c", f"import fcntl; fcntl.ioctl(open('/dev/urandom', 'wb'), {_RESEED})")),
+        Run("/usr/bin/test", ("-e", "/sys/bus/acpi/drivers/vmgenid")),  # a kernel that sees to it by itself
+    ),
+    "its kernel watches no VM generation id, and it has neither perl nor python3 to reseed its randomness with",
+)
+
+
+def steps(spec: MachineSpec, entropy: bytes) -> Iterator[Step]:
     """What is done, in order. Pure."""
     yield SetClock()
-    yield Put("/dev/urandom", entropy, needed=False)
+    yield Put("/dev/urandom", entropy)
+    yield RESEED
     yield Put("/etc/machine-id", spec.vm_id.replace("-", "").encode() + b"\n")
     if spec.hostname:
         yield Put("/etc/hostname", spec.hostname.encode() + b"\n")
         yield Run("/bin/hostname", (spec.hostname,))
     yield Run("/bin/rm", ("-f", *HOST_KEYS))
-    yield Run("/usr/bin/ssh-keygen", ("-A",))
-    yield Run("/bin/systemctl", ("try-restart", "ssh.service", "sshd.service"))
+    for kind in QUICK_KINDS:
+        yield Run("/usr/bin/ssh-keygen", ("-q", "-N", "", "-t", kind, "-f", f"/etc/ssh/ssh_host_{kind}_key"))
+    yield Run("/bin/systemctl", ("try-restart", *SSH_SERVERS))
+    yield Run("/bin/sh", ("-c", REST_OF_KEYS), awaited=False)
 
 
 async def renew(machine: Machine, spec: MachineSpec) -> None:
@@ -70,14 +99,12 @@ async def renew(machine: Machine, spec: MachineSpec) -> None:
         try:
             await _do(machine, step)
         except (MonitorFailed, DeadlineExceeded) as wrong:
-            if isinstance(step, Put) and not step.needed:
-                continue
             raise DriverError(
                 f"machine {machine.vm_id} could not be given an identity of its own: {wrong.message}", wrong.reasons
             ) from wrong
 
 
-async def _do(machine: Machine, step: Put | Run | SetClock) -> None:
+async def _do(machine: Machine, step: Step) -> None:
     match step:
         case SetClock():
             await _ask(machine, "guest-set-time", {"time": int(machine.clock.wall().timestamp() * 1e9)})
@@ -88,21 +115,30 @@ async def _do(machine: Machine, step: Put | Run | SetClock) -> None:
             await _ask(machine, "guest-file-close", {"handle": handle})
         case Run():
             await _run(machine, step)
+        case OneOf():
+            for run in step.runs:
+                if await _run(machine, run) == 0:
+                    return
+            raise MonitorFailed(step.what)
 
 
-async def _run(machine: Machine, step: Run) -> None:
+async def _run(machine: Machine, step: Run) -> int | None:
+    """How it ended; None: the guest has no such program, or nobody waits for it."""
     try:
         begun = await _ask(machine, "guest-exec", {"path": step.path, "arg": list(step.arguments)})
     except MonitorFailed as refused:
         words = " ".join(reason.message for reason in refused.reasons).lower()
         if any(word in words for word in _MISSING):
-            return
+            return None
         raise
+    if not step.awaited:
+        return None
     pid = begun.get("pid") if isinstance(begun, dict) else None
     try:
         async with asyncio.timeout(RUN_S):
-            while not (await _ask(machine, "guest-exec-status", {"pid": pid})).get("exited"):
+            while not (seen := await _ask(machine, "guest-exec-status", {"pid": pid})).get("exited"):
                 await machine.clock.sleep(POLL_S)
+            return int(seen.get("exitcode", -1))  # -1: it was ended by a signal
     except TimeoutError:
         raise DeadlineExceeded(f"{step.path} did not end within {RUN_S:g} s in the guest") from None
 
