@@ -27,9 +27,13 @@ ANSWER_S = 10.0
 RUN_S = 60.0
 POLL_S = 0.05
 ENTROPY_BYTES = 512
+KEEP_NAME = "/etc/cloud/cloud.cfg.d/95_copy.cfg"
+"""Else cloud-init gives a copy its parent's name at the next boot: it reads the same user-data."""
 _KINDS = ("rsa", "dsa", "ecdsa", "ed25519")
 HOST_KEYS = tuple(f"/etc/ssh/ssh_host_{kind}_key{end}" for kind in _KINDS for end in ("", ".pub"))
-QUICK_KINDS = ("ed25519", "ecdsa")
+QUICKKEEP_NAME = "/etc/cloud/cloud.cfg.d/95_copy.cfg"
+"""Else cloud-init gives a copy its parent's name at the next boot: it reads the same user-data."""
+_KINDS = ("ed25519", "ecdsa")
 SSH_SERVERS = ("ssh.service", "sshd.service")
 REST_OF_KEYS = f"ssh-keygen -A && systemctl try-reload-or-restart {' '.join(SSH_SERVERS)}"
 """The others take seconds (RSA); its server runs on without them meanwhile, and nothing of the parent's is left."""
@@ -38,10 +42,11 @@ _MISSING = ("no such file", "failed to execute child process")
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Write a file of the guest."""
+    """Write a file of the guest. needed: also where there is no such directory; that is an error."""
 
     path: str
     content: bytes
+    needed: bool = True
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -83,6 +88,8 @@ def steps(spec: MachineSpec, entropy: bytes) -> Iterator[Step]:
     if spec.hostname:
         yield Put("/etc/hostname", spec.hostname.encode() + b"\n")
         yield Run("/bin/hostname", (spec.hostname,))
+        yield Run("/bin/sed", ("-i", rf"s/^127\.0\.1\.1\s.*/127.0.1.1 {spec.hostname}/", "/etc/hosts"))
+        yield Put(KEEP_NAME, b"preserve_hostname: true\nmanage_etc_hosts: false\n", needed=False)
     yield Run("/bin/rm", ("-f", *HOST_KEYS))
     for kind in QUICK_KINDS:
         yield Run("/usr/bin/ssh-keygen", ("-q", "-N", "", "-t", kind, "-f", f"/etc/ssh/ssh_host_{kind}_key"))
@@ -109,7 +116,12 @@ async def _do(machine: Machine, step: Step) -> None:
         case SetClock():
             await _ask(machine, "guest-set-time", {"time": int(machine.clock.wall().timestamp() * 1e9)})
         case Put():
-            handle = await _ask(machine, "guest-file-open", {"path": step.path, "mode": "w"})
+            try:
+                handle = await _ask(machine, "guest-file-open", {"path": step.path, "mode": "w"})
+            except MonitorFailed as refused:
+                if step.needed or not _is_missing(refused):
+                    raise
+                return
             content = base64.b64encode(step.content).decode()
             await _ask(machine, "guest-file-write", {"handle": handle, "buf-b64": content})
             await _ask(machine, "guest-file-close", {"handle": handle})
@@ -127,10 +139,9 @@ async def _run(machine: Machine, step: Run) -> int | None:
     try:
         begun = await _ask(machine, "guest-exec", {"path": step.path, "arg": list(step.arguments)})
     except MonitorFailed as refused:
-        words = " ".join(reason.message for reason in refused.reasons).lower()
-        if any(word in words for word in _MISSING):
-            return None
-        raise
+        if not _is_missing(refused):
+            raise
+        return None
     if not step.awaited:
         return None
     pid = begun.get("pid") if isinstance(begun, dict) else None
@@ -141,6 +152,11 @@ async def _run(machine: Machine, step: Run) -> int | None:
             return int(seen.get("exitcode", -1))  # -1: it was ended by a signal
     except TimeoutError:
         raise DeadlineExceeded(f"{step.path} did not end within {RUN_S:g} s in the guest") from None
+
+
+def _is_missing(refused: MonitorFailed) -> bool:
+    words = " ".join(reason.message for reason in refused.reasons).lower()
+    return any(word in words for word in _MISSING)
 
 
 async def _ask(machine: Machine, command: str, arguments: dict[str, object]) -> Any:
