@@ -31,9 +31,7 @@ KEEP_NAME = "/etc/cloud/cloud.cfg.d/95_copy.cfg"
 """Else cloud-init gives a copy its parent's name at the next boot: it reads the same user-data."""
 _KINDS = ("rsa", "dsa", "ecdsa", "ed25519")
 HOST_KEYS = tuple(f"/etc/ssh/ssh_host_{kind}_key{end}" for kind in _KINDS for end in ("", ".pub"))
-QUICKKEEP_NAME = "/etc/cloud/cloud.cfg.d/95_copy.cfg"
-"""Else cloud-init gives a copy its parent's name at the next boot: it reads the same user-data."""
-_KINDS = ("ed25519", "ecdsa")
+QUICK_KINDS = ("ed25519", "ecdsa")
 SSH_SERVERS = ("ssh.service", "sshd.service")
 REST_OF_KEYS = f"ssh-keygen -A && systemctl try-reload-or-restart {' '.join(SSH_SERVERS)}"
 """The others take seconds (RSA); its server runs on without them meanwhile, and nothing of the parent's is left."""
