@@ -38,7 +38,8 @@ manage_etc_hosts: localhost
 updates: {network: {when: [boot-new-instance, boot]}}  # cards come and go between boots
 """
 _LATE_CARD = (
-    'ACTION=="add", SUBSYSTEM=="net", KERNEL=="e*", TAG+="systemd", ENV{SYSTEMD_WANTS}+="late-card@$name.service"\n'
+    'ACTION=="add|move", SUBSYSTEM=="net", KERNEL=="e*", TAG+="systemd",'
+    ' ENV{SYSTEMD_WANTS}+="late-card@$name.service"\n'
 )
 _LATE_CARD_SERVICE = """[Unit]
 Description=DHCP for %I, plugged in as the machine runs
