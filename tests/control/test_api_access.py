@@ -53,14 +53,16 @@ async def test_nothing_but_health_answers_without_a_token(api: Api) -> None:
 
 async def test_every_route_names_its_permission(api: Api) -> None:
     table = list(permissions(api.app))
-    assert {path for _, path, permission in table if permission is None} == set(OPEN)
+    unnamed = {path for _, path, permission in table if permission is None}
+    below = tuple(one for one in OPEN if one.endswith("/"))  # the agents' doors, which have a secret of their own
+    assert unnamed == {one for one in OPEN if one not in below} | {path for path in unnamed if path.startswith(below)}
     by_permission = {permission: (method, path) for method, path, permission in table}
     assert by_permission["vms.delete"] == ("DELETE", "/api/v1/vms/{vm}")
     assert by_permission["migrations.create"] == ("POST", "/api/v1/migrations")
     assert by_permission["events.read"] == ("WEBSOCKET", "/api/v1/events")
     reading = {permission for method, _, permission in table if method == "GET"}
     writing = {permission for method, _, permission in table if method not in ("GET", "WEBSOCKET")}
-    assert not (reading & writing) - {None}
+    assert (reading & writing) - {None} == set()
 
 
 async def test_a_token_may_do_what_it_is_permitted_and_no_more(api: Api) -> None:

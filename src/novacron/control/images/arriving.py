@@ -122,7 +122,7 @@ def _pieces_begin(routes: APIRouter, service: ImageService) -> None:
         place = {"location": f"{PREFIX}/images/{upload.image_id}/uploads/{upload.id}"}
         return Response(_shown(upload, offset), 201, {**_at(offset), **place}, "application/json")
 
-    @routes.get(_ONE, dependencies=[needs("images.create")], responses=problems(404), response_model=wire.Upload)
+    @routes.get(_ONE, dependencies=[needs("images.read")], responses=problems(404), response_model=wire.Upload)
     async def get_upload(image: ImageRef, upload: UploadId) -> Response:
         """How far an upload has come, also in `Upload-Offset`."""
         found, offset = await service.find_upload(image, upload)
