@@ -170,6 +170,14 @@ def test_only_plain_words_reach_the_tools(wish: dict[str, object]) -> None:
         pytest.fail("it was built")
 
 
+def test_another_kernel_takes_the_place_of_the_usual_one() -> None:
+    assert debian.wanted_packages(debian.Wish()).count(debian.KERNEL) == 1
+    other = debian.wanted_packages(debian.Wish(packages=("linux-image-amd64", "sudo")))
+    assert "linux-image-amd64" in other
+    assert debian.KERNEL not in other
+    assert other.count("sudo") == 1
+
+
 def test_what_is_made_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     wish = debian.Wish(mirror="http://127.0.0.1:1/debian")
