@@ -55,6 +55,7 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (images.ImageCreate, wire_images.ImageCreate),
     (images.ImageUpdate, wire_images.ImageUpdate),
     (images.UploadCreate, wire_images.UploadCreate),
+    (images.UploadFinish, wire_images.UploadFinish),
     (images.ImageImport, wire_images.ImageImport),
     (migrations.MigrationCreate, wire_migrations.MigrationCreate),
     (templates.TemplateCreate, wire_templates.TemplateCreate),

@@ -44,8 +44,8 @@ async def _vm(api: Api, **changed: Any) -> str:
     return path
 
 
-async def _parked(api: Api) -> str:
-    path = await _vm(api)
+async def _parked(api: Api, **changed: Any) -> str:
+    path = await _vm(api, **changed)
     assert (await api.http.post(f"{path}/park")).status_code == 202
     await in_state(api, path, "parked")
     await until(api, path, lambda seen: seen["task"] is None)
@@ -74,6 +74,22 @@ async def test_copies_begin_where_it_stood_and_are_vms_like_any_other(api: Api, 
     stopped = await api.http.post(f"/api/v1/vms/{made[0]['id']}/stop", json={"force": True})
     assert stopped.status_code == 202
     await in_state(api, f"/api/v1/vms/{made[0]['id']}", "stopped")
+
+
+async def test_to_cloud_init_a_copy_is_no_new_instance_nor_is_a_copy_of_a_copy(api: Api, cluster: Cluster) -> None:
+    path = await _parked(api, cloud_init={"user_data": "#cloud-config\nhostname: golden\n"})
+    told = f"instance-id: {path.rpartition('/')[2]}\n"
+    for name in ("first", "second"):
+        (made,) = (await api.http.post(f"{path}/copies", json={"name": name})).json()["items"]
+        path = f"/api/v1/vms/{made['id']}"
+        await in_state(api, path, "running")
+        await until(api, path, lambda seen: seen["task"] is None)
+        seed = cluster["node-b"].host.machines[made["id"]].launch.spec.cloud_init
+        assert seed is not None
+        assert (seed.meta_data, seed.user_data) == (told, "#cloud-config\nhostname: golden\n")
+        assert (await api.http.post(f"{path}/park")).status_code == 202
+        await in_state(api, path, "parked")
+        await until(api, path, lambda seen: seen["task"] is None)
 
 
 async def test_a_parked_vm_can_go_and_its_copies_stay(api: Api) -> None:

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from novacron.client import flow, goals, migrations, snapshots, vms
 from novacron.client.call import Call, Page, Response, answer_of
 from novacron.client.endpoint import DEFAULT_SERVER
-from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
+from novacron.client.flow import Count, Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
 from novacron.client.goals import Goal
 from novacron.client.images import Image, put_file
 from novacron.client.images import get as get_image
@@ -117,8 +117,7 @@ class AsyncClient:
                     response = await exchange(self._http, call.method, call.path, upload.headers, _pieces(upload))
                 found = answer_of(call, response)
             else:
-                sha256 = await asyncio.to_thread(upload.digest)
-                found = await self._run(in_parts(upload, image, role, sha256, self._line.means))
+                found = await self._run(in_parts(upload, image, role, self._line.means))
             return upload.checked(await self.wait_image_file(found, role))
 
     async def wait_image_file(
@@ -284,6 +283,8 @@ class _Stage:
                     return await exchange(
                         self._http, one.method, one.target, headers, _in_thread(source.part(offset, length))
                     )
+            case Count(source=source):
+                return await asyncio.to_thread(source.digest)
             case Rest(seconds=seconds):
                 await self._clock.sleep(seconds)
             case Listen():

@@ -4,6 +4,7 @@ A flow yields one effect at a time and is sent its outcome; `sync` and `asynchro
 
     Send → Response    one request and its answer
     SendPart → Response   one request that carries a part of a file
+    Count → str        the sha256 of a whole file, in hex
     Rest → None        wait before trying again
     Listen → None      open the event stream (a new one; an old one is closed)
     Hear → ToClient    the next frame of the stream; None when none came in time
@@ -44,6 +45,10 @@ class Source(Protocol):
         """Its bytes there, in pieces; may block."""
         ...
 
+    def digest(self) -> str:
+        """The sha256 of all of them, in hex; may block."""
+        ...
+
 
 class SendPart(msgspec.Struct, frozen=True):
     """The request's body are `length` bytes of the source from `offset` on."""
@@ -52,6 +57,10 @@ class SendPart(msgspec.Struct, frozen=True):
     source: Source
     offset: int
     length: int
+
+
+class Count(msgspec.Struct, frozen=True):
+    source: Source
 
 
 class Rest(msgspec.Struct, frozen=True):
@@ -73,8 +82,8 @@ class Give(msgspec.Struct, frozen=True):
     item: Any
 
 
-Effect = Send | SendPart | Rest | Listen | Hear | Give
-Outcome = Response | ToClient | None
+Effect = Send | SendPart | Count | Rest | Listen | Hear | Give
+Outcome = Response | ToClient | str | None
 Flow = Generator[Effect, Any, T]
 
 

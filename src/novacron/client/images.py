@@ -32,11 +32,17 @@ class ImageUpdate(msgspec.Struct, frozen=True, kw_only=True):
     protected: bool | UnsetType = UNSET
 
 
-class UploadCreate(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that will be sent in pieces. sha256: of the whole file, in hex."""
+class UploadCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file that will be sent in pieces. sha256: of the whole file, in hex; empty: told at the end."""
 
     size_bytes: int
-    sha256: str
+    sha256: str = ""
+
+
+class UploadFinish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """sha256: of the whole file, in hex, for the server to compare."""
+
+    sha256: str = ""
 
 
 class UploadState(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,10 +156,10 @@ def get_upload(ref: str, upload_id: str) -> Call[UploadState]:
     return Call(method="GET", path=path, answer=UploadState)
 
 
-def finish_upload(ref: str, upload_id: str) -> Call[Image]:
+def finish_upload(ref: str, upload_id: str, finish: UploadFinish) -> Call[Image]:
     """All has been sent: it becomes the image's file, at once or (its `tasks` say) when it is converted."""
     path = path_of("images", image_ref(ref), f"uploads/{ref_of('upload', upload_id)}/finish")
-    return Call(method="POST", path=path, answer=Image)
+    return Call(method="POST", path=path, answer=Image, body=finish)
 
 
 def drop_upload(ref: str, upload_id: str) -> Call[None]:

@@ -13,7 +13,7 @@ import httpx2
 from novacron.client import flow, goals, migrations, snapshots, vms
 from novacron.client.call import Call, Page, Response, answer_of
 from novacron.client.endpoint import DEFAULT_SERVER
-from novacron.client.flow import Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
+from novacron.client.flow import Count, Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
 from novacron.client.goals import Goal
 from novacron.client.images import Image, put_file
 from novacron.client.images import get as get_image
@@ -118,7 +118,7 @@ class Client:
                     response = exchange(self._http, call.method, call.path, upload.headers, upload.pieces())
                 found = answer_of(call, response)
             else:
-                found = self._run(in_parts(upload, image, role, upload.digest(), self._line.means))
+                found = self._run(in_parts(upload, image, role, self._line.means))
             return upload.checked(self.wait_image_file(found, role))
 
     def wait_image_file(
@@ -291,6 +291,8 @@ class _Stage:
                 headers = {**one.headers, "Content-Length": str(length)}
                 with http_failures(self._line):
                     return exchange(self._http, one.method, one.target, headers, source.part(offset, length))
+            case Count(source=source):
+                return source.digest()
             case Rest(seconds=seconds):
                 time.sleep(seconds)
             case Listen():

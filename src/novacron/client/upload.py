@@ -1,14 +1,16 @@
 """A file of an image on its way to the server: whole in one request, or in parts that outlive broken connections.
 
-Small files go in one request, hashed as they go. Larger ones are hashed first, so that the server can compare what it
-got, and knows the same file again: whoever sends it once more goes on where an earlier attempt ended.
+Small files go in one request, hashed as they go. Larger ones are hashed beside that, the server compares in the end;
+whoever sends a file of that size for the same image once more goes on where an earlier attempt ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +20,7 @@ import msgspec
 
 from novacron.client import images
 from novacron.client.call import Request, Response
-from novacron.client.flow import Flow, Means, Rest, SendPart, perform
+from novacron.client.flow import Count, Flow, Means, Rest, SendPart, perform
 from novacron.client.images import Image, UploadCreate, UploadState
 from novacron.client.problem import problem_of
 from novacron.errors import Busy, DeadlineExceeded, ImageRefused, InvalidInput, NovaCronError, Reason, Unavailable
@@ -44,6 +46,9 @@ class Upload:
         self._on_progress = on_progress
         self._hash = hashlib.sha256()
         self._sent = 0
+        self._counted = 0
+        self._counter: threading.Thread | None = None
+        self._given_up = threading.Event()
         try:
             # O_NONBLOCK: opening a pipe must not wait for somebody to write to it.
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -60,6 +65,9 @@ class Upload:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, wrong: BaseException | None, at: TracebackType | None) -> None:
+        self._given_up.set()
+        if self._counter is not None:
+            self._counter.join()
         self._file.close()
 
     @property
@@ -93,16 +101,24 @@ class Upload:
         while piece := self.count(self.read()):
             yield piece
 
+    def begin_counting(self) -> None:
+        """Count the sha256 in a thread, beside the sending; `digest` has it."""
+        self._counter = threading.Thread(target=self._count_all, name="sha256", daemon=True)
+        self._counter.start()
+
     def digest(self) -> str:
-        """The sha256 of the whole file, in hex; blocks. :raise InvalidInput: it changes its size meanwhile."""
-        hasher, seen = hashlib.sha256(), 0
-        while piece := os.pread(self._file.fileno(), PIECE_BYTES, seen):
-            hasher.update(piece)
-            seen += len(piece)
-        if seen != self.size_bytes:
+        """The sha256 of the whole file, in hex; blocks. :raise InvalidInput: it changed its size meanwhile."""
+        if self._counter is not None:
+            self._counter.join()
+        if self._counted != self.size_bytes:
             raise self._changed()
-        self._hash = hasher
-        return hasher.hexdigest()
+        return self._hash.hexdigest()
+
+    def _count_all(self) -> None:
+        with contextlib.suppress(OSError):  # then it is not counted whole
+            while not self._given_up.is_set() and (piece := os.pread(self._file.fileno(), PIECE_BYTES, self._counted)):
+                self._hash.update(piece)
+                self._counted += len(piece)
 
     def part(self, offset: int, length: int) -> Iterator[bytes]:
         """The bytes there in pieces, told as sent. :raise InvalidInput: the file ends before."""
@@ -142,7 +158,7 @@ class Upload:
         return image
 
 
-def in_parts(upload: Upload, image: str, role: FileRole, sha256: str, means: Means) -> Flow[Image]:
+def in_parts(upload: Upload, image: str, role: FileRole, means: Means) -> Flow[Image]:
     """Send the file part by part; the image as the server answers in the end. A broken connection is dialled again.
 
     :raise ImageRefused: the server will not have the file. :raise Unavailable: it cannot be reached any more; what it
@@ -150,7 +166,8 @@ def in_parts(upload: Upload, image: str, role: FileRole, sha256: str, means: Mea
     """
     if means.tries > 1:  # a server that restarts takes longer than a lost packet
         means = msgspec.structs.replace(means, tries=max(means.tries, LEAST_TRIES))
-    wish = UploadCreate(size_bytes=upload.size_bytes, sha256=sha256)
+    upload.begin_counting()
+    wish = UploadCreate(size_bytes=upload.size_bytes)
     state = yield from perform(images.start_upload(image, role, wish), means)
     failures = 0
     while state.offset_bytes < state.size_bytes:
@@ -170,14 +187,16 @@ def in_parts(upload: Upload, image: str, role: FileRole, sha256: str, means: Mea
             if not _is_passing(trouble):
                 raise trouble
         failures += 1
-        if failures >= means.tries:
+        if failures >= (LEAST_TRIES if _has_moved(trouble) else means.tries):
             raise trouble
         rest_s = means.rest_s(failures)
         means.notice(f"{trouble.message}; going on in {rest_s:.1f} s")
         yield Rest(rest_s)
         state = yield from perform(images.get_upload(state.image_id, state.id), means)
         failures = 0 if state.offset_bytes > before else failures
-    return (yield from perform(images.finish_upload(state.image_id, state.id), means))
+    sha256: str = yield Count(upload)
+    finish = images.UploadFinish(sha256=sha256)
+    return (yield from perform(images.finish_upload(state.image_id, state.id, finish), means))
 
 
 def _request(state: UploadState) -> Request:
@@ -188,5 +207,9 @@ def _request(state: UploadState) -> Request:
 
 def _is_passing(trouble: NovaCronError) -> bool:
     """Whether asking for the offset and going on may help."""
-    moved = any(reason.code == "upload.offset" for reason in trouble.reasons)
-    return moved or isinstance(trouble, Busy | Unavailable | DeadlineExceeded)
+    return _has_moved(trouble) or isinstance(trouble, Busy | Unavailable | DeadlineExceeded)
+
+
+def _has_moved(trouble: NovaCronError) -> bool:
+    """Whether the server has got more than it said: the rest of what an earlier connection had sent."""
+    return any(reason.code == "upload.offset" for reason in trouble.reasons)

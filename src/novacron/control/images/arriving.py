@@ -155,13 +155,18 @@ def _pieces_end(routes: APIRouter, service: ImageService, view: ImageView) -> No
         response_model=wire.Image,
     )
     async def finish_upload(
-        request: Request, image: ImageRef, upload: UploadId, held: IfMatch, once: Asked
+        request: Request,
+        image: ImageRef,
+        upload: UploadId,
+        held: IfMatch,
+        once: Asked,
+        body: wire.UploadFinish | None = None,
     ) -> Response:
         """All has come: it is compared with its sha256, inspected, and becomes the image's file.
 
         202 when it has to be converted first.
         """
-        do = lambda: service.finish_upload(image, upload, held, once)  # noqa: E731
+        do = lambda: service.finish_upload(image, upload, body.sha256 if body else "", held, once)  # noqa: E731
         return answer(request, view, await once.perform(IMAGES, do))
 
     @routes.delete(

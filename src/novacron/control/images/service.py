@@ -163,10 +163,10 @@ class ImageService:
         :raise StateConflict: the image is ready. :raise NotFound, PreconditionFailed, TooLarge, NoRoom
         """
         image = self._pending(ref, held)
-        for upload, offset in await self.uploads.open_ones():
+        for upload, _ in await self.uploads.open_ones():
             same = (upload.image_id, upload.role, upload.size_bytes) == (image.id, role, asked.size_bytes)
             if same and upload.sha256 == asked.sha256.lower() and self._awaits(upload):
-                return upload, offset
+                return await self.uploads.taken_over(upload.id)
         await self.check_room(role, asked.size_bytes)
         upload = self._upload(image.id, role, asked.size_bytes, asked.sha256.lower())
         await self.uploads.start(upload)
@@ -186,15 +186,17 @@ class ImageService:
         await self.find_upload(ref, upload_id)
         return await self.uploads.append(upload_id, offset, stream)
 
-    async def finish_upload(self, ref: str, upload_id: str, held: Held, once: Once) -> Outcome:
+    async def finish_upload(self, ref: str, upload_id: str, sha256: str, held: Held, once: Once) -> Outcome:
         """All has come: compare and inspect it, and make it the image's file; converted first, it is a task (202).
+
+        sha256: what it must have; empty: what was announced, if anything.
 
         :raise ImageRefused: it is not what its role asks for, or not what was announced; it has to be sent anew.
         :raise Conflict: it is not whole. :raise NotFound, PreconditionFailed, StateConflict
         """
         self._pending(ref, held)
         upload, _ = await self.find_upload(ref, upload_id)
-        return await self.take_in(upload, await self.uploads.digest(upload_id), held, once)
+        return await self.take_in(upload, await self.uploads.digest(upload_id, expected=sha256.lower()), held, once)
 
     async def drop_upload(self, ref: str, upload_id: str) -> None:
         """Give an upload up. :raise NotFound"""

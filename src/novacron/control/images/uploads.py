@@ -86,6 +86,13 @@ class Uploads:
             raise NotFound(f"no upload {upload_id!r}: it is finished, or was given up and swept away")
         return found
 
+    async def taken_over(self, upload_id: str) -> tuple[Upload, int]:
+        """As `find`, for somebody who goes on with it: who wrote until now has ended, and all that came is counted."""
+        writer = self._writers.setdefault(upload_id, _Writer())
+        await self._interrupt(writer)
+        async with writer.turn:
+            return await self.find(upload_id)
+
     async def open_ones(self) -> list[tuple[Upload, int]]:
         """Every upload that can be gone on with, oldest first."""
 
@@ -123,10 +130,10 @@ class Uploads:
             finally:
                 writer.writing = None
 
-    async def digest(self, upload_id: str, size_bytes: int | None = None) -> str:
+    async def digest(self, upload_id: str, size_bytes: int | None = None, *, expected: str = "") -> str:
         """The sha256 of a whole upload, in hex; counted while it came, or now when there was a break.
 
-        size_bytes: what it has when it is whole; None: what was announced.
+        size_bytes: what it has when it is whole; None: what was announced. expected: what it must have beside.
 
         :raise Conflict: it is not whole. :raise ImageRefused: it is not what was announced; it has to begin anew.
         """
@@ -138,7 +145,7 @@ class Uploads:
                 raise _elsewhere(offset)
             whole = writer.hasher is not None and writer.hashed == offset
             found = writer.hasher.hexdigest() if whole else await self._do(lambda: self._hash(upload_id))
-        if upload.sha256 and found != upload.sha256:
+        if {expected, upload.sha256} - {"", found}:
             await self.drop(upload_id)
             raise ImageRefused(
                 "the file did not arrive as it was sent",

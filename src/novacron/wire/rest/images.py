@@ -17,6 +17,7 @@ ImageRef = Annotated[str, StringConstraints(min_length=1, max_length=127, patter
 
 Tag = Annotated[str, StringConstraints(max_length=127, pattern=TAG_PATTERN)]
 Sha256Text = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")]
+Sha256OrLater = Annotated[str, StringConstraints(pattern="^([0-9a-fA-F]{64})?$")]
 
 
 class ImageCreate(Strict):
@@ -41,13 +42,23 @@ class ImageUpdate(Strict):
 
 
 class UploadCreate(Strict):
-    """A file that will be sent in pieces. sha256: what the whole file must have."""
+    """A file that will be sent in pieces. sha256: what the whole file must have; empty: it is told at the end."""
 
     size_bytes: Annotated[int, Field(ge=0, le=1 << 50)]
-    sha256: Sha256Text
+    sha256: Sha256OrLater = ""
 
     model_config = Strict.model_config | example(
         {"size_bytes": 345000000, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}
+    )
+
+
+class UploadFinish(Strict):
+    """The end of a file that was sent in pieces. sha256: what the whole file must have, if not told before."""
+
+    sha256: Sha256OrLater = ""
+
+    model_config = Strict.model_config | example(
+        {"sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}
     )
 
 
