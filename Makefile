@@ -24,6 +24,7 @@ demo: setup ## Boot a VM and live-migrate it while a client talks to it (ONCE=1:
 	@$(PY) -m novacron.lab.demo $(if $(ONCE),--once,)
 
 test: setup ## All tests but the slow sets
+	@scripts/system-packages test
 	@$(PYTEST) -q -m "not chaos and not slow" tests
 
 check: setup ## Format, lint, types, layers, documents in step with the code
