@@ -10,6 +10,7 @@ import pytest
 
 from novacron.clock import SystemClock
 from novacron.control.store.records import VMS, VOLUMES
+from novacron.model.machine import MachineStatus
 from novacron.testing.fake_driver import FakeDriver
 from novacron.testing.sim_agent import POOL_ID
 from tests.control.api import Api, an_api, problem_of
@@ -87,9 +88,23 @@ async def test_to_cloud_init_a_copy_is_no_new_instance_nor_is_a_copy_of_a_copy(a
         seed = cluster["node-b"].host.machines[made["id"]].launch.spec.cloud_init
         assert seed is not None
         assert (seed.meta_data, seed.user_data) == (told, "#cloud-config\nhostname: golden\n")
+        assert (await api.http.post(f"{path}/restart", json={"force": True})).status_code == 202
+        await until(api, path, lambda seen: seen["task"] is None)
         assert (await api.http.post(f"{path}/park")).status_code == 202
         await in_state(api, path, "parked")
         await until(api, path, lambda seen: seen["task"] is None)
+
+
+async def test_a_copy_is_parked_only_once_it_was_started_anew(api: Api, cluster: Cluster) -> None:
+    path = await _parked(api)
+    (made,) = (await api.http.post(f"{path}/copies", json={"name": "one"})).json()["items"]
+    path = f"/api/v1/vms/{made['id']}"
+    await in_state(api, path, "running")
+    await until(api, path, lambda seen: seen["task"] is None)
+    assert (await api.http.post(f"{path}/park")).status_code == 202
+    seen = await until(api, path, lambda seen: seen["task"] is None and seen["problem"] is not None)
+    assert seen["problem"]["code"] == "unsupported"
+    assert cluster["node-b"].host.machines[made["id"]].report.status is MachineStatus.RUNNING
 
 
 async def test_a_parked_vm_can_go_and_its_copies_stay(api: Api) -> None:

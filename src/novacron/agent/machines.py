@@ -211,8 +211,9 @@ class Machines:
                 return held
             await self._own(args, "park")
             holding = self._ledger.get(args.vm_id)
-            check_parkable(holding.spec if holding else None)
-            await self._driver.park(args.vm_id, self._provisioner.parking.state(args.vm_id))
+            parking = self._provisioner.parking
+            check_parkable(holding.spec if holding else None, may_hold=parking.may_hold(args.vm_id))
+            await self._driver.park(args.vm_id, parking.state(args.vm_id))
             await self._keep_end(args.vm_id)
         return self._must_report(args.vm_id)
 

@@ -37,6 +37,10 @@ class Parking:
         """Whether it is parked here."""
         return self.state(vm_id).exists()
 
+    def may_hold(self, vm_id: str) -> bool:
+        """Whether the memory of what runs is a file of its own here. A copy's is not, nor what came from elsewhere."""
+        return self.state(vm_id).with_name("memory").exists()
+
     def outfitted(self, launch: Launch) -> Launch:
         """The launch with the files it needs: its parent's, or a new one for memory that may be parked later.
 
@@ -72,12 +76,21 @@ class Parking:
         return path
 
 
-def check_parkable(spec: MachineSpec | None) -> None:
-    """:raise Unsupported: its memory is no file, or it has cards, whose addresses copies would share."""
+def check_parkable(spec: MachineSpec | None, *, may_hold: bool) -> None:
+    """may_hold: what Parking says of it.
+
+    :raise Unsupported: its memory is no file of its own, or it has cards, whose addresses copies would share.
+    """
     if spec is None or not spec.shared_memory:
         raise Unsupported(
             "the machine's memory cannot be parked",
             [Reason("memory.not_shared", "it was not started with shared_memory", remedy="make it with shared memory")],
+        )
+    if not may_hold:
+        why = "it began as a copy or on another node, and has not been started since"
+        raise Unsupported(
+            "the machine's memory cannot be parked",
+            [Reason("memory.not_here", why, spec.vm_id, "novacron vm restart, then park it")],
         )
     if spec.nics:
         raise Unsupported(
