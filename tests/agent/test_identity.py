@@ -72,7 +72,7 @@ async def guests() -> AsyncIterator[list[Guest]]:
 
 def test_randomness_is_new_before_keys_are_made_of_it_and_the_old_server_gone_before_it_ends() -> None:
     done = list(identity.steps(SPEC, b"noise"))
-    assert done[:3] == [SetClock(), Put("/dev/urandom", b"noise"), identity.RESEED]
+    assert done[:3] == [Put("/dev/urandom", b"noise"), identity.RESEED, SetClock()]
     runs = [step for step in done if isinstance(step, Run)]
     removed = next(run for run in runs if run.path == "/bin/rm")
     keys = [run for run in runs if run.path == "/usr/bin/ssh-keygen"]

@@ -1,7 +1,7 @@
 """A new identity inside the guest of a copy, given through its guest agent before it has a network card.
 
-Clock, randomness, machine id, host name, and host keys of its SSH server. Randomness comes before what is made of it: a
-kernel goes on with the numbers of its parent for up to a minute, and two copies would make the same keys. One that
+Randomness, clock, machine id, host name, and host keys of its SSH server. Randomness comes first, for others are made of
+it: a kernel goes on with the numbers of its parent for up to a minute, and two copies would make the same keys. One that
 watches the VM generation id (another than the parent's) has new ones already; Debian's cloud kernel does not, and is
 told to. What a guest does not have (an SSH server, `hostname`) is passed over; what it refuses to have changed is an
 error, and the copy does not begin.
@@ -79,9 +79,9 @@ RESEED = OneOf(
 
 def steps(spec: MachineSpec, entropy: bytes) -> Iterator[Step]:
     """What is done, in order. Pure."""
-    yield SetClock()
     yield Put("/dev/urandom", entropy)
     yield RESEED
+    yield SetClock()
     yield Put("/etc/machine-id", spec.vm_id.replace("-", "").encode() + b"\n")
     if spec.hostname:
         yield Put("/etc/hostname", spec.hostname.encode() + b"\n")
