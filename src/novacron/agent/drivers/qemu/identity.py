@@ -1,9 +1,9 @@
 """A new identity inside the guest of a copy, given through its guest agent before it has a network card.
 
-Randomness, clock, machine id, host name, and host keys of its SSH server. Randomness comes first, for others are made of
-it: a kernel goes on with the numbers of its parent for up to a minute, and two copies would make the same keys. One that
-watches the VM generation id (another than the parent's) has new ones already; Debian's cloud kernel does not, and is
-told to. What a guest does not have (an SSH server, `hostname`) is passed over; what it refuses to have changed is an
+Randomness, clock, machine id, host name, and host keys of its SSH server. Randomness comes first, for others are made
+of it: a kernel goes on with the numbers of its parent for up to a minute, and two copies would make the same keys. One
+that watches the VM generation id (another than the parent's) has new ones already; Debian's cloud kernel does not, and
+is told to. What a guest does not have (an SSH server, `hostname`) is passed over; what it refuses to have changed is an
 error, and the copy does not begin.
 """
 
