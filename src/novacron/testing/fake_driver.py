@@ -292,6 +292,7 @@ class FakeDriver:
         if machine.transfer is not None:
             machine.transfer.cancel()
             await asyncio.gather(machine.transfer, return_exceptions=True)
+            self._life.check()  # an agent that was killed meanwhile does nothing to what the next one has begun
         if machine.report.status is MachineStatus.HANDED_OFF:
             self._world.lock_disks(vm_id, self._host)
             self._host.set_status(machine, MachineStatus.RUNNING)
