@@ -52,7 +52,7 @@ class Round(NamedTuple):
     gap_ms: float
     idle_ms: float
     guest_ms: float
-    stopped_ms: float
+    stopped_ms: float  # from the source's stop to the target's resume
     recorded_ms: float | None
 
     @property
@@ -152,7 +152,7 @@ async def _move(lab: Lab, asker: Asker, target: str, source: str) -> Round:
     gap_ms = asker.longest_ms(began)
     after, status = await asyncio.to_thread(lab.node(target).run, lambda: _look(reset=False))
     guest_ms = max(0.0, stood_still_ns(before, after) / 1e6) + max(0.0, status.max_gap_us / 1e3 - status.tick_ms)
-    return Round(gap_ms, idle_ms, guest_ms, ended.figures.downtime_stopped_ms, ended.figures.network_gap_ms)
+    return Round(gap_ms, idle_ms, guest_ms, ended.figures.downtime_stopped_ms or 0.0, ended.figures.network_gap_ms)
 
 
 def _look(*, reset: bool) -> tuple[Sample, Status]:
@@ -185,6 +185,7 @@ def main() -> int:
         "guest_downtime_ms": statistics.median(run.guest_ms for run in runs),
         "added_ms": statistics.median(added),
         "added_worst_ms": max(added),
+        "beyond_stop_ms": statistics.median(run.gap_ms - run.stopped_ms for run in runs),
         "recorded_gap_ms": statistics.median(run.recorded_ms or 0.0 for run in runs),
         "idle_ms": statistics.median(run.idle_ms for run in runs),
         "reached": statistics.median(added) <= GOAL_MS,

@@ -107,6 +107,7 @@ def server_command(lab: Path, port: int) -> list[str]:
     return [
         sys.executable, "-m", "novacron.control", "--data-dir", str(lab / "server"), "--pool-dir", str(lab / "pool"),
         "--host", "127.0.0.1", "--port", str(port), "--socket", str(server_socket(lab)),
+        "--cpu-overcommit", "64",  # all nodes are this machine: small guests, many of them, mostly idle
     ]
     # fmt: on
 
