@@ -198,3 +198,10 @@ def test_an_end_during_an_adjustment_is_judged_at_once() -> None:
     assert seen.problem.code == "machine.crashed"
     done = decide.task_done(seen, "t", NOW)
     assert (done.task, done.problem) == (None, seen.problem)
+
+
+def test_a_machine_that_could_not_be_parked_is_still_wanted_running() -> None:
+    kept = decide.task_failed(vm("stopped", "running", "park"), "t", NoRoom("no room"), NOW)
+    assert (kept.desired, kept.task) == (Desired.RUNNING, None)
+    assert kept.problem is not None
+    assert decide.task_failed(vm("stopped", "paused", "park"), "t", NoRoom("no room"), NOW).desired is Desired.PAUSED

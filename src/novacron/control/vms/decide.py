@@ -153,6 +153,9 @@ def task_failed(vm: Vm, task_id: str, error: NovaCronError, now: datetime.dateti
         return vm
     reasons = "".join(f"; {reason.message}" for reason in error.reasons if isinstance(reason, Reason))
     remedy = next((reason.remedy for reason in error.reasons if reason.remedy), f"novacron vm show {vm.name}")
+    if vm.task.kind is TaskKind.PARK and status_of(vm) in (MachineStatus.RUNNING, MachineStatus.PAUSED):
+        stays = Desired.RUNNING if status_of(vm) is MachineStatus.RUNNING else Desired.PAUSED
+        vm = msgspec.structs.replace(vm, desired=stays)  # it was to be off once its memory was kept, not before
     vm = msgspec.structs.replace(vm, task=None, updated_at=now)
     return with_problem(vm, error.code, f"{error.message}{reasons}", remedy, now)
 
