@@ -253,4 +253,4 @@ def test_without_root_there_is_a_lab_without_links(home: dict[str, str], tmp_pat
         left = list(there.glob("novacron-*"))
         shutil.rmtree(there)
     assert left == []
-    assert working_in(there) == []
+    until(lambda: working_in(there) == [], "the end of its last process")
