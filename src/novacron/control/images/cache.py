@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from novacron.clock import Clock
-from novacron.control.images.distribution import Distribution, is_own
+from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.store.records import IMAGES, NODES, POOLS, VMS, VOLUMES, Records
 from novacron.errors import NovaCronError
 from novacron.model.node import Node
-from novacron.model.pool import Pool, spec_of
+from novacron.model.pool import Pool, PoolDriver, spec_of
 from novacron.wire.storage import ImageDrop, ImagesFound, ImagesHeld
 
 EVERY_S = 60.0
@@ -60,7 +60,7 @@ class Cache:
         """Once through all pools and the nodes that reach them."""
         for stored in self._records.all(POOLS):
             pool = stored.record
-            if not pool.image_cache_bytes or is_own(spec_of(pool)):
+            if not pool.image_cache_bytes or (pool.driver is PoolDriver.DIRECTORY and not pool.options):
                 continue
             reaching = [node for node in self._nodes() if pool.reach.get(node.id) and pool.reach[node.id].available]
             for node in reaching[:1] if pool.shared else reaching:

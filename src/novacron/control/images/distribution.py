@@ -18,8 +18,7 @@ from novacron.errors import NotFound
 from novacron.model.image import Image
 from novacron.model.machine import Disk, MachineSpec
 from novacron.model.node import Node, NodeState
-from novacron.model.pool import PoolDriver, PoolSpec
-from novacron.model.pool import is_own as is_default
+from novacron.model.pool import PoolSpec, is_own
 from novacron.wire.storage import ImageFetch, ImageSource
 
 MAX_NODES = 3
@@ -32,11 +31,6 @@ class Need(msgspec.Struct, frozen=True):
 
     pool: PoolSpec
     digest: str
-
-
-def is_own(pool: PoolSpec) -> bool:
-    """Whether it is the directory that the node's agent was started with, whoever shares it."""
-    return not pool.id or (pool.driver is PoolDriver.DIRECTORY and not pool.options)
 
 
 def files_of(spec: MachineSpec) -> tuple[str, ...]:
@@ -108,7 +102,7 @@ class Distribution:
         node = self._records.get(NODES, node_id)
         if node is None or node.record.facts is None:
             return True
-        own = {stored.record.id for stored in self._records.all(POOLS) if is_default(stored.record)}
+        own = {stored.record.id for stored in self._records.all(POOLS) if is_own(stored.record)}
         return bool(own.intersection(node.record.facts.pool_ids))
 
     async def fetch(self, node_id: str, pool: PoolSpec, digest: str) -> None:

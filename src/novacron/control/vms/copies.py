@@ -14,12 +14,13 @@ from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
 from novacron.control.scheduler import placement
 from novacron.control.scheduler.snapshot import promised
-from novacron.control.store.records import VMS, WRITE_TRIES, Kind, Records, Stored, Write, create
+from novacron.control.store.records import VMS, Kind, Records, Stored, Write
 from novacron.control.vms import birth
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
 from novacron.control.vms.drives import Drives
-from novacron.errors import CompareFailed, NoRoom, Reason, StateConflict
+from novacron.control.vms.turns import record_born
+from novacron.errors import NoRoom, Reason, StateConflict
 from novacron.model.event import ObjectType
 from novacron.model.identity import check_name
 from novacron.model.machine import HOT_SLOT, CloudInit, MachineStatus
@@ -74,31 +75,21 @@ class Copies:
 
     async def _create(self, ref: str, asked: CopiesCreate, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
         means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
-        for _ in range(WRITE_TRIES):
-            async with self._room.turn():
-                ticket = await self._room.ticket()
-                parent = self._records.find(VMS, ref)
-                check_match(held, parent)
-                _check_parked(parent.record)
-                vms, volumes = self._births(parent.record, asked, means)
-                try:
-                    writes = (*(create(VMS, vm) for vm in vms), *volumes, ticket, *once.note(made(vms), 202))
-                    revision = await self._records.commit(*writes)
-                except CompareFailed as lost:
-                    if await once.is_used():
-                        raise
-                    for vm in vms:
-                        await self._records.refuse_taken_name(VMS, None, vm, lost)
-                    await self._records.caught_up(await self._records.store.revision())
-                    continue
-                return Outcome(Stored(made(vms), revision), 202)
-        raise CompareFailed("others kept changing the room that is left: try again")
+
+        def births() -> tuple[list[Vm], list[Write]]:
+            parent = self._records.find(VMS, ref)
+            check_match(held, parent)
+            _check_parked(parent.record)
+            return self._births(parent.record, asked, means)
+
+        born = await record_born(self._records, self._room, once, births, made)
+        return Outcome(Stored(made([stored.record for stored in born]), born[0].modified), 202)
 
     def _births(self, parent: Vm, asked: CopiesCreate, means: Means) -> tuple[list[Vm], list[Write]]:
-        others = [stored.record for stored in self._records.all(VMS)]
+        known = [stored.record for stored in self._records.all(VMS)]
         node = next((one for one in self._room.candidates() if one.node.id == parent.node_id), None)
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
-        connector = Connector(self._records, others)
+        connector = Connector(self._records, known)
         born: list[Vm] = []
         volumes: list[Write] = []
         for number in range(asked.count):
@@ -114,8 +105,8 @@ class Copies:
                 cloud_init=_still_the_same(parent),
             )
             spec = connector.born(spec, asked.nics)
-            birth.check_macs(spec, [*others, *born])
-            vm = _copy(parent, asked, number, spec, means, birth.free_slot([*others, *born]))
+            birth.check_macs(spec, known)
+            vm = _copy(parent, asked, number, spec, means, birth.free_slot(known))
             need = birth.need_of(spec, self._pool_id, parent.node_id, needs_of(self._records, spec.disks))
             reason = placement.refusal(need, node, self._room.limits) if node else None
             if node is None or reason is not None:
@@ -123,6 +114,7 @@ class Copies:
                 raise NoRoom(f"the node of {parent.name} cannot take {vm.name}: {told.message}", [told])
             node = promised(node, need)
             born.append(vm)
+            known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
         return born, volumes
 

@@ -16,14 +16,15 @@ from novacron.control.room import Room, holds_room
 from novacron.control.scheduler import placement
 from novacron.control.scheduler.filters import roomy
 from novacron.control.scheduler.snapshot import Candidate, promised
-from novacron.control.store.records import IMAGES, NODES, VMS, WRITE_TRIES, Records, Stored, Write, create
+from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored, Write
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import birth, hardware, media
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
 from novacron.control.vms.drives import Drives
-from novacron.errors import CompareFailed, InvalidInput, NoRoom, NotFound
+from novacron.control.vms.turns import Batch, record_born, status_of_birth
+from novacron.errors import InvalidInput, NoRoom, NotFound
 from novacron.model.vm import Vm, running_spec
 from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.rest.vms import StopRequest, VmCreate, VmUpdate
@@ -34,8 +35,6 @@ MAX_CONSOLE_BYTES = 1 << 20
 HARDWARE = ("vcpus", "memory_mib", "max_vcpus", "max_memory_mib", "tpm", "secure_boot")
 
 Verb = Callable[[Vm, Ask], Vm | None]
-Batch = Callable[[Sequence[Vm]], Any]
-"""New VMs → the record that answers for them."""
 
 
 class VmService:
@@ -65,40 +64,22 @@ class VmService:
         :raise NameTaken, Conflict: its name or a MAC address belongs to another.
         :raise NoRoom: no node can take it, with a reason for each.
         """
-        (stored,) = await self._create([asked], by, once, lambda vms: vms[0])
-        return Outcome(stored, _status(stored.record))
+        (stored,) = await self.create_many([asked], by, once, lambda vms: vms[0])
+        return Outcome(stored, status_of_birth(stored.record))
 
     async def create_many(self, asked: Sequence[VmCreate], by: str, once: Once, batch: Batch) -> list[Stored[Vm]]:
         """As `create`, for all of them or none. batch: what a repeat under the same key is answered from."""
-        return await self._create(asked, by, once, batch)
-
-    async def _create(self, asked: Sequence[VmCreate], by: str, once: Once, batch: Batch) -> list[Stored[Vm]]:
         means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
-        for _ in range(WRITE_TRIES):
-            async with self._room.turn():
-                ticket = await self._room.ticket()
-                vms, volumes = self._births(asked, means)
-                note = once.note(batch(vms), _status(vms[0]))
-                try:
-                    revision = await self._records.commit(*(create(VMS, vm) for vm in vms), *volumes, ticket, *note)
-                except CompareFailed as lost:
-                    if await once.is_used():
-                        raise
-                    for vm in vms:
-                        await self._records.refuse_taken_name(VMS, None, vm, lost)
-                    await self._records.caught_up(await self._records.store.revision())
-                    continue
-                return [Stored(vm, revision) for vm in vms]
-        raise CompareFailed("others kept changing the room that is left: try again")
+        return await record_born(self._records, self._room, once, lambda: self._births(asked, means), batch)
 
     def _births(self, asked: Sequence[VmCreate], means: Means) -> tuple[list[Vm], list[Write]]:
         """Their records, each placed with those before it in mind, and what to write of their volumes."""
-        others = [stored.record for stored in self._records.all(VMS)]
+        known = [stored.record for stored in self._records.all(VMS)]
         nodes = {candidate.node.id: candidate for candidate in self._room.candidates()}
         born: list[Vm] = []
         volumes: list[Write] = []
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
-        connector = Connector(self._records, others)
+        connector = Connector(self._records, known)
         for one in asked:
             only_node = self._named("node", NODES, one.node).record.id if one.node else ""
             image = self._named("image", IMAGES, one.image).record  # it cannot be deleted in this turn
@@ -107,13 +88,14 @@ class VmService:
             spec = connector.born(spec, one.nics)
             drawers = media.born(self._records, one.media, image, one.machine)
             spec = msgspec.structs.replace(spec, media=drawers)
-            birth.check_macs(spec, [*others, *born])
+            birth.check_macs(spec, known)
             need = birth.need_of(spec, self._pool_id, only_node, needs_of(self._records, spec.disks))
             node_id = self._place(one.name, need, list(nodes.values()))
-            vm = birth.newborn(one, spec, means, node_id=node_id, slot=birth.free_slot([*others, *born]))
+            vm = birth.newborn(one, spec, means, node_id=node_id, slot=birth.free_slot(known))
             if holds_room(vm):
                 nodes[node_id] = promised(nodes[node_id], need)
             born.append(vm)
+            known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
         return born, volumes
 
@@ -241,7 +223,3 @@ class VmService:
 
 def _under_way(vm: Vm) -> bool:
     return vm.task is not None
-
-
-def _status(vm: Vm) -> int:
-    return 202 if vm.task else 201
