@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 
+from novacron.control.named import named
 from novacron.control.networks.addresses import choose
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.guide import guided
 from novacron.control.store.records import NETWORKS, SECURITY_GROUPS, Records
-from novacron.errors import InvalidInput, NotFound
 from novacron.model.machine import Nic
 from novacron.model.vm import Vm, VmSpec
 from novacron.wire.rest.vms import NicIn
@@ -50,7 +49,7 @@ class Connector:
         """
         if asked.net is None:
             return nic
-        network = named(self._records, NETWORKS, asked.net, f"{field}net")
+        network = named(self._records, NETWORKS, asked.net, f"{field}net").record
         taken = self._taken[network.id]
         addresses = choose(network, nic.mac, asked.addresses, taken, f"{field}addresses")
         taken.update(addresses)
@@ -65,14 +64,5 @@ class Connector:
 
 def groups_named(records: Records, refs: Sequence[str], field: str) -> tuple[str, ...]:
     """Ids of the security groups, each once. :raise InvalidInput: there is no such group."""
-    found = (named(records, SECURITY_GROUPS, ref, f"{field}.{number}").id for number, ref in enumerate(refs))
+    found = (named(records, SECURITY_GROUPS, ref, f"{field}.{number}").record.id for number, ref in enumerate(refs))
     return tuple(dict.fromkeys(found))
-
-
-def named(records: Records, kind: Any, ref: str, field: str) -> Any:
-    """A record that a field of the body names. :raise InvalidInput: there is none; says which field is wrong."""
-    try:
-        return records.find(kind, ref).record
-    except NotFound as missing:
-        noun = kind.object_type.value.replace("_", "-")
-        raise InvalidInput.field(field, missing.message, f"novacron {noun} list shows what there is") from missing

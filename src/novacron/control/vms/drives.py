@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from novacron.control.named import named
 from novacron.control.pools.reach import free_unit
 from novacron.control.store.records import POOLS, VMS, VOLUMES, Records, Stored, Write, create, remove, update
 from novacron.errors import Conflict, InvalidInput, NotFound, Reason, StateConflict, Unavailable
@@ -120,7 +121,7 @@ class Drives:
         return self._drive(volume, pool, None, boot_order)
 
     def _existing(self, asked: DiskIn, field: str) -> Drive:
-        stored: Stored[Volume] = self._named(field, VOLUMES, asked.volume or "")
+        stored: Stored[Volume] = named(self._records, VOLUMES, asked.volume or "", field)
         volume = stored.record
         check_unattached(self._records, volume)
         if volume.id in self._given:
@@ -140,21 +141,13 @@ class Drives:
     def _pool(self, ref: str | None, field: str) -> Pool:
         if ref is None:
             return self._default()
-        found: Pool = self._named(field, POOLS, ref).record
-        return found
+        return named(self._records, POOLS, ref, field).record
 
     def _default(self) -> Pool:
         stored = self._records.get(POOLS, self._default_id)
         if stored is None:
             raise NotFound("the default pool is not recorded: restart the server")
         return stored.record
-
-    def _named(self, field: str, kind: object, ref: str) -> Stored:  # type: ignore[type-arg]
-        try:
-            return self._records.find(kind, ref)  # type: ignore[arg-type]
-        except NotFound as missing:
-            noun = field.rpartition(".")[2].removeprefix("root_")
-            raise InvalidInput.field(field, missing.message, f"novacron {noun} list shows what there is") from missing
 
     def _is_taken(self, name: str) -> bool:
         if name in self._given:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
 from novacron.clock import Clock
 from novacron.control.link import Agents
+from novacron.control.named import named
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room, holds_room
@@ -24,7 +24,7 @@ from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
 from novacron.control.vms.drives import Drives
 from novacron.control.vms.turns import Batch, record_born, status_of_birth
-from novacron.errors import InvalidInput, NoRoom, NotFound
+from novacron.errors import NoRoom
 from novacron.model.vm import Vm, running_spec
 from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.rest.vms import StopRequest, VmCreate, VmUpdate
@@ -81,8 +81,8 @@ class VmService:
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
         connector = Connector(self._records, known)
         for one in asked:
-            only_node = self._named("node", NODES, one.node).record.id if one.node else ""
-            image = self._named("image", IMAGES, one.image).record  # it cannot be deleted in this turn
+            only_node = named(self._records, NODES, one.node, "node").record.id if one.node else ""
+            image = named(self._records, IMAGES, one.image, "image").record  # it cannot be deleted in this turn
             disks = drives.born(one, image)
             spec = birth.spec_of(one, image, means, [drive.disk for drive in disks])
             spec = connector.born(spec, one.nics)
@@ -183,14 +183,6 @@ class VmService:
 
     def _ask(self, by: str, *, force: bool = False, deadline_s: float = 60.0) -> Ask:
         return Ask(task_id=self._records.new_id(), by=by, now=self._clock.wall(), force=force, deadline_s=deadline_s)
-
-    def _named(self, field: str, kind: Any, ref: str) -> Stored[Any]:
-        """A record that a field of the body names: when there is none the field is wrong, not the path."""
-        try:
-            found: Stored[Any] = self._records.find(kind, ref)
-        except NotFound as missing:
-            raise InvalidInput.field(field, missing.message, f"novacron {field} list shows what there is") from missing
-        return found
 
     def _place(self, name: str, need: placement.Need, nodes: Sequence[Candidate]) -> str:
         choice = placement.choose(need, nodes, self._room.limits)

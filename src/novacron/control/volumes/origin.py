@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from novacron.control.named import named
 from novacron.control.store.records import IMAGES, NODES, POOLS, SNAPSHOTS, VMS, VOLUMES, Records
 from novacron.control.vms.disks import is_at_rest
 from novacron.control.volumes.decide import reaches
@@ -41,7 +40,7 @@ class Origins:
         """:raise InvalidInput, StateConflict: see VolumeService.create."""
         if asked.volume is not None:
             return self._clone(asked)
-        pool = self._named("pool", POOLS, asked.pool) if asked.pool else self._default()
+        pool = named(self._records, POOLS, asked.pool, "pool").record if asked.pool else self._default()
         if asked.image is not None:
             return self._child(asked, pool)
         return Origin(pool=pool, size_bytes=asked.size_bytes or 0)
@@ -72,18 +71,20 @@ class Origins:
     # -- parts ---------------------------------------------------------------------------------------------
 
     def _clone(self, asked: VolumeCreate) -> Origin:
-        source: Volume = self._named("volume", VOLUMES, asked.volume or "")
+        source: Volume = named(self._records, VOLUMES, asked.volume or "", "volume").record
         pool: Pool = (
-            self._named("volume", POOLS, source.pool_id) if source.pool_id != self._default_id else self._default()
+            named(self._records, POOLS, source.pool_id, "volume").record
+            if source.pool_id != self._default_id
+            else self._default()
         )
-        if asked.pool is not None and self._named("pool", POOLS, asked.pool).id != pool.id:
+        if asked.pool is not None and named(self._records, POOLS, asked.pool, "pool").record.id != pool.id:
             raise InvalidInput.field(
                 "pool", f"is not that of the volume it is cloned from, {pool.name}", "leave it out: clones lie together"
             )
         self._check_readable(source)
         snapshot_id = ""
         if asked.snapshot is not None:
-            snapshot = self._named("snapshot", SNAPSHOTS, asked.snapshot)
+            snapshot = named(self._records, SNAPSHOTS, asked.snapshot, "snapshot").record
             if source.id not in snapshot.volumes:
                 raise InvalidInput.field("snapshot", f"does not hold volume {source.name}", "name one that does")
             snapshot_id = snapshot.id
@@ -97,7 +98,7 @@ class Origins:
         )
 
     def _child(self, asked: VolumeCreate, pool: Pool) -> Origin:
-        image = self._named("image", IMAGES, asked.image or "")
+        image = named(self._records, IMAGES, asked.image or "", "image").record
         file = file_of(image, FileRole.DISK)
         if image.state is not ImageState.READY:
             raise StateConflict.of(f"image {image.name}", image.state.value, ("ready",), "make a volume from")
@@ -133,13 +134,6 @@ class Origins:
         if stored is None:
             raise NotFound("the default pool is not recorded: restart the server")
         return stored.record
-
-    def _named(self, field: str, kind: Any, ref: str) -> Any:
-        try:
-            return self._records.find(kind, ref).record
-        except NotFound as missing:
-            remedy = f"novacron {kind.object_type.value} list shows what there is"
-            raise InvalidInput.field(field, missing.message, remedy) from missing
 
 
 def _at_least(least: int, asked: int | None, of: str) -> int:
