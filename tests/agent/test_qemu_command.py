@@ -14,7 +14,17 @@ import pytest
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, Medium, NicPlug
 from novacron.agent.drivers.qemu.command import Host, Sockets, Uefi, command
 from novacron.errors import Unsupported
-from novacron.model.machine import HOT_SLOT, BootFiles, Disk, Firmware, MachineKind, MachineSpec, Nic
+from novacron.model.machine import (
+    HOT_SLOT,
+    BootFiles,
+    Disk,
+    DriveBus,
+    Firmware,
+    MachineKind,
+    MachineSpec,
+    Media,
+    Nic,
+)
 
 VM = "018f0000-0000-7000-8000-000000000001"
 SPEC = MachineSpec(vm_id=VM, generation=1, vcpus=2, memory_mib=512)
@@ -313,3 +323,59 @@ def test_drives_hold_images_that_are_read_only_and_boot_in_the_order_asked_for()
         "cd-m1": 1, "disk-b": 2, "disk-a": 3, "cd-m2": 4,
     }  # fmt: skip
     assert devices(argv, "-blockdev")["mm1"]["read-only"] is True
+
+
+def test_a_drive_on_scsi_is_a_target_after_those_of_the_disks() -> None:
+    media = tuple(Media(id=f"m{slot}", slot=slot, bus=DriveBus.SCSI) for slot in (1, 4))
+    disks = (Disk(volume_id="a", size_bytes=1, slot=HOT_SLOT + 15),)
+    launch = msgspec.structs.replace(
+        spec(PLAIN, media=media, disks=disks),
+        disks=(a_disk("a"),),
+        media=tuple(Medium(id=one.id, bus=one.bus) for one in media),
+    )
+    found = devices(build(launch))
+    assert [(found[name]["driver"], found[name]["bus"]) for name in ("cd-m1", "cd-m4")] == [("scsi-cd", "scsi.0")] * 2
+    assert [found[name]["scsi-id"] for name in ("disk-a", "cd-m1", "cd-m4")] == [15, 16, 19]
+    with pytest.raises(Unsupported, match="128 MiB"):
+        build(spec(launch, memory_mib=64, disks=()))
+
+
+def test_a_record_from_before_drives_had_a_bus_means_what_it_meant() -> None:
+    old = msgspec.json.decode(b'{"id":"m1","digest":"","boot_order":0,"slot":3}', type=Media)
+    assert (old.bus, Medium(id="m1").bus) == (DriveBus.SATA, DriveBus.SATA)
+
+
+# -- booting from the network --------------------------------------------------------------------------------------
+
+CARDS = (
+    NicPlug(nic_id="n1", mac="52:54:00:00:00:01", tap="t1"),
+    NicPlug(nic_id="n2", mac="52:54:00:00:00:02", tap="t2"),
+)
+WITH_ROM = msgspec.structs.replace(TCG, network_rom=True)
+
+
+def with_cards(*orders: int, **more: Any) -> Launch:
+    nics = tuple(Nic(id=plug.nic_id, mac=plug.mac, boot_order=order) for plug, order in zip(CARDS, orders, strict=True))
+    return msgspec.structs.replace(spec(PLAIN, nics=nics, **more), nics=CARDS, disks=(a_disk("a", 2), a_disk("b")))
+
+
+def test_a_card_is_booted_from_when_it_has_a_number_and_only_then_has_a_rom() -> None:
+    found = devices(build(with_cards(3, 0), WITH_ROM))
+    assert {name: found[name].get("bootindex") for name in ("disk-a", "nic-n1", "disk-b", "nic-n2")} == {
+        "disk-a": 1, "nic-n1": 2, "disk-b": 3, "nic-n2": None,
+    }  # fmt: skip
+    assert (found["nic-n1"].get("romfile"), found["nic-n1"]["romsize"]) == (None, 512 << 10)
+    assert (found["nic-n2"]["romfile"], found["nic-n2"].get("romsize")) == ("", None)
+
+
+def test_uefi_needs_no_rom_and_a_kernel_needs_no_order() -> None:
+    found = devices(build(with_cards(1, 0, firmware=Firmware.UEFI)))
+    assert (found["nic-n1"]["romfile"], found["nic-n1"]["bootindex"]) == ("", 1)
+    found = devices(build(msgspec.structs.replace(with_cards(1, 0), kernel=Path("/pool/vmlinuz"))))
+    assert (found["nic-n1"]["romfile"], found["nic-n1"].get("bootindex")) == ("", None)
+
+
+def test_without_a_rom_it_does_not_start_and_says_what_to_install() -> None:
+    with pytest.raises(Unsupported, match="ipxe-qemu"):
+        build(with_cards(1, 0))
+    assert build(with_cards(0, 0))

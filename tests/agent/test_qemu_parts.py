@@ -13,7 +13,7 @@ import pytest
 
 from novacron.agent.drivers.qemu import guest_agent, migration, record, status, tls
 from novacron.agent.drivers.qemu.features import KVM_MODELS, Probed, default_cpu, hardware, probe
-from novacron.agent.drivers.qemu.firmware import find_uefi
+from novacron.agent.drivers.qemu.firmware import find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.gate import Gate
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.clock import SystemClock
@@ -367,6 +367,18 @@ def test_firmware_is_found_by_its_description(tmp_path: Path) -> None:
     assert (found.code, found.variables) == (code, variables)
     variables.unlink()
     assert find_uefi((tmp_path,)) is None
+
+
+def test_a_rom_to_boot_cards_with_is_looked_for_beside_the_qemu_that_runs(tmp_path: Path) -> None:
+    binary, roms = tmp_path / "bin" / "qemu", tmp_path / "lib" / "ipxe" / "qemu"
+    for folder in (binary.parent, roms):
+        folder.mkdir(parents=True)
+    binary.touch()
+    (tmp_path / "elsewhere").symlink_to(binary)
+    assert not has_network_rom(binary)
+    (roms / "efi-virtio.rom").touch()
+    assert has_network_rom(binary)
+    assert has_network_rom(tmp_path / "elsewhere")
 
 
 # -- the agent inside the guest ------------------------------------------------------------------------------

@@ -69,13 +69,17 @@ def test_pools_are_listed_and_shown(room: ControlRoom, run: Run) -> None:
     room.on("GET", "/pools/fast", said(pool()))
     listed = run("pool list --driver directory -l a=b")
     assert listed.stdout.splitlines()[1].split() == [
-        *("fast", "directory", "no", "1/2", "6", "GiB", "of", "10", "GiB", "2", "5m"),
+        *("fast", "directory", "no", "1/2", "6", "GiB", "of", "10", "GiB", "2"),
+        *("20", "GiB", "of", "40", "GiB", "5m"),
     ]
     assert dict(room.asked[0].query_params)["driver"] == "directory"
     shown = run("pool show fast").stdout
     assert "On node-1:  within reach, 6 GiB of 10 GiB free\n" in shown
     assert "On node-2:  out of reach: /srv/fast is missing\n" in shown
     assert "path:" in shown
+    assert "2, 20 GiB of 40 GiB promised to guests\n" in shown
+    room.on("GET", "/pools/fast", said(pool(quota_bytes=0)))
+    assert "2, 20 GiB promised to guests\n" in run("pool show fast").stdout
     assert run("pool show fast -o name").stdout == "fast\n"
 
 
@@ -84,7 +88,7 @@ def test_a_pool_is_made_changed_and_forgotten(room: ControlRoom, run: Run) -> No
     room.on("GET", "/pools/fast", said(pool()))
     room.on("PATCH", "/pools/fast", said(pool()))
     room.on("DELETE", "/pools/fast", said(None, 204))
-    made = run("pool create fast --driver directory -O path=/srv/fast --shared --image-cache 1G --label a=b")
+    made = run("pool create fast --driver directory -O path=/srv/fast --shared --image-cache 1G --quota 2T --label a=b")
     assert made.stdout == "fast: made; novacron pool show fast says which nodes reach it\n"
     assert sent(room) == {
         "name": "fast",
@@ -93,7 +97,10 @@ def test_a_pool_is_made_changed_and_forgotten(room: ControlRoom, run: Run) -> No
         "shared": True,
         "labels": {"a": "b"},
         "image_cache_bytes": 1 << 30,
+        "quota_bytes": 2 << 40,
     }
+    assert run("pool update fast --quota 0").stdout == "fast: changed\n"
+    assert sent(room) == {"quota_bytes": 0}
     assert run("pool update fast -O path=/srv/other --name faster").stdout == "fast: changed\n"
     assert sent(room) == {"name": "faster", "options": {"path": "/srv/other"}}
     assert room.asked[-1].headers["if-match"] == '"50"'

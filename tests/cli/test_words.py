@@ -91,6 +91,7 @@ def test_figures_for_people() -> None:
     [
         *("", "nothing", "user,bridge=", "forward=22", "user,forward=0", "user,forward=70000"),
         *("user,forward=a:b", "user,forward=1:2:3", "bridge", "user,mac", "user,forward=²"),
+        *("user,boot", "user,boot=-1", "user,boot=x"),
     ],
 )
 def test_what_is_no_nic(text: str) -> None:

@@ -12,7 +12,7 @@ from novacron.control.store.records import VMS
 from novacron.control.vms import hardware
 from novacron.control.vms.asked import Ask
 from novacron.errors import MonitorFailed, NodeUnreachable
-from novacron.model.machine import HOT_SLOT, Disk, MachineSpec
+from novacron.model.machine import HOT_SLOT, Disk, MachineSpec, Nic
 from novacron.model.migration import MigrationState
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState
 from tests.sim.house import House, house
@@ -71,6 +71,23 @@ async def test_what_cannot_be_done_now_waits_and_is_said(tmp_path: Path) -> None
         assert vm.booted is not None
         assert (vm.spec.memory_mib, vm.booted.memory_mib) == (128, 64)
         assert h.state(vm_id) is VmState.RUNNING
+
+
+async def test_a_place_in_the_starting_order_waits_for_the_next_start(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a")
+        card = Nic(id=h.records.new_id(), mac="52:54:00:00:00:01", slot=HOT_SLOT, boot_order=2)
+        await wish(h, vm_id, nics=(card,))
+        vm = await settled(h, vm_id)
+        assert [(reason.code, reason.subject) for reason in vm.pending] == [("boot_order.waits", card.id)]
+        unbooted = msgspec.structs.replace(card, boot_order=0)
+        assert vm.booted is not None  # it has the card, though not as it was told
+        assert (vm.spec.nics, vm.booted.nics, told(h, vm_id).nics) == ((card,), (unbooted,), (unbooted,))
+        assert await h.ended(await h.migrate(vm_id, "b")) is MigrationState.COMPLETED
+        assert told(h, vm_id, "b").nics == (unbooted,)
+        await wish(h, vm_id, nics=(unbooted,))
+        vm = await settled(h, vm_id)
+        assert (vm.pending, vm.booted) == ((), vm.spec)
 
 
 async def test_a_guest_that_keeps_a_disk_keeps_it_in_the_record_too(tmp_path: Path) -> None:

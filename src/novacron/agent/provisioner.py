@@ -77,6 +77,9 @@ class Provisioner:
             undo.add(f"unplug {nic.id}", lambda network=network, nic=nic: network.unplug(nic))  # type: ignore[misc]
             plugs.append(await network.plug(nic, uid, spec.networks))
         image = self._image
+        media = (
+            Medium(id=one.id, path=image(one.digest), boot_order=one.boot_order, bus=one.bus) for one in spec.media
+        )
         return Launch(
             spec=spec,
             run_dir=run_dir,
@@ -87,7 +90,7 @@ class Provisioner:
             seed=None if running else await self._seed(spec, run_dir, uid),
             disks=tuple(disks),
             nics=tuple(plugs),
-            media=tuple(Medium(id=one.id, path=image(one.digest), boot_order=one.boot_order) for one in spec.media),
+            media=tuple(media),
             uid=uid,
             gid=uid,
         )

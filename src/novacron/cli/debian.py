@@ -23,7 +23,7 @@ from novacron.errors import DriverError, InvalidInput, Reason, Unsupported
 LABEL = "cloudroot"
 CMDLINE = f"root=LABEL={LABEL} ro console=tty0 console=ttyS0,115200"
 KERNEL = "linux-image-cloud-amd64"
-"""Small, for it has few drivers but those of virtual hardware: none of CD-ROM drives, nor of the VM generation id."""
+"""Small, for it has few drivers but those of virtual hardware: none of AHCI, nor of the VM generation id."""
 PACKAGES = (
     "systemd-sysv", "udev", "dbus", "cloud-init", "ifupdown", "isc-dhcp-client", "iproute2",
     "openssh-server", "qemu-guest-agent", "e2fsprogs", "ca-certificates", "sudo",

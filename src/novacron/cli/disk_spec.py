@@ -1,4 +1,4 @@
-"""What the disk options of `vm create` and `volume attach` mean, as the body that is sent."""
+"""What the options for disks and CD-ROM drives mean, as the body that is sent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import click
 from novacron.cli import amounts
 
 if TYPE_CHECKING:
-    from novacron.client.vms import DiskIn, QosIn
+    from novacron.client.vms import DiskIn, MediaIn, QosIn
 
 DISK_RULE = "SIZE[,pool=POOL] or volume=VOLUME, either with [,iops=N][,rate=RATE][,boot=N]"
+DRIVE_RULE = "IMAGE[,bus=sata|scsi][,boot=N]"
+BUSES = ("sata", "scsi")
 
 
 class DiskType(click.ParamType["dict[str, Any]"]):
@@ -39,9 +41,9 @@ def read_disk(text: str) -> dict[str, Any]:
         elif key in ("volume", "pool") and value:
             disk[key] = value
         elif key == "boot":
-            disk["boot_order"] = _number(value)
+            disk["boot_order"] = read_number(value)
         elif key == "iops":
-            limits["iops"] = _number(value)
+            limits["iops"] = read_number(value)
         elif key == "rate":
             limits["bytes_per_s"] = amounts.read_rate(value)
         else:
@@ -53,7 +55,39 @@ def read_disk(text: str) -> dict[str, Any]:
     return disk
 
 
-def _number(text: str) -> int:
+class DriveType(click.ParamType["dict[str, Any]"]):
+    """One `--cd`: what its words mean, as arguments of MediaIn."""
+
+    name = "drive"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            return read_drive(str(value))
+        except ValueError as wrong:
+            self.fail(f"{wrong}; give {DRIVE_RULE}", param, ctx)
+
+
+def read_drive(text: str) -> dict[str, Any]:
+    """Arguments of MediaIn. :raise ValueError: says which word is wrong."""
+    image, *words = text.split(",")
+    if not image:
+        raise ValueError(f"{text!r} names no image")
+    drive: dict[str, Any] = {"image": image}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "boot":
+            drive["boot_order"] = read_number(value)
+        elif key == "bus" and value in BUSES:
+            drive["bus"] = value
+        else:
+            raise ValueError(f"{word!r} means nothing here")
+    return drive
+
+
+def read_number(text: str) -> int:
+    """A whole number. :raise ValueError: it is none."""
     if not (text.isascii() and text.isdecimal()):
         raise ValueError(f"{text!r} is not a whole number")
     return int(text)
@@ -65,6 +99,13 @@ def disk_in(disk: dict[str, Any]) -> DiskIn:
 
     qos = disk.get("qos")
     return DiskIn(**(disk | {"qos": qos_in(qos.get("iops"), qos.get("bytes_per_s")) if qos else None}))
+
+
+def media_in(drive: dict[str, Any]) -> MediaIn:
+    """What `read_drive` read, as it is sent."""
+    from novacron.client.vms import MediaIn
+
+    return MediaIn(**drive)
 
 
 def qos_in(iops: int | None, bytes_per_s: int | None) -> QosIn | None:

@@ -58,11 +58,12 @@ def show(session: Session, pool: str) -> None:
 @click.option("--shared/--not-shared", default=None, help="Nodes that reach it see the same volumes; "
               "default: as the driver usually is.")  # fmt: skip
 @click.option("--image-cache", type=SIZE, metavar="SIZE", default=0, help="Keep so much of unneeded image files.")
+@click.option("--quota", type=SIZE, metavar="SIZE", default=0, help="Volumes in it are at most so large together.")
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Repeatable.")
 @click.option("--description", default="", metavar="TEXT", help="For people.")
 @prints
 @asks
-def create(session: Session, name: str, driver: str, image_cache: int, **given: Any) -> None:
+def create(session: Session, name: str, driver: str, image_cache: int, quota: int, **given: Any) -> None:
     """Make a storage pool known. Every node is asked at once whether it reaches it.
 
     \b
@@ -79,6 +80,7 @@ def create(session: Session, name: str, driver: str, image_cache: int, **given: 
         description=given["description"],
         labels=dict(given["labels"]),
         image_cache_bytes=image_cache,
+        quota_bytes=quota,
     )
     with session.connect() as nova:
         made = nova.do(pools.create(wish))
@@ -92,6 +94,8 @@ def create(session: Session, name: str, driver: str, image_cache: int, **given: 
 @click.option("-O", "--option", "options", type=PAIR, metavar="KEY=VALUE", multiple=True,
               help="Add or replace what the driver is told; only while nothing lies in it. Repeatable.")  # fmt: skip
 @click.option("--image-cache", "image_cache_bytes", type=SIZE, metavar="SIZE", help="Of unneeded image files.")
+@click.option("--quota", "quota_bytes", type=SIZE, metavar="SIZE",
+              help="Of its volumes together; below what is promised none is made or grows. 0: no quota.")  # fmt: skip
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Add or replace. Repeatable.")
 @click.option("--remove-label", metavar="KEY", multiple=True, help="Take it away. Repeatable.")
 @prints
@@ -151,8 +155,8 @@ def _columns() -> list[Column[Pool]]:
         Column("NODES", lambda one: f"{sum(reach.available for reach in one.reach)}/{len(one.reach)}"),
         Column("FREE", lambda one: _room(one.free_bytes, one.size_bytes)),
         Column("VOLUMES", lambda one: str(one.volume_count)),
+        Column("PROMISED", _promised),
         Column("AGE", lambda one: amounts.age(one.created_at, now)),
-        Column("PROMISED", lambda one: amounts.size(one.volumes_bytes), wide=True),
         Column("LABELS", lambda one: labels(one.labels) or "-", wide=True),
         Column("ID", lambda one: one.id, wide=True),
     ]
@@ -162,6 +166,13 @@ def _room(free_bytes: int, size_bytes: int) -> str:
     from novacron.cli import amounts
 
     return f"{amounts.size(free_bytes)} of {amounts.size(size_bytes)}" if size_bytes else "-"
+
+
+def _promised(one: Pool) -> str:
+    from novacron.cli import amounts
+
+    quota = f" of {amounts.size(one.quota_bytes)}" if one.quota_bytes else ""
+    return f"{amounts.size(one.promised_bytes)}{quota}"
 
 
 def _details(one: Pool) -> Iterator[tuple[str, str]]:
@@ -176,7 +187,7 @@ def _details(one: Pool) -> Iterator[tuple[str, str]]:
     for key, value in sorted(one.options.items()):
         yield f"  {key}", value
     yield "Shared", "yes: nodes see the same volumes" if one.shared else "no: each node has its own volumes"
-    yield "Volumes", f"{one.volume_count}, {amounts.size(one.volumes_bytes)} promised to guests"
+    yield "Volumes", f"{one.volume_count}, {_promised(one)} promised to guests"
     yield "Free", _room(one.free_bytes, one.size_bytes)
     if one.image_cache_bytes:
         yield "Image cache", amounts.size(one.image_cache_bytes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from novacron.cli.complete import names
-from novacron.cli.disk_spec import DISK_RULE, DiskType, disk_in
+from novacron.cli.disk_spec import DISK_RULE, DRIVE_RULE, DiskType, DriveType, disk_in, media_in
 from novacron.cli.options import FILE, PAIR, SIZE, asks, prints, waits
 from novacron.cli.session import Session
 from novacron.cli.vm_follow import say, wait_for
@@ -50,8 +50,8 @@ def grows(function: Any) -> Any:
     "--firmware", type=click.Choice(["auto", "bios", "uefi"]), help="How it boots; default: as the image needs."
 )
 @click.option("--cmdline", default="", metavar="TEXT", help="Appended to the kernel's command line.")
-@click.option("--cd", "media", metavar="IMAGE", multiple=True, shell_complete=names("images"),
-              help="A CD-ROM drive with the ISO of an image in it. Repeatable.")  # fmt: skip
+@click.option("--cd", "media", type=DriveType(), metavar="DRIVE", multiple=True, shell_complete=names("images"),
+              help=f"A CD-ROM drive with the ISO of an image in it: {DRIVE_RULE}. Repeatable.")  # fmt: skip
 @click.option("--tpm", is_flag=True, help="Give it a TPM 2.0 of its own.")
 @click.option("--secure-boot", is_flag=True, help="With --firmware uefi: start only what is signed.")
 @click.option("--shared-memory", is_flag=True, help="It may be parked, for copies that share its memory.")
@@ -154,7 +154,7 @@ def _wish(given: dict[str, Any], stopped: bool) -> VmCreate:
         disks=tuple(disk_in(disk) for disk in given["disks"]),
         cloud_init=vms.CloudInitIn(user_data=user_data, network_config=network) if user_data or network else None,
         guest_agent=given["guest_agent"],
-        media=tuple(vms.MediaIn(image=image) for image in given["media"]),
+        media=tuple(media_in(drive) for drive in given["media"]),
         tpm=given["tpm"],
         secure_boot=given["secure_boot"],
         shared_memory=given["shared_memory"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from novacron.cli.complete import names
+from novacron.cli.disk_spec import BUSES
 from novacron.cli.options import asks, prints
 from novacron.cli.session import Session
 
@@ -29,14 +30,15 @@ def media() -> None:
 @VM
 @click.option("--image", metavar="IMAGE", shell_complete=names("images"), help="With the ISO of an image in it.")
 @click.option("--boot-order", type=click.IntRange(min=0), default=0, help="From 1; default: after its disks.")
+@click.option("--bus", type=click.Choice(BUSES), help="Default: scsi if it starts from its image's kernel, else sata.")
 @prints
 @asks
-def add(session: Session, vm: str, image: str | None, boot_order: int) -> None:
+def add(session: Session, vm: str, image: str | None, boot_order: int, bus: str | None) -> None:
     """Give a VM one more drive, from its next start on."""
     from novacron.client import vms
 
     with session.connect() as nova:
-        changed = nova.do(vms.add_media(vm, vms.MediaIn(image=image, boot_order=boot_order)))
+        changed = nova.do(vms.add_media(vm, vms.MediaIn(image=image, boot_order=boot_order, bus=bus)))
     _say(session, changed)
 
 

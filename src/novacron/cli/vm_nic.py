@@ -59,17 +59,20 @@ def remove(session: Session, vm: str, card: str) -> None:
               help="A security group: name all it is to be in. Repeatable.")  # fmt: skip
 @click.option("--no-sg", is_flag=True, help="In no group: everything may pass.")
 @click.option("--anti-spoofing/--no-anti-spoofing", default=None, help="Whether it sends as itself alone.")
+@click.option("--boot", "boot_order", type=click.IntRange(0, 64), metavar="N",
+              help="When it is asked to boot, from 1; 0: not at all. Counts from the next start.")  # fmt: skip
 @prints
 @asks
-def update(
-    session: Session, vm: str, card: str, groups: tuple[str, ...], no_sg: bool, anti_spoofing: bool | None
-) -> None:
-    """Change what may pass a card. It counts at once, also while the VM runs."""
+def update(session: Session, vm: str, card: str, groups: tuple[str, ...], no_sg: bool, anti_spoofing: bool | None,
+           boot_order: int | None) -> None:  # fmt: skip
+    """Change what may pass a card, which counts at once, also while the VM runs; or when it is asked to boot."""
     from novacron.client import vms
 
     said: dict[str, Any] = {"security_groups": groups} if groups or no_sg else {}
     if anti_spoofing is not None:
         said["anti_spoofing"] = anti_spoofing
+    if boot_order is not None:
+        said["boot_order"] = boot_order
     if not said:
         raise click.UsageError("nothing to change was given")
     with session.connect() as nova:

@@ -76,9 +76,10 @@ def _hardware(vm: Vm) -> Iterator[tuple[str, str]]:
     )
     yield "Image", vm.image_id
     for disk in vm.disks:
-        yield "Disk", f"{amounts.size(disk.size_bytes)}, volume {disk.volume_id}"
+        yield "Disk", f"{amounts.size(disk.size_bytes)}, volume {disk.volume_id}{_boots(disk.boot_order)}"
     for number, drive in enumerate(vm.media, 1):
-        yield "Drive", f"{number}, " + (f"holds {drive.digest[:12]}" if drive.digest else "empty")
+        holds = f"holds {drive.digest[:12]}" if drive.digest else "empty"
+        yield "Drive", f"{number}, {drive.bus}, {holds}{_boots(drive.boot_order)}"
     extras = [name for name, has in (("TPM", vm.tpm), ("Secure Boot", vm.secure_boot)) if has]
     if extras:
         yield "Security", ", ".join(extras)
@@ -86,6 +87,10 @@ def _hardware(vm: Vm) -> Iterator[tuple[str, str]]:
         yield "Network", _nic(nic)
     for endpoint in _endpoints(vm):
         yield "Reachable", endpoint
+
+
+def _boots(number: int) -> str:
+    return f", boots as number {number}" if number else ""
 
 
 def _growth(vm: Vm) -> str:
@@ -104,6 +109,7 @@ def _nic(nic: Nic) -> str:
         groups = f"{len(nic.security_groups)} security groups" if nic.security_groups else "everything may pass"
         spoofing = "" if nic.anti_spoofing else ", anti-spoofing off"
         addresses = ", ".join(nic.addresses) or "no address of ours"
-        return f"{addresses} on network {nic.net}, MAC {nic.mac}, {groups}{spoofing}\ncard {nic.id}"
+        boots = _boots(nic.boot_order)
+        return f"{addresses} on network {nic.net}, MAC {nic.mac}, {groups}{spoofing}{boots}\ncard {nic.id}"
     forwards = ", ".join(f"{one.host_port or 'any'}:{one.guest_port}" for one in nic.forwards)
-    return f"{where}, MAC {nic.mac}" + (f", forwards {forwards}" if forwards else "")
+    return f"{where}, MAC {nic.mac}" + (f", forwards {forwards}" if forwards else "") + _boots(nic.boot_order)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from novacron.cli.disk_spec import read_number
+
 if TYPE_CHECKING:
     from novacron.client.vms import NicIn, StopRequest
 
 MAX_DOCUMENT_BYTES = 65536
 NIC_RULE = (
     "user[,forward=GUEST|HOST:GUEST…], bridge=NAME or net=NETWORK[,ip=ADDRESS…][,sg=GROUP…][,no-anti-spoofing], "
-    "each with ,mac=MAC if wished"
+    "each with [,mac=MAC][,boot=N] if wished"
 )
 
 
@@ -54,6 +56,8 @@ def read_nic(text: str) -> dict[str, Any]:
             nic["anti_spoofing"] = False
         elif key == "mac" and value:
             nic["mac"] = value.lower()
+        elif key == "boot":
+            nic["boot_order"] = read_number(value)
         elif key == "forward" and separator:
             forwards.append(_forward(value))
         else:

@@ -12,7 +12,10 @@ from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
 
 
 class PoolCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A place where volumes lie. options: what its driver must be told. shared None: as the driver usually is."""
+    """A place where volumes lie. options: what its driver must be told. shared None: as the driver usually is.
+
+    quota_bytes: how large its volumes may be together; 0: without limit.
+    """
 
     name: str
     driver: str
@@ -21,6 +24,7 @@ class PoolCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
     labels: Mapping[str, str] = {}
     image_cache_bytes: int = 0
+    quota_bytes: int = 0
 
 
 class PoolUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +35,7 @@ class PoolUpdate(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] | UnsetType = UNSET
     options: Mapping[str, str] | UnsetType = UNSET
     image_cache_bytes: int | UnsetType = UNSET
+    quota_bytes: int | UnsetType = UNSET
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,11 +62,12 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool
     is_default: bool
     image_cache_bytes: int
+    quota_bytes: int
     reach: list[Reach]
     free_bytes: int
     size_bytes: int
     volume_count: int
-    volumes_bytes: int
+    promised_bytes: int
     created_at: datetime.datetime
     updated_at: datetime.datetime
     revision: int

@@ -21,7 +21,10 @@ class ForwardIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NicIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A network card. network: user, bridge or overlay; net, addresses, security_groups, anti_spoofing: of overlay."""
+    """A network card. network: user, bridge or overlay; net, addresses, security_groups, anti_spoofing: of overlay.
+
+    boot_order: from 1, each number once a VM; 0: it is not booted from.
+    """
 
     network: str = "user"
     bridge: str = ""
@@ -31,13 +34,15 @@ class NicIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     addresses: Sequence[str] = ()
     security_groups: Sequence[str] = ()
     anti_spoofing: bool = True
+    boot_order: int = 0
 
 
 class NicUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be changed of a card on an overlay network; a field left UNSET stays. security_groups: all of them."""
+    """What may be changed of a card; a field left UNSET stays. security_groups: all of them; boot_order: see NicIn."""
 
     security_groups: Sequence[str] | UnsetType = UNSET
     anti_spoofing: bool | UnsetType = UNSET
+    boot_order: int | UnsetType = UNSET
 
 
 class QosIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,10 +63,11 @@ class DiskIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MediaIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A CD-ROM drive. image: an image with an ISO; none: the drive is empty."""
+    """A CD-ROM drive. image: an image with an ISO; none: the drive is empty. bus: sata or scsi; none: chosen."""
 
     image: str | None = None
     boot_order: int = 0
+    bus: str | None = None
 
 
 class MediaUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,12 +149,13 @@ class StopRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an object is not as wished, and what to do."""
+    """Why an object is not as wished, and what to do. refused: what was asked was not done, and it is as it was."""
 
     code: str
     message: str
     at: datetime.datetime
     remedy: str = ""
+    refused: bool = False
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +192,7 @@ class Media(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     boot_order: int = 0
     slot: int = 0
+    bus: str = "sata"
 
 
 class Forward(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +211,7 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str] = []
     security_groups: list[str] = []
     anti_spoofing: bool = True
+    boot_order: int = 0
     slot: int = 0
 
 
@@ -355,7 +364,7 @@ def attach_nic(ref: str, nic: NicIn) -> Call[Vm]:
 
 
 def update_nic(ref: str, nic: str, change: NicUpdate, *, revision: int | None = None) -> Call[Vm]:
-    """Change what may pass a card (by its id); it counts at once."""
+    """Change what may pass a card (by its id), which counts at once, or its boot order, from the next start on."""
     path = path_of("vms", ref_of("vm", ref), f"nics/{ref_of('nic', nic)}")
     return Call(method="PATCH", path=path, answer=Vm, body=change, revision=revision)
 

@@ -37,6 +37,15 @@ class NetworkKind(StrEnum):
     OVERLAY = "overlay"
 
 
+class DriveBus(StrEnum):
+    """Where a CD-ROM drive is plugged in: on the board's own AHCI, which every firmware and installer knows, or on the
+    virtio-scsi controller, which kernels know that know no real hardware.
+    """
+
+    SATA = "sata"
+    SCSI = "scsi"
+
+
 HOT_SLOT = 32
 """Slots below are on the board: taken at a start, left at an end. From here on devices come and go as it runs."""
 
@@ -61,7 +70,7 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     network_id: the network it is on (overlay). addresses: given to it by NovaCron, without prefix, IPv4 first.
     security_groups: ids, in the record alone, as is anti_spoofing (see PortFilter); `filter`: what they come to, in
     what a node is told alone.
-    slot: see Disk.
+    boot_order: from 1, among disks and drives; 0: it is not booted from. slot: see Disk.
     """
 
     id: str
@@ -74,6 +83,7 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     security_groups: tuple[str, ...] = ()
     anti_spoofing: bool = True
     filter: PortFilter | None = None
+    boot_order: int = 0
     slot: int = 0
 
 
@@ -104,12 +114,16 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True):
-    """A CD-ROM drive and the ISO image in it; an empty digest: nothing is in it. slot: from 1, see Disk."""
+    """A CD-ROM drive and the ISO image in it; an empty digest: nothing is in it.
+
+    slot: from 1, see Disk; one count for drives on either bus. bus: chosen when the drive is added, and kept.
+    """
 
     id: str
     digest: str = ""
     boot_order: int = 0
     slot: int = 0
+    bus: DriveBus = DriveBus.SATA
 
 
 class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

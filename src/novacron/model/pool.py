@@ -50,6 +50,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one pool. shared: nodes that reach it see the same volumes; else each node has its own.
 
     image_cache_bytes: how much of image files a node may keep in it that no volume needs (0: no limit).
+    quota_bytes: how large its volumes may be together (0: no limit).
     """
 
     id: str
@@ -62,6 +63,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: dict[str, str] = {}
     description: str = ""
     image_cache_bytes: int = 0
+    quota_bytes: int = 0
     reach: dict[str, Reach] = {}  # node id -> what it found
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import msgspec
 
 from novacron.agent.drivers.base import Launch
 from novacron.errors import Reason
 from novacron.model.machine import HOT_SLOT, Disk, Nic
 from novacron.testing.fake_world import FakeMachine
+
+Part = TypeVar("Part", Disk, Nic)
 
 
 def adjust(machine: FakeMachine, launch: Launch) -> tuple[Reason, ...]:
@@ -22,10 +27,12 @@ def adjust(machine: FakeMachine, launch: Launch) -> tuple[Reason, ...]:
     if memory_mib > max(runs.max_memory_mib, runs.memory_mib):
         memory_mib = runs.memory_mib
         reasons.append(Reason("memory.limit", "it was started with less memory to grow to", "memory_mib"))
-    disks = tuple(wished.disks) + _stays(
+    disks = tuple(
+        _in_order(disk, {one.volume_id: one for one in runs.disks}, disk.volume_id, reasons) for disk in wished.disks
+    ) + _stays(
         {disk.volume_id: disk for disk in runs.disks}, {disk.volume_id for disk in wished.disks}, machine, reasons
     )
-    nics = tuple(wished.nics) + _stays(
+    nics = tuple(_in_order(nic, {one.id: one for one in runs.nics}, nic.id, reasons) for nic in wished.nics) + _stays(
         {nic.id: nic for nic in runs.nics}, {nic.id for nic in wished.nics}, machine, reasons
     )
     grown = memory_mib - runs.memory_mib
@@ -35,6 +42,15 @@ def adjust(machine: FakeMachine, launch: Launch) -> tuple[Reason, ...]:
     )
     machine.launch = msgspec.structs.replace(launch, spec=now)
     return tuple(reasons)
+
+
+def _in_order(part: Part, runs: Mapping[str, Part], name: str, reasons: list[Reason]) -> Part:
+    """The disk or card in the place of the starting order that it had when the machine started."""
+    order = runs[name].boot_order if name in runs else 0
+    if order != part.boot_order:
+        why = "its place in the starting order counts from the next start"
+        reasons.append(Reason("boot_order.waits", why, name, "novacron vm restart"))
+    return msgspec.structs.replace(part, boot_order=order)
 
 
 def _stays(

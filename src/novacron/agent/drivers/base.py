@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from novacron.errors import Reason
-from novacron.model.machine import MachineReport, MachineSpec, Qos, StopMode
+from novacron.model.machine import DriveBus, MachineReport, MachineSpec, Qos, StopMode
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.model.node import DriverFacts
 from novacron.model.snapshot import Consistency
@@ -88,6 +88,7 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     path: Path | None = None
     boot_order: int = 0
+    bus: DriveBus = DriveBus.SATA
 
 
 class Adjustment(msgspec.Struct, frozen=True, kw_only=True):

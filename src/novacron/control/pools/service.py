@@ -79,6 +79,7 @@ class PoolService:
             labels=asked.labels,
             description=asked.description,
             image_cache_bytes=asked.image_cache_bytes,
+            quota_bytes=asked.quota_bytes,
             created_at=now,
             updated_at=now,
         )
@@ -90,7 +91,7 @@ class PoolService:
         return Outcome(Stored(pool, revision), 201)
 
     async def update(self, ref: str, asked: PoolUpdate, held: frozenset[str] | None) -> Outcome:
-        """Change what was named; where it lies may change only while nothing lies in it.
+        """Change what was named; where it lies may change only while nothing lies in it. A quota may be any.
 
         :raise InvalidInput: an option is wrong. :raise Conflict: volumes lie in it.
         :raise NotFound, NameTaken, PreconditionFailed
@@ -105,7 +106,8 @@ class PoolService:
                 new = msgspec.structs.replace(new, reach={})
             return pool if new == pool else msgspec.structs.replace(new, updated_at=self._clock.wall())
 
-        beside = self._room.ticket if asked.options is not None else _nothing
+        counts = asked.options is not None or asked.quota_bytes is not None
+        beside = self._room.ticket if counts else _nothing
         async with self._room.turn():  # no volume is being promised in it meanwhile
             return await Change(self._records, POOLS, ref, held, beside=beside).write(change)
 

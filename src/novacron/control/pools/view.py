@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from novacron.control.pools.quota import promised_bytes
 from novacron.control.store.records import NODES, VOLUMES, Records, Stored
 from novacron.model.pool import Pool, Reach
 
@@ -24,7 +25,6 @@ class PoolView:
         return _encode(self.data(pool.record, pool.modified))
 
     def data(self, pool: Pool, revision: int) -> dict[str, Any]:
-        volumes = [one.record for one in self._records.all(VOLUMES) if one.record.pool_id == pool.id]
         found = [reach for reach in pool.reach.values() if reach.available]
         return {
             "id": pool.id,
@@ -36,10 +36,11 @@ class PoolView:
             "shared": pool.shared,
             "is_default": pool.id == self._default_id,
             "image_cache_bytes": pool.image_cache_bytes,
+            "quota_bytes": pool.quota_bytes,
             "reach": sorted((self._reach(*item) for item in pool.reach.items()), key=lambda one: str(one["node"])),
             **_space(pool, found),
-            "volume_count": len(volumes),
-            "volumes_bytes": sum(volume.size_bytes for volume in volumes),
+            "volume_count": sum(one.record.pool_id == pool.id for one in self._records.all(VOLUMES)),
+            "promised_bytes": promised_bytes(self._records, pool.id),
             "created_at": pool.created_at,
             "updated_at": pool.updated_at,
             "revision": revision,

@@ -7,13 +7,14 @@ snapshot meets it, and work that is forced upon the VM pushes it aside.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Once, Outcome
+from novacron.control.pools import quota
 from novacron.control.room import Room, holds_room
 from novacron.control.scheduler.filters import roomy
 from novacron.control.snapshots import decide, lookup
@@ -34,9 +35,10 @@ from novacron.control.vms import birth
 from novacron.control.vms.asked import Ask
 from novacron.errors import Busy, CompareFailed, InvalidInput, NoRoom, Reason, StateConflict
 from novacron.model.image import Image, ImageState
+from novacron.model.machine import Disk
 from novacron.model.snapshot import Consistency, Export, Snapshot, SnapshotState
 from novacron.model.vm import TaskKind, Vm, running_spec
-from novacron.model.volume import VolumeTask
+from novacron.model.volume import Volume, VolumeTask
 from novacron.wire.rest.snapshots import ExportRequest, SnapshotCreate, SnapshotUpdate
 
 Held = frozenset[str] | None
@@ -103,14 +105,16 @@ class SnapshotService:
         """Have the VM go back to it (202): it is ended, and runs on from a snapshot with memory, or is left stopped.
 
         :raise Conflict: its disks or cards are others now; a reason for each. :raise NoRoom: it is to run, and its
-        node has too little left. :raise NotFound, StateConflict, Busy, PreconditionFailed
+        node has too little left, or its disks were larger then and a quota does not allow it.
+        :raise NotFound, StateConflict, Busy, PreconditionFailed
         """
 
         def plan(stored: Stored[Snapshot], vm: Stored[Vm]) -> tuple[Snapshot, Vm]:
             snapshot, ask = stored.record, self._ask(by)
             decide.check_state(snapshot, "go back to", SnapshotState.READY)
             decide.check_free(vm.record, "revert")
-            decide.spec_after(vm.record, snapshot)
+            disks = decide.spec_after(vm.record, snapshot).disks
+            quota.check(self._records, self._as_large_as(disks))
             if start or snapshot.consistency is Consistency.MEMORY:
                 self._check_room(vm.record, snapshot)
             back = msgspec.structs.replace(
@@ -249,6 +253,11 @@ class SnapshotService:
         reason = roomy(need, mine, self._room.limits) if mine and (need.memory_mib or need.vcpus) else None
         if reason is not None:
             raise NoRoom(f"{vm.name} cannot run from snapshot {snapshot.name}: {reason.message}", [reason])
+
+    def _as_large_as(self, disks: Iterable[Disk]) -> list[Volume]:
+        """The volumes of the disks, of the disks' size."""
+        found = ((self._records.get(VOLUMES, disk.volume_id), disk.size_bytes) for disk in disks)
+        return [msgspec.structs.replace(one.record, size_bytes=size_bytes) for one, size_bytes in found if one]
 
     def _check_volumes(self, vm: Vm, snapshot: Snapshot) -> None:
         """:raise StateConflict: one of its volumes is another VM's now, whose machine may have it open."""

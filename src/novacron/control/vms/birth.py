@@ -68,6 +68,7 @@ def nic_of(asked: NicIn, means: Means) -> Nic:
         network=asked.network,
         bridge=asked.bridge,
         forwards=tuple(Forward(guest_port=one.guest_port, host_port=one.host_port) for one in asked.forwards),
+        boot_order=asked.boot_order,
     )
 
 

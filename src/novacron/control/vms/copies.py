@@ -10,12 +10,13 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Once, Outcome
+from novacron.control.pools import quota
 from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
 from novacron.control.scheduler import placement
 from novacron.control.scheduler.snapshot import promised
 from novacron.control.store.records import VMS, Kind, Records, Stored, Write
-from novacron.control.vms import birth
+from novacron.control.vms import birth, boot_order
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
 from novacron.control.vms.drives import Drives
@@ -66,7 +67,7 @@ class Copies:
     ) -> tuple[Sequence[Stored[Vm]], int]:
         """Record them, all or none; the VMs and the status to answer with.
 
-        :raise StateConflict: the VM is not parked. :raise NoRoom: its node has too little left.
+        :raise StateConflict: the VM is not parked. :raise NoRoom: its node, or a quota, has too little left.
         :raise NotFound, NameTaken, InvalidInput, Conflict, PreconditionFailed
         """
         outcome = await once.perform(MADE, lambda: self._create(ref, asked, by, held, once))
@@ -80,6 +81,7 @@ class Copies:
             parent = self._records.find(VMS, ref)
             check_match(held, parent)
             _check_parked(parent.record)
+            boot_order.check_copies(asked.nics)
             return self._births(parent.record, asked, means)
 
         born = await record_born(self._records, self._room, once, births, made)
@@ -116,6 +118,7 @@ class Copies:
             born.append(vm)
             known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
+        quota.check(self._records, drives.made)
         return born, volumes
 
 

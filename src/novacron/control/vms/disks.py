@@ -13,13 +13,14 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Once, Outcome
+from novacron.control.pools import quota
 from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
 from novacron.control.scheduler.filters import reachable_storage
 from novacron.control.scheduler.snapshot import Need
 from novacron.control.store.records import VMS, VOLUMES, WRITE_TRIES, Records, Stored, Write, unchanged, update
 from novacron.control.vms import asked as verbs
-from novacron.control.vms import hardware
+from novacron.control.vms import boot_order, hardware
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.drives import Drives
 from novacron.errors import Busy, CompareFailed, NoRoom, NotFound, Reason
@@ -44,8 +45,9 @@ class DiskService:
         """One more disk, which outlives the VM; a machine that runs gets it as it runs (202).
 
         :raise NotFound, PreconditionFailed. :raise StateConflict, Busy: nothing of it can be changed now.
-        :raise InvalidInput: there is no such volume or pool. :raise Conflict: the volume belongs to another, or the
-        machine takes no more disks. :raise NoRoom: its node does not reach the pool.
+        :raise InvalidInput: there is no such volume or pool, or another device has its boot order. :raise Conflict: the
+        volume belongs to another, or the machine takes no more disks.
+        :raise NoRoom: its node does not reach the pool, or a quota does not allow it.
         """
         ask = self._ask(by)
 
@@ -54,8 +56,10 @@ class DiskService:
             if asked.volume is not None and _has(vm, self._records, asked.volume):
                 return vm, []
             verbs.check_free(vm, "attach a disk to")
+            boot_order.check_free(vm.spec, asked.boot_order)
             drives = Drives(self._records, self._default_id, self._records.new_id, ask.now)
             drive = drives.one(asked)
+            quota.check(self._records, drives.made)
             disk = msgspec.structs.replace(drive.disk, slot=hardware.free_disk_slot(vm))
             self._check_reach(vm, disk)
             new = hardware.wish(vm, _with(vm.spec, (*vm.spec.disks, disk)), ask)

@@ -41,6 +41,7 @@ class Drives:
         self._now = now
         self._units: list[tuple[str, str]] = []  # pool ids, and the units that this turn has given away there
         self._given: set[str] = set()  # names and ids of volumes that this turn has given to a VM
+        self.made: list[Volume] = []  # volumes of this turn that were not there before
 
     def born(self, asked: VmCreate, image: Image) -> list[Drive]:
         """The disks of a new VM: the image's first, then those asked for.
@@ -118,6 +119,7 @@ class Drives:
             created_at=self._now,
             updated_at=self._now,
         )
+        self.made.append(volume)
         return self._drive(volume, pool, None, boot_order)
 
     def _existing(self, asked: DiskIn, field: str) -> Drive:

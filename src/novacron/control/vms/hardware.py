@@ -43,6 +43,9 @@ STARTS_WITH = {
 }
 """Fields of a spec that nothing changes while it runs."""
 
+LIVE = ("size_bytes", "qos", "digest", "boot_order")
+"""What a node may say of a disk, card or drive that runs otherwise than it was told."""
+
 UNTOLD = ("vcpus", "memory_mib", "disks", "nics", "media")
 
 
@@ -108,8 +111,8 @@ def _parts(
 ) -> tuple[Part, ...]:
     """What runs, in the record's own words: a node is told more of a card, and less, than the record holds.
 
-    One that runs as the node was told is as wished; one that runs otherwise is as it was, with what the node may have
-    changed of it since (a size, a limit, a medium).
+    One that runs as the node was told is as wished; one that runs otherwise is as it was (a new one: as wished), with
+    what the node may have changed of it since: a size, a limit, a medium, a place in the starting order.
     """
     named = {getattr(part, key): part for part in wished}
     before = {getattr(part, key): part for part in booted}
@@ -121,11 +124,13 @@ def _parts(
             found.append(named[name])
         elif name in before:
             found.append(_changed(before[name], part))
+        elif name in named:
+            found.append(_changed(named[name], part))
     return tuple(found)
 
 
 def _changed(before: Part, runs: Part) -> Part:
-    live = {field: getattr(runs, field) for field in ("size_bytes", "qos", "digest") if hasattr(runs, field)}
+    live = {field: getattr(runs, field) for field in LIVE if hasattr(runs, field)}
     return msgspec.structs.replace(before, **live)
 
 

@@ -45,9 +45,11 @@ def router(service: NicService, view: VmView) -> APIRouter:
         responses=problems(404, 409, 412) | _ACTED,
         response_model=wire.Vm,
     )
-    async def update_vm_nic(request: Request, vm: VmRef, nic: NicId, body: wire.NicUpdate, held: IfMatch) -> Response:
-        """Change what may pass a card on an overlay network. It counts at once, also while the VM runs."""
-        return _answer(request, view, await service.update(vm, nic, body, held))
+    async def update_vm_nic(
+        request: Request, vm: VmRef, nic: NicId, body: wire.NicUpdate, who: Caller, held: IfMatch
+    ) -> Response:
+        """Change what may pass a card on an overlay network, which counts at once, or its boot order (next start)."""
+        return _answer(request, view, await service.update(vm, nic, body, who.name, held))
 
     @routes.delete(
         "/vms/{vm}/nics/{nic}",

@@ -17,7 +17,7 @@ from novacron.control.room import Room
 from novacron.control.scheduler.filters import connected, overlaid
 from novacron.control.store.records import VMS, Records
 from novacron.control.vms import asked as verbs
-from novacron.control.vms import birth, hardware
+from novacron.control.vms import birth, boot_order, hardware
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector, groups_named
@@ -46,7 +46,8 @@ class NicService:
         """One more card; a machine that runs gets it as it runs (202).
 
         :raise NotFound, PreconditionFailed. :raise StateConflict, Busy: nothing of it can be changed now.
-        :raise InvalidInput: what it names is not there. :raise Conflict: no slot is left, or its MAC or address taken.
+        :raise InvalidInput: what it names is not there, or its boot order cannot be had. :raise Conflict: no slot is
+        left, or its MAC or address taken.
         :raise NoRoom: the network is full, or its node does not reach it.
         """
         ask = self._ask(by)
@@ -54,6 +55,7 @@ class NicService:
 
         def change(vm: Vm) -> Vm:
             verbs.check_free(vm, "attach a network card to")
+            _check_order(vm, asked.boot_order)
             others = [stored.record for stored in self._records.all(VMS)]
             nic = Connector(self._records, others).joined(birth.nic_of(asked, means), asked)
             nic = msgspec.structs.replace(nic, slot=hardware.free_nic_slot(vm))
@@ -79,31 +81,35 @@ class NicService:
 
         return await self._write(ref, held, None, change)
 
-    async def update(self, ref: str, nic: str, asked: NicUpdate, held: frozenset[str] | None) -> Outcome:
-        """Change what may pass a card, also while it runs or moves.
+    async def update(self, ref: str, nic: str, asked: NicUpdate, by: str, held: frozenset[str] | None) -> Outcome:
+        """Change what may pass a card, also while it runs or moves; or, from the next start on, when it is booted from.
 
         :raise NotFound, PreconditionFailed. :raise StateConflict: the VM is being deleted.
-        :raise InvalidInput: the card is on no overlay network, or there is no such group.
+        :raise InvalidInput: the card is on no overlay network, there is no such group, or another device has that boot
+        order. :raise Busy: a migration holds it, and its boot order is to change.
         """
+        ask = self._ask(by)
 
         def change(vm: Vm) -> Vm:
             if vm.desired is Desired.DELETED:
                 raise StateConflict.of(f"VM {vm.name}", state_of(vm).value, ("not being deleted",), "change a card of")
             found = _card(vm, nic)
-            if found.network is not NetworkKind.OVERLAY:
-                raise InvalidInput.field("nic", "is on no overlay network: nothing is filtered there", "name another")
-            wanted = asked.model_dump(exclude_none=True)
-            if asked.security_groups is not None:
-                ids = groups_named(self._records, asked.security_groups, "security_groups")
-                wanted["security_groups"] = ids
-            new = msgspec.structs.replace(found, **wanted)
-            if new == found:
-                return vm
-            booted = _with_card(vm.booted, new) if vm.booted else None
-            spec = _with_card(vm.spec, new)
-            return msgspec.structs.replace(vm, spec=spec, booted=booted, updated_at=self._clock.wall())
+            new = self._filtered(found, asked)
+            if new != found:
+                booted = _with_card(vm.booted, new) if vm.booted else None
+                vm = msgspec.structs.replace(vm, spec=_with_card(vm.spec, new), booted=booted, updated_at=ask.now)
+            return _ordered(vm, new, asked.boot_order, ask)
 
         return await self._write(ref, held, None, change)
+
+    def _filtered(self, nic: Nic, asked: NicUpdate) -> Nic:
+        """The card with what may pass it from now on. :raise InvalidInput: nothing is filtered there, no such group."""
+        wanted = asked.model_dump(exclude_none=True, exclude={"boot_order"})
+        if wanted and nic.network is not NetworkKind.OVERLAY:
+            raise InvalidInput.field("nic", "is on no overlay network: nothing is filtered there", "name another")
+        if asked.security_groups is not None:
+            wanted["security_groups"] = groups_named(self._records, asked.security_groups, "security_groups")
+        return msgspec.structs.replace(nic, **wanted)
 
     async def _write(
         self, ref: str, held: frozenset[str] | None, once: Once | None, change: Callable[[Vm], Vm]
@@ -123,6 +129,21 @@ class NicService:
 
     def _ask(self, by: str) -> Ask:
         return Ask(task_id=self._records.new_id(), by=by, now=self._clock.wall())
+
+
+def _check_order(vm: Vm, number: int) -> None:
+    boot_order.check_card(vm.spec.machine, number)
+    boot_order.check_free(vm.spec, number)
+
+
+def _ordered(vm: Vm, nic: Nic, number: int | None, ask: Ask) -> Vm:
+    """The record with that place in the starting order wished for. Errors: as for `NicService.update`."""
+    if number is None or number == nic.boot_order:
+        return vm
+    verbs.check_free(vm, "change the boot order of")
+    _check_order(vm, number)
+    nics = tuple(msgspec.structs.replace(one, boot_order=number) if one.id == nic.id else one for one in vm.spec.nics)
+    return hardware.wish(vm, msgspec.structs.replace(vm.spec, nics=nics), ask)
 
 
 def _card(vm: Vm, nic_id: str) -> Nic:

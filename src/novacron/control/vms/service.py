@@ -11,6 +11,7 @@ from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.named import named
 from novacron.control.once import Change, Once, Outcome
+from novacron.control.pools import quota
 from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room, holds_room
 from novacron.control.scheduler import placement
@@ -18,7 +19,7 @@ from novacron.control.scheduler.filters import roomy
 from novacron.control.scheduler.snapshot import Candidate, promised
 from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored, Write
 from novacron.control.vms import asked as verbs
-from novacron.control.vms import birth, hardware, media
+from novacron.control.vms import birth, boot_order, hardware, media
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
@@ -62,7 +63,7 @@ class VmService:
         :raise InvalidInput, StateConflict: it does not go with its image.
         :raise NotFound: no such image or node, named as a field.
         :raise NameTaken, Conflict: its name or a MAC address belongs to another.
-        :raise NoRoom: no node can take it, with a reason for each.
+        :raise NoRoom: no node can take it, with a reason for each; or a quota does not allow its disks.
         """
         (stored,) = await self.create_many([asked], by, once, lambda vms: vms[0])
         return Outcome(stored, status_of_birth(stored.record))
@@ -83,11 +84,11 @@ class VmService:
         for one in asked:
             only_node = named(self._records, NODES, one.node, "node").record.id if one.node else ""
             image = named(self._records, IMAGES, one.image, "image").record  # it cannot be deleted in this turn
+            boot_order.check_born(one)
             disks = drives.born(one, image)
             spec = birth.spec_of(one, image, means, [drive.disk for drive in disks])
             spec = connector.born(spec, one.nics)
-            drawers = media.born(self._records, one.media, image, one.machine)
-            spec = msgspec.structs.replace(spec, media=drawers)
+            spec = msgspec.structs.replace(spec, media=media.born(self._records, one, image))
             birth.check_macs(spec, known)
             need = birth.need_of(spec, self._pool_id, only_node, needs_of(self._records, spec.disks))
             node_id = self._place(one.name, need, list(nodes.values()))
@@ -97,6 +98,7 @@ class VmService:
             born.append(vm)
             known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
+        quota.check(self._records, drives.made)
         return born, volumes
 
     async def update(self, ref: str, asked: VmUpdate, by: str, held: frozenset[str] | None) -> Outcome:
@@ -114,6 +116,7 @@ class VmService:
             new = msgspec.structs.replace(vm, **named)
             if wanted:
                 verbs.check_free(vm, "change the hardware of")
+                media.check_memory(vm.spec, asked.memory_mib)
                 new = hardware.wish(new, msgspec.structs.replace(vm.spec, **wanted), ask)
                 self._check_growth(vm, new)
             return vm if new == vm else msgspec.structs.replace(new, updated_at=ask.now)

@@ -84,7 +84,7 @@ def _writing(routes: APIRouter, service: VolumeService, view: VolumeView) -> Non
     @routes.patch(
         "/volumes/{volume}",
         dependencies=[needs("volumes.update")],
-        responses=problems(404, 409, 412) | _UNDER_WAY,
+        responses=problems(404, 409, 412, 507) | _UNDER_WAY,
         response_model=wire.Volume,
     )
     async def update_volume(

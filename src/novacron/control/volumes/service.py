@@ -9,6 +9,7 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Once, Outcome
+from novacron.control.pools import quota
 from novacron.control.pools.reach import free_unit
 from novacron.control.room import Room
 from novacron.control.store.records import (
@@ -48,12 +49,13 @@ class VolumeService:
 
         :raise InvalidInput: it names what is not there, or is smaller than what it is made from.
         :raise StateConflict, Conflict: what it is made from cannot be copied now. :raise NameTaken
-        :raise NoRoom: no node reaches its pool, with a reason for each.
+        :raise NoRoom: no node reaches its pool, with a reason for each; or a quota does not allow it.
         """
         for _ in range(WRITE_TRIES):
             async with self._room.turn():
                 ticket = await self._room.ticket()  # its pool, image and source cannot go meanwhile
                 volume = self._newborn(asked, self._origins.of(asked))
+                quota.check(self._records, [volume])
                 try:
                     revision = await self._records.commit(create(VOLUMES, volume), ticket, *once.note(volume, 202))
                 except CompareFailed as lost:
@@ -72,18 +74,27 @@ class VolumeService:
 
         :raise InvalidInput: it would become smaller. :raise NotFound, NameTaken, PreconditionFailed
         :raise StateConflict, Busy: it, or the VM it is attached to, cannot be changed now.
+        :raise NoRoom: it would grow, and a quota does not allow it.
         """
         ask = Ask(task_id=self._records.new_id(), by=by, now=self._clock.wall())
+        if asked.size_bytes is None:
+            return await self._update(ref, asked, ask, held)
+        async with self._room.turn():  # what it grows by is promised to no other meanwhile
+            return await self._update(ref, asked, ask, held)
+
+    async def _update(self, ref: str, asked: VolumeUpdate, ask: Ask, held: frozenset[str] | None) -> Outcome:
         for _ in range(WRITE_TRIES):
+            ticket = [await self._room.ticket()] if asked.size_bytes is not None else []
             stored = self._records.find(VOLUMES, ref)
             check_match(held, stored)
             new = changed(stored.record, asked)
             if new == stored.record:
                 return Outcome(stored, 200)
             new = msgspec.structs.replace(new, updated_at=ask.now)
+            quota.check(self._records, [new])
             beside = self._beside(stored.record, new, ask)
             try:
-                revision = await self._records.commit(update(VOLUMES, stored, new), *beside)
+                revision = await self._records.commit(update(VOLUMES, stored, new), *beside, *ticket)
             except CompareFailed as lost:
                 await self._records.refuse_taken_name(VOLUMES, stored.record, new, lost)
                 await self._records.caught_up(await self._records.store.revision())

@@ -34,6 +34,7 @@ class PoolCreate(Strict):
     """A place where volumes lie. shared: nodes that reach it see the same volumes; left out: as the driver usually is.
 
     image_cache_bytes: how much of image files a node may keep in it that no volume needs; 0: without limit.
+    quota_bytes: how large its volumes may be together; 0: without limit.
     """
 
     name: Name
@@ -43,6 +44,7 @@ class PoolCreate(Strict):
     description: Description = ""
     labels: Labels = {}
     image_cache_bytes: Bytes = 0
+    quota_bytes: Bytes = 0
 
     model_config = Strict.model_config | example(
         {"name": "fast", "driver": "directory", "options": {"path": "/srv/fast"}, "labels": {"disk": "nvme"}}
@@ -50,13 +52,17 @@ class PoolCreate(Strict):
 
 
 class PoolUpdate(Strict):
-    """What may be changed; a field left out stays as it is. options: all of them, and only while nothing lies in it."""
+    """What may be changed; a field left out stays as it is. options: all of them, and only while nothing lies in it.
+
+    quota_bytes: may be less than is promised; then nothing is made or grows in it until it is more again.
+    """
 
     name: Name | None = None
     description: Description | None = None
     labels: Labels | None = None
     options: Options | None = None
     image_cache_bytes: Bytes | None = None
+    quota_bytes: Bytes | None = None
 
     model_config = Strict.model_config | example({"description": "NVMe of the first rack"})
 
@@ -76,7 +82,7 @@ class ReachOut(Strict):
 class Pool(Strict):
     """reach: one entry a node that was asked. free_bytes, size_bytes: of all nodes together when it is not shared.
 
-    volumes_bytes: what its volumes would take if their guests filled them.
+    promised_bytes: what its volumes would take if their guests filled them; quota_bytes: the most that may be, 0: any.
     """
 
     id: str
@@ -88,11 +94,12 @@ class Pool(Strict):
     shared: bool
     is_default: bool
     image_cache_bytes: int
+    quota_bytes: int
     reach: list[ReachOut]
     free_bytes: int
     size_bytes: int
     volume_count: int
-    volumes_bytes: int
+    promised_bytes: int
     created_at: datetime.datetime
     updated_at: datetime.datetime
     revision: int
@@ -108,6 +115,7 @@ class Pool(Strict):
             "shared": False,
             "is_default": False,
             "image_cache_bytes": 0,
+            "quota_bytes": 107374182400,
             "reach": [
                 {
                     "node": "node-1",
@@ -121,7 +129,7 @@ class Pool(Strict):
             "free_bytes": 500000000000,
             "size_bytes": 1000000000000,
             "volume_count": 3,
-            "volumes_bytes": 32212254720,
+            "promised_bytes": 32212254720,
             "created_at": "2026-01-02T03:04:05Z",
             "updated_at": "2026-01-02T03:04:05Z",
             "revision": 12,

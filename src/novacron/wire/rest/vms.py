@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from novacron.model.machine import Firmware, MachineKind, NetworkKind
+from novacron.model.machine import DriveBus, Firmware, MachineKind, NetworkKind
 from novacron.model.vm import Desired, TaskKind, VmState, VmType
 from novacron.wire.rest.common import Description, Labels, Name, ReasonOut, Ref, Strict, VmProblem, example
 from novacron.wire.rest.images import ImageRef
@@ -18,6 +18,7 @@ GIB = 1 << 30
 Port = Annotated[int, Field(ge=1, le=65535)]
 Mac = Annotated[str, StringConstraints(pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$")]
 SizeBytes = Annotated[int, Field(ge=MIB, le=64 << 40, multiple_of=512)]
+BootOrder = Annotated[int, Field(ge=0, le=64)]
 Text64K = Annotated[str, StringConstraints(max_length=65536, pattern=r"^[^\x00]*$")]
 
 
@@ -33,7 +34,7 @@ class NicIn(Strict):
 
     With network=overlay: `net` (id or name of a network), `addresses` (wished ones; else chosen), `security_groups`
     (none: everything may pass; some: what their rules allow) and `anti_spoofing` (it sends under its own MAC and
-    addresses alone).
+    addresses alone). boot_order: as for disks, but 0: it is not booted from.
     """
 
     network: NetworkKind = NetworkKind.USER
@@ -44,6 +45,7 @@ class NicIn(Strict):
     addresses: Annotated[list[Address], Field(max_length=2)] = []
     security_groups: Annotated[list[Ref], Field(max_length=16)] = []
     anti_spoofing: bool = True
+    boot_order: BootOrder = 0
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -61,10 +63,14 @@ class NicIn(Strict):
 
 
 class NicUpdate(Strict):
-    """What may be changed of a card on an overlay network; it counts at once. security_groups: all of them."""
+    """What may be changed of a card. On an overlay network, at once: security_groups (all of them), anti_spoofing.
+
+    boot_order: from 1; 0: it is not booted from. Counts from the next start.
+    """
 
     security_groups: Annotated[list[Ref], Field(max_length=16)] | None = None
     anti_spoofing: bool | None = None
+    boot_order: BootOrder | None = None
 
     model_config = Strict.model_config | example({"security_groups": ["web", "ssh"]})
 
@@ -79,14 +85,14 @@ class QosIn(Strict):
 class DiskIn(Strict):
     """One more disk: a new empty one of `size_bytes` (in `pool`, or the default one), or a `volume` that exists.
 
-    boot_order: from 1; 0: after those with a number. qos left out: the volume's own.
+    boot_order: from 1, each number once a VM; 0: after those with a number. qos left out: the volume's own.
     """
 
     size_bytes: SizeBytes | None = None
     pool: Ref | None = None
     volume: Ref | None = None
     qos: QosIn | None = None
-    boot_order: Annotated[int, Field(ge=0, le=64)] = 0
+    boot_order: BootOrder = 0
 
     model_config = Strict.model_config | example({"size_bytes": 10737418240, "pool": "fast", "qos": {"iops": 500}})
 
@@ -100,10 +106,15 @@ class DiskIn(Strict):
 
 
 class MediaIn(Strict):
-    """A CD-ROM drive. `image`: an image with an ISO, none: the drive is empty. boot_order: as for disks."""
+    """A CD-ROM drive. `image`: an image with an ISO, none: the drive is empty. boot_order: as for disks.
+
+    `bus`: sata, which every firmware and installer knows, or scsi (virtio), which kernels for clouds know. None: scsi
+    for a VM that starts from its image's kernel, else sata. It stays as long as the drive does.
+    """
 
     image: ImageRef | None = None
-    boot_order: Annotated[int, Field(ge=0, le=64)] = 0
+    boot_order: BootOrder = 0
+    bus: DriveBus | None = None
 
     model_config = Strict.model_config | example({"image": "debian-12-netinst", "boot_order": 1})
 
@@ -242,6 +253,7 @@ class MediaOut(Strict):
     digest: str = ""
     boot_order: int = 0
     slot: int = 0
+    bus: DriveBus = DriveBus.SATA
 
 
 class ForwardOut(Strict):
@@ -262,6 +274,7 @@ class NicOut(Strict):
     addresses: list[str] = []
     security_groups: list[str] = []
     anti_spoofing: bool = True
+    boot_order: int = 0
     slot: int = 0
 
 

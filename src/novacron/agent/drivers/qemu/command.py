@@ -17,7 +17,7 @@ from novacron.agent.drivers.base import CONSOLE_FILE, FileAt, Launch
 from novacron.agent.drivers.qemu import devices
 from novacron.errors import Unsupported
 from novacron.model.identity import is_id
-from novacron.model.machine import Firmware, MachineKind, MachineSpec
+from novacron.model.machine import HOT_FROM_MIB, DriveBus, Firmware, MachineKind, MachineSpec
 
 VNC_SOCKET = "vnc.sock"
 VARS_FILE = "vars.fd"
@@ -39,13 +39,17 @@ class Uefi(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What this machine gets here. machine_type and cpu_model are names QEMU itself listed."""
+    """What this machine gets here. machine_type and cpu_model are names QEMU itself listed.
+
+    network_rom: there is what BIOS runs to boot from a network card.
+    """
 
     binary: str
     accelerator: str  # kvm | tcg
     machine_type: str
     cpu_model: str
     uefi: Uefi | None = None
+    network_rom: bool = False
 
 
 class Sockets(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +99,12 @@ def wants_uefi(launch: Launch) -> bool:
     return launch.spec.firmware is Firmware.UEFI
 
 
+def wants_network_rom(launch: Launch) -> bool:
+    """Whether it boots from a card and its firmware needs help with that; UEFI has drivers and PXE of its own."""
+    boots = devices.boot_indexes(launch)
+    return not wants_uefi(launch) and any(devices.nic_id(nic.nic_id) in boots for nic in launch.nics)
+
+
 def _check(launch: Launch, host: Host) -> None:
     spec = launch.spec
     if not is_id(spec.vm_id):
@@ -106,6 +116,12 @@ def _check(launch: Launch, host: Host) -> None:
         raise Unsupported("the kernel command line holds characters that are not printable ASCII")
     if launch.media and spec.machine is not MachineKind.Q35:
         raise Unsupported("CD-ROM drives go with q35 machines")
+    if any(one.bus is DriveBus.SCSI for one in launch.media) and not devices.is_hot(spec):
+        raise Unsupported(f"CD-ROM drives on SCSI go with machines of {HOT_FROM_MIB} MiB and more")
+    if wants_network_rom(launch) and not host.network_rom:
+        raise Unsupported(
+            "this node has no ROM for network cards to boot from: install iPXE (Debian: package ipxe-qemu)"
+        )
     if wants_uefi(launch) and (spec.machine is not MachineKind.Q35 or launch.firmware or launch.kernel):
         raise Unsupported("UEFI boots q35 machines from a disk")
     if wants_uefi(launch) and host.uefi is None:
@@ -252,10 +268,16 @@ def _devices(launch: Launch, sockets: Sockets) -> Iterator[str]:
         seed = {"node-name": "seed", **devices.layer(FileAt(launch.seed), "raw", read_only=True)}
         yield from _json("-blockdev", seed)
         yield from _device(devices.virtio("blk", "seed", {"drive": "seed"}, devices.at("seed"), pci=pci))
-    places = devices.slots(launch, "nics")
+    yield from _cards(launch)
+
+
+def _cards(launch: Launch) -> Iterator[str]:
+    indexes, places = devices.boot_indexes(launch), devices.slots(launch, "nics")
+    rom = wants_network_rom(launch)
     for nic in launch.nics:
+        index = indexes.get(devices.nic_id(nic.nic_id), 0)
         yield from _json("-netdev", devices.netdev(nic))
-        yield from _device(devices.card(nic, places[nic.nic_id], spec))
+        yield from _device(devices.card(nic, places[nic.nic_id], launch.spec, index, rom=rom))
 
 
 def _disks(launch: Launch) -> Iterator[str]:

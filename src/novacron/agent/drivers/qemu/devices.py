@@ -5,7 +5,7 @@ says: both ends of a migration build the same machine, whatever was plugged and 
 
     disks   slots 1 to 17   virtio-blk on the board     32 to 47   SCSI targets of one virtio-scsi controller
     cards   slots 1 to 8    virtio-net on the board     32, 33     behind a PCI Express port each
-    drives  slots 1 to 4    the board's own AHCI, which every firmware and every installer knows
+    drives  slots 1 to 4    the board's own AHCI, or SCSI targets after those of the disks: as each drive's bus says
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from novacron.model.machine import (
     HOT_FROM_MIB,
     HOT_NICS,
     HOT_SLOT,
+    DriveBus,
     Endpoint,
     MachineKind,
     MachineSpec,
@@ -34,6 +35,10 @@ LOOPBACK = "127.0.0.1"
 MAX_QUEUES = 4
 CONTROLLER = "scsi"
 DISK, NIC, DRIVE = "disk-", "nic-", "cd-"
+NETWORK_ROM_BYTES = 512 << 10
+"""What a card's ROM takes of the guest's address space. It travels with a machine, so that both ends must agree on it,
+whatever the size of the file each node has.
+"""
 
 _BOARD = {"screen": 0x01, "rng": 0x02, "serial": 0x03, "disk": 0x04, "seed": 0x15, "nic": 0x16, "port": 0x1E}
 _ID = re.compile(r"[A-Za-z0-9-]{1,36}\Z")
@@ -193,7 +198,11 @@ def medium(path: Path, media_id: str) -> Told:
 
 
 def drive(one: Medium, slot: int, bootindex: int = 0) -> Told:
-    told: Told = {"driver": "ide-cd", "id": drive_id(one.id), "bus": f"ide.{slot - 1}"}
+    if one.bus is DriveBus.SCSI:
+        place: Told = {"bus": f"{CONTROLLER}.0", "channel": 0, "scsi-id": HOT_DISKS + slot - 1, "lun": 0}
+        told: Told = {"driver": "scsi-cd", "id": drive_id(one.id), **place}
+    else:
+        told = {"driver": "ide-cd", "id": drive_id(one.id), "bus": f"ide.{slot - 1}"}
     told |= {"drive": medium_node(one.id)} if one.path is not None else {}
     return told | ({"bootindex": bootindex} if bootindex else {})
 
@@ -209,10 +218,16 @@ def netdev(nic: NicPlug) -> Told:
     return {"type": "user", "id": name, "hostfwd": forwards}
 
 
-def card(nic: NicPlug, slot: int, spec: MachineSpec) -> Told:
+def card(nic: NicPlug, slot: int, spec: MachineSpec, bootindex: int = 0, *, rom: bool = False) -> Told:
+    """bootindex 0: it is not booted from. rom: it carries QEMU's own ROM along, for BIOS to boot from it.
+
+    That ROM is not named: QEMU makes it fit the card only then.
+    """
     pci = spec.machine is MachineKind.Q35
     options: Told = {"netdev": netdev_id(nic.nic_id), "mac": nic.mac}
-    options |= {"romfile": ""} if pci else {}  # no network boot, and no ROM to carry along
+    if pci:
+        options |= {"romsize": NETWORK_ROM_BYTES} if bootindex and rom else {"romfile": ""}
+    options |= {"bootindex": bootindex} if bootindex else {}
     hot = {"bus": f"port{slot - HOT_SLOT}", "addr": "0x0"}
     place = hot if slot >= HOT_SLOT else at("nic", slot - 1)
     return virtio("net", nic_id(nic.nic_id), options, place, pci=pci)
@@ -224,6 +239,7 @@ def card(nic: NicPlug, slot: int, spec: MachineSpec) -> Told:
 def boot_indexes(launch: Launch) -> dict[str, int]:
     """By device, from 1: those with a number first, in that order; then disks, then drives, as they stand.
 
+    A card without a number is not booted from.
     A machine that is given a kernel or a firmware of its own does not look for one on them.
     """
     if launch.kernel is not None or launch.firmware is not None:
@@ -231,6 +247,8 @@ def boot_indexes(launch: Launch) -> dict[str, int]:
     known = {disk.volume_id: disk.boot_order for disk in launch.spec.disks}
     asked = [(disk.boot_order or known.get(disk.volume_id, 0), disk_id(disk.volume_id)) for disk in launch.disks]
     asked += [(one.boot_order, drive_id(one.id)) for one in launch.media]
+    cards = {nic.id: nic.boot_order for nic in launch.spec.nics}
+    asked += [(cards[nic.nic_id], nic_id(nic.nic_id)) for nic in launch.nics if cards.get(nic.nic_id)]
     ordered = sorted(asked, key=lambda pair: pair[0] or len(asked) + 1000)
     return {name: index for index, (_, name) in enumerate(ordered, 1)}
 

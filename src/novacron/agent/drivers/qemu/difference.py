@@ -151,8 +151,7 @@ def outcome(wished: Launch, runs: Runs) -> MachineSpec:
     """The spec a machine runs with, as QEMU describes it now."""
     before, spec = runs.before, wished.spec
     disks = (_disk_as_runs(disk, runs) for disk in _present(spec.disks, before.disks, runs, "volume_id", devices.DISK))
-    nics = _present(spec.nics, before.nics, runs, "id", devices.NIC)
-    cards = {nic.id: nic for nic in before.nics}
+    nics = (_card_as_runs(nic, runs) for nic in _present(spec.nics, before.nics, runs, "id", devices.NIC))
     paths = {one.id: one.path for one in wished.media}
     media = _present(spec.media, before.media, runs, "id", devices.DRIVE)
     return msgspec.structs.replace(
@@ -162,7 +161,7 @@ def outcome(wished: Launch, runs: Runs) -> MachineSpec:
         memory_mib=devices.base_mib(before) + sum(runs.dimms_mib),
         dimms_mib=runs.dimms_mib,
         disks=tuple(disks),
-        nics=tuple(cards[nic.id] if nic.id in cards and not _same_card(cards[nic.id], nic) else nic for nic in nics),
+        nics=tuple(nics),
         media=tuple(_drive_as_runs(one, paths.get(one.id), runs) for one in media),
         pools=spec.pools,
         networks=spec.networks,
@@ -195,25 +194,48 @@ def _leaving(wished: Launch, runs: Runs) -> Steps:
 
 def _disks(wished: Launch, runs: Runs) -> Steps:
     specs = {disk.volume_id: disk for disk in wished.spec.disks}
+    before = {disk.volume_id: disk for disk in runs.before.disks}
     for disk, slot in zip(wished.disks, _slots(wished, runs, "disks").values(), strict=True):
         runs_as = runs.disks.get(disk.volume_id)
         spec = specs.get(disk.volume_id, Disk(volume_id=disk.volume_id, size_bytes=0))
+        late = _late(runs, disk.volume_id, slot) if runs_as is None else None
+        if late is not None:
+            yield late
+            continue
         if runs_as is None:
-            yield _late(runs, disk.volume_id, slot) or PlugDisk(disk, slot)
+            yield PlugDisk(disk, slot)
         elif spec.size_bytes > runs_as.size_bytes:
             yield Resize(disk.volume_id, spec.size_bytes)
         if runs_as is not None and spec.qos != runs_as.qos:
             yield Limit(disk.volume_id, runs_as.qdev, spec.qos)
+        yield from _order(disk.volume_id, spec, before)
 
 
 def _nics(wished: Launch, runs: Runs) -> Steps:
     before = {nic.id: nic for nic in runs.before.nics}
     specs = {nic.id: nic for nic in wished.spec.nics}
     for nic, slot in zip(wished.nics, _slots(wished, runs, "nics").values(), strict=True):
-        if devices.nic_id(nic.nic_id) not in runs.devices:
-            yield _late(runs, nic.nic_id, slot) or PlugNic(nic, slot)
+        runs_already = devices.nic_id(nic.nic_id) in runs.devices
+        late = None if runs_already else _late(runs, nic.nic_id, slot)
+        if late is not None:
+            yield late
+            continue
+        if not runs_already:
+            yield PlugNic(nic, slot)
         elif nic.nic_id in before and not _same_card(before[nic.nic_id], specs[nic.nic_id]):
             yield Reason("card.changes_at_start", "its card is another from the next start on", nic.nic_id, RESTART)
+        if nic.nic_id in specs:
+            yield from _order(nic.nic_id, specs[nic.nic_id], before)
+
+
+def _order(part: str, wished: Disk | Nic, before: Mapping[str, Disk | Nic]) -> Steps:
+    """A firmware looks at the starting order when the machine starts; what is plugged in later has no place in it."""
+    if wished.boot_order != _boot_order(part, before):
+        yield Reason("boot_order.waits", "its place in the starting order counts from the next start", part, RESTART)
+
+
+def _boot_order(part: str, before: Mapping[str, Disk | Nic]) -> int:
+    return before[part].boot_order if part in before else 0
 
 
 def _slots(wished: Launch, runs: Runs, field: str) -> dict[str, int]:
@@ -322,9 +344,18 @@ def _present(wished: Iterable[Any], before: Iterable[Any], runs: Runs, key: str,
 
 def _disk_as_runs(disk: Disk, runs: Runs) -> Disk:
     seen = runs.disks.get(disk.volume_id)
+    order = _boot_order(disk.volume_id, {one.volume_id: one for one in runs.before.disks})
     if seen is None:
-        return disk
-    return msgspec.structs.replace(disk, size_bytes=min(disk.size_bytes, seen.size_bytes), qos=seen.qos)
+        return msgspec.structs.replace(disk, boot_order=order)
+    size_bytes = min(disk.size_bytes, seen.size_bytes)
+    return msgspec.structs.replace(disk, size_bytes=size_bytes, qos=seen.qos, boot_order=order)
+
+
+def _card_as_runs(nic: Nic, runs: Runs) -> Nic:
+    cards = {one.id: one for one in runs.before.nics}
+    if nic.id in cards and not _same_card(cards[nic.id], nic):
+        return cards[nic.id]
+    return msgspec.structs.replace(nic, boot_order=_boot_order(nic.id, cards))
 
 
 def _drive_as_runs(one: Media, path: Path | None, runs: Runs) -> Media:

@@ -25,7 +25,7 @@ from novacron.agent.drivers.qemu import devices, incoming, launcher, outgoing, p
 from novacron.agent.drivers.qemu.accelerator import choose
 from novacron.agent.drivers.qemu.command import Host, wants_uefi
 from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
-from novacron.agent.drivers.qemu.firmware import find_uefi
+from novacron.agent.drivers.qemu.firmware import NETWORK_BOOT, find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.gate import Gate
 from novacron.agent.drivers.qemu.machine import STDERR_FILE, Machine
 from novacron.agent.drivers.qemu.record import Record, Role
@@ -73,20 +73,24 @@ class QemuDriver:
         self._listeners.append(listener)
 
     async def probe(self) -> DriverFacts:
-        _, found, accelerator = await self._facts()
+        binary, found, accelerator = await self._facts()
         return DriverFacts(
             name=self.name,
             version=found.version,
-            features=(*found.features, *self._extras()),
+            features=(*found.features, *self._extras(binary)),
             machine_types=found.machine_types,
             default_machine_types=found.default_machine_types,
             cpu_models=found.cpu_models,
             accelerator=accelerator,
         )
 
-    def _extras(self) -> tuple[str, ...]:
+    def _extras(self, binary: Path) -> tuple[str, ...]:
         """What is not QEMU's own: other packages bring it."""
-        has = {tpm.FEATURE: tpm.is_installed(), "secure-boot": find_uefi(secure=True) is not None}
+        has = {
+            tpm.FEATURE: tpm.is_installed(),
+            "secure-boot": find_uefi(secure=True) is not None,
+            NETWORK_BOOT: has_network_rom(binary),
+        }
         return tuple(name for name, there in has.items() if there)
 
     def report(self, vm_id: str) -> MachineReport | None:
@@ -307,6 +311,7 @@ class QemuDriver:
             machine_type=machine_type,
             cpu_model=cpu_model,
             uefi=find_uefi(secure=spec.secure_boot) if wants_uefi(launch) else None,
+            network_rom=has_network_rom(binary),
         )
         record = Record(
             vm_id=spec.vm_id,

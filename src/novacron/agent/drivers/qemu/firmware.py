@@ -1,4 +1,4 @@
-"""UEFI firmware as the distribution describes it (QEMU's firmware descriptors), not as paths we hope for."""
+"""UEFI firmware as the distribution describes it (QEMU's firmware descriptors), and the ROM cards boot with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import msgspec
 from novacron.agent.drivers.qemu.command import Uefi
 
 DESCRIPTORS = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+NETWORK_ROM = "efi-virtio.rom"  # it has iPXE for BIOS, too
+_ROMS = ("share/qemu", "lib/ipxe/qemu", "share/ipxe/qemu")
+"""Where QEMU looks for it, seen from where its programs' directory is."""
+NETWORK_BOOT = "network-boot"
+"""The feature of a node that has it."""
 MAX_BYTES = 64 << 10
 SECURE = frozenset({"requires-smm", "enrolled-keys", "secure-boot"})
 _UNWANTED = frozenset({"amd-sev-es"})
@@ -59,6 +64,11 @@ def find_uefi(folders: tuple[Path, ...] = DESCRIPTORS, *, secure: bool = False) 
         if found is not None:
             return found
     return None
+
+
+def has_network_rom(binary: Path) -> bool:
+    """Whether that QEMU finds what BIOS runs to boot from a virtio network card."""
+    return any((binary.resolve().parent.parent / at / NETWORK_ROM).is_file() for at in _ROMS)
 
 
 def _uefi(secure: bool, descriptor: _Descriptor) -> Uefi | None:
