@@ -81,6 +81,7 @@ class Node:
         """Its agent, anew; the one before ends in order."""
         if hasattr(self, "movements"):
             self.do(self.movements.close())
+            self.overlay.close()
         clock = SystemClock()
         self.overlay = Overlay(Memory(self.root / "networks"), Dnsmasq(self.root / "run"), self.address, clock)
         self.movements = Movements(self.overlay, clock)
@@ -114,6 +115,7 @@ class Node:
         for network_id in list(self.overlay._known):
             self.do(self.overlay._servers.end(network_id))
         self.do(self.movements.close())
+        self.overlay.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -20,6 +20,7 @@ from novacron.agent.storage.kinds import abilities, maker
 from novacron.agent.storage.nfs import Mount, NfsPool, mounted_at
 from novacron.agent.storage.tool import Tools
 from novacron.agent.volumes import Volumes
+from novacron.clock import SystemClock
 from novacron.errors import DriverError, InvalidInput, NotFound, Unavailable
 from novacron.model.machine import Disk, MachineSpec
 from novacron.model.pool import PoolDriver, PoolSpec
@@ -178,7 +179,7 @@ async def test_mounted_from_somewhere_else(tmp_path: Path, monkeypatch: pytest.M
 
 def a_depot(tmp_path: Path) -> Depot:
     own = DirectoryPool(tmp_path)
-    return Depot(own, maker(Tools(), own))
+    return Depot(own, maker(Tools(), own, SystemClock()))
 
 
 def test_pools_are_made_once_and_anew_when_their_options_change(tmp_path: Path) -> None:

@@ -78,13 +78,14 @@ def pool(**changes: Any) -> dict[str, Any]:
     data = {
         "id": POOL_ID, "name": "fast", "description": "", "labels": {}, "driver": "directory",
         "options": {"path": "/srv/fast"}, "shared": False, "is_default": False, "image_cache_bytes": 0,
+        "quota_bytes": 40 << 30,
         "reach": [
             {"node": "node-1", "node_id": NODE_ID, "available": True, "free_bytes": 6 << 30, "size_bytes": 10 << 30,
              "checked_at": NOW},
             {"node": "node-2", "node_id": VM_ID, "available": False, "reason": "/srv/fast is missing",
              "checked_at": NOW},
         ],
-        "free_bytes": 6 << 30, "size_bytes": 10 << 30, "volume_count": 2, "volumes_bytes": 20 << 30,
+        "free_bytes": 6 << 30, "size_bytes": 10 << 30, "volume_count": 2, "promised_bytes": 20 << 30,
         "created_at": NOW, "updated_at": NOW, "revision": 50,
     }  # fmt: skip
     return json.loads(Pool.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]

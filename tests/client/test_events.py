@@ -214,6 +214,16 @@ def test_a_wish_that_changed_ends_the_waiting(room: ControlRoom, client: Face) -
         client.wait_vm("web-1", goals.vm_settles("running"))
 
 
+def test_what_was_refused_ends_the_waiting_with_the_reason(room: ControlRoom, client: Face) -> None:
+    room.on("GET", "/vms/web-1", said(vm(task=TASK | {"kind": "park"})))
+    room.on("GET", f"/vms/{VM_ID}", said(vm(task=TASK | {"kind": "park"})))
+    thread = later(room, ("vm.updated", vm(problem=PROBLEM | {"refused": True}, revision=12)))
+    with pytest.raises(MachineDied, match="web-1: QEMU ended: no such file") as caught:
+        client.wait_vm("web-1", goals.vm_settles("parked"))
+    assert caught.value.reasons[0].remedy == "look at the disk"
+    thread.join()
+
+
 def test_the_deadline_says_what_is(room: ControlRoom, client: Face) -> None:
     room.on("GET", "/vms/web-1", said(vm(state="starting", task=TASK)))
     room.on("GET", f"/vms/{VM_ID}", said(vm(state="starting", task=TASK)))

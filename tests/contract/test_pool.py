@@ -315,14 +315,17 @@ async def test_a_volume_a_machine_has_open_is_left_alone(backend: Backend) -> No
                 assert piece, said
                 said += piece
             await backend.pool.ensure_volume(a_disk(), uid=None, gid=None, in_use=True)
-            for asked in (
+            answers = await asyncio.gather(
                 backend.pool.grow_volume(a_disk(size=2 * SIZE)),
                 backend.pool.remove_volume(ONE),
                 backend.pool.clone_volume(a_disk(TWO), ONE),
                 backend.pool.revert_snapshot(ONE, SNAP),
-            ):
-                with pytest.raises(StateConflict, match="in use"):
-                    await asked
+                return_exceptions=True,
+            )
+            for refusal in answers:
+                assert isinstance(refusal, StateConflict), answers
+                assert "in use" in refusal.message
+                assert refusal.reasons[0].code == "volume.in_use"
         finally:
             machine.kill()
     with pytest.raises(NotFound):

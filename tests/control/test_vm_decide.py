@@ -7,8 +7,9 @@ import datetime
 import msgspec
 import pytest
 
+from novacron.control.vms import asked as asked_for
 from novacron.control.vms import decide
-from novacron.errors import NoRoom, Reason
+from novacron.errors import MachineDied, NoRoom, Reason
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
 from novacron.model.machine import MachineReport, MachineStatus, StopMode
 from novacron.model.vm import Desired, Problem, Task, TaskKind, Vm, VmSpec, VmState, running_spec, state_of
@@ -36,6 +37,7 @@ def report(status: str, generation: int = 3, reason: str = "") -> MachineReport:
     return MachineReport(vm_id="v", generation=generation, status=MachineStatus(status), since=NOW, reason=reason)
 
 
+ASK = asked_for.Ask(task_id="t", by="me", now=NOW)
 GRACEFUL = decide.Stop(StopMode.GRACEFUL, 9.0)
 
 
@@ -200,8 +202,27 @@ def test_an_end_during_an_adjustment_is_judged_at_once() -> None:
     assert (done.task, done.problem) == (None, seen.problem)
 
 
-def test_a_machine_that_could_not_be_parked_is_still_wanted_running() -> None:
-    kept = decide.task_failed(vm("stopped", "running", "park"), "t", NoRoom("no room"), NOW)
-    assert (kept.desired, kept.task) == (Desired.RUNNING, None)
+@pytest.mark.parametrize("was", ["running", "paused"])
+def test_a_machine_that_could_not_be_parked_is_as_it_was_and_says_why(was: str) -> None:
+    asked = asked_for.park(vm(was, was, spec=VmSpec(image_id="i", shared_memory=True)), ASK)
+    assert asked is not None
+    kept = decide.task_failed(asked, ASK.task_id, NoRoom("no room"), NOW)
+    assert (kept.desired, kept.task, state_of(kept)) == (Desired(was), None, VmState(was))
     assert kept.problem is not None
-    assert decide.task_failed(vm("stopped", "paused", "park"), "t", NoRoom("no room"), NOW).desired is Desired.PAUSED
+    assert (kept.problem.message, kept.problem.refused) == ("no room", True)
+    # it stood still while it was tried, and what the node says of that comes late
+    late = decide.observed(decide.observed(kept, report("paused"), NOW), report("running"), NOW)
+    assert (state_of(late), late.problem) == (VmState.RUNNING, kept.problem)
+    ended = decide.observed(late, report("crashed", reason="killed"), NOW)
+    assert (state_of(ended), ended.problem and ended.problem.code) == (VmState.ERROR, "machine.crashed")
+
+
+def test_a_machine_that_ended_while_it_was_to_be_parked_is_no_refusal() -> None:
+    died = decide.task_failed(vm("running", "crashed", "park"), "t", MachineDied("it died"), NOW)
+    assert died.problem is not None
+    assert (state_of(died), died.problem.refused) == (VmState.ERROR, False)
+
+
+def test_a_parked_machine_is_wanted_off_from_then_on() -> None:
+    done = decide.task_done(vm("running", "parked", "park"), "t", NOW)
+    assert (done.desired, state_of(done)) == (Desired.STOPPED, VmState.PARKED)

@@ -13,7 +13,7 @@ from novacron.control.store.records import VMS, VOLUMES
 from novacron.model.machine import MachineStatus
 from novacron.testing.fake_driver import FakeDriver
 from novacron.testing.sim_agent import POOL_ID
-from tests.control.api import Api, an_api, problem_of
+from tests.control.api import Api, an_api, fields_of, problem_of
 from tests.sim.test_api_to_machine import Cluster, in_state, until
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +104,12 @@ async def test_a_copy_is_parked_only_once_it_was_started_anew(api: Api, cluster:
     assert (await api.http.post(f"{path}/park")).status_code == 202
     seen = await until(api, path, lambda seen: seen["task"] is None and seen["problem"] is not None)
     assert seen["problem"]["code"] == "unsupported"
+    assert seen["problem"]["remedy"] == "novacron vm restart, then park it"
+    assert (seen["state"], seen["desired"], seen["problem"]["refused"]) == ("running", "running", True)
     assert cluster["node-b"].host.machines[made["id"]].report.status is MachineStatus.RUNNING
+    assert (await api.http.post(f"{path}/restart", json={"force": True})).status_code == 202
+    seen = await until(api, path, lambda seen: seen["task"] is None)
+    assert (seen["state"], seen["problem"]) == ("running", None)
 
 
 async def test_a_parked_vm_can_go_and_its_copies_stay(api: Api) -> None:
@@ -122,6 +127,13 @@ async def test_a_copy_of_what_is_no_longer_parked_says_so(api: Api) -> None:
     await in_state(api, path, "running")
     refused = await api.http.post(f"{path}/copies", json={"name": "late"})
     assert problem_of(refused, 409, "state_conflict")["reasons"][0]["remedy"] == "novacron vm park golden"
+
+
+async def test_a_card_of_a_copy_is_not_booted_from(api: Api) -> None:
+    path = await _parked(api)
+    asked = {"name": "late", "nics": [{}, {"boot_order": 1}]}
+    problem = problem_of(await api.http.post(f"{path}/copies", json=asked), 422, "invalid_input")
+    assert fields_of(problem) == ["nics.1.boot_order"]
 
 
 async def test_what_cannot_be_parked_is_refused_with_the_remedy(api: Api) -> None:

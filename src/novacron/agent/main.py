@@ -102,7 +102,7 @@ class Agent:
         self.driver = DRIVERS[DRIVER](settings, clock)
         tools = Tools(settings.uid_base or None)  # no machine has slot 0
         own = DirectoryPool(settings.pool_dir, tools=tools)
-        depot = Depot(own, maker(tools, own))
+        depot = Depot(own, maker(tools, own, clock))
         self._host = Host(depot.own, settings.migration_host, tunnel_address=settings.tunnel_address)
         servers = Dnsmasq(settings.run_dir / "networks")
         self.overlay = Overlay(Memory(settings.state_dir / "networks"), servers, settings.tunnel_address, clock)
@@ -180,6 +180,7 @@ async def serve(settings: AgentConfig) -> None:
         await doors.enter_async_context(agent.open_door(settings))
         for reason in ability.missing():
             log.info("no networks over several nodes here", why=reason.message, remedy=reason.remedy)
+        doors.callback(agent.overlay.close)
         await agent.overlay.adopt()
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))

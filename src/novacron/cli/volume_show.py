@@ -50,7 +50,7 @@ def adjusted() -> Goal[Vm]:
     """Nothing is being done on the VM any more; refused when that failed."""
 
     def is_met(vm: Vm) -> bool:
-        if vm.task is None and vm.problem is not None:
+        if vm.task is None and vm.problem is not None and not vm.problem.refused:
             raise trouble_of(vm.name, vm.problem)
         return vm.task is None
 

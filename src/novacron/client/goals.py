@@ -45,7 +45,7 @@ def vm_is(state: str) -> Goal[Vm]:
 def vm_settles(state: str) -> Goal[Vm]:
     """A verb that was just asked for has brought the VM to that state and nothing more is being done.
 
-    Refused when the VM ends in error, or when somebody asks for another state meanwhile.
+    Refused when the VM ends in error or the verb was refused, or when somebody asks for another state meanwhile.
     """
     reached = vm_is(state)
     wanted = "stopped" if state == "parked" else state  # it is off, and what it remembers is kept
@@ -53,6 +53,8 @@ def vm_settles(state: str) -> Goal[Vm]:
     def is_met(vm: Vm) -> bool:
         if vm.task is not None:
             return False
+        if vm.problem is not None and vm.problem.refused:
+            raise trouble_of(vm.name, vm.problem)
         if vm.desired != wanted and vm.desired in _STEADY:
             raise StateConflict(
                 f"{vm.name} will not be {state}: it is wanted {vm.desired} now",

@@ -81,12 +81,16 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why the VM is not as desired: a stable code, a sentence, what a person can do."""
+    """Why the VM is not as desired: a stable code, a sentence, what a person can do.
+
+    refused: what was asked was not done, and the VM is as it was: its state is what is seen of it, not an error.
+    """
 
     code: str
     message: str
     at: datetime.datetime
     remedy: str = ""
+    refused: bool = False
 
 
 class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -185,7 +189,13 @@ def status_of(vm: Vm) -> MachineStatus:
 
 def features_of(spec: VmSpec) -> tuple[str, ...]:
     """What its hypervisor must offer beyond the usual, as DriverFacts.features names it."""
-    return tuple(name for name, wanted in (("tpm", spec.tpm), ("secure-boot", spec.secure_boot)) if wanted)
+    wished = (("tpm", spec.tpm), ("secure-boot", spec.secure_boot), ("network-boot", _needs_network_boot(spec)))
+    return tuple(name for name, wanted in wished if wanted)
+
+
+def _needs_network_boot(spec: VmSpec) -> bool:
+    """UEFI has what it needs for that in itself; else each card brings it along."""
+    return spec.firmware is not Firmware.UEFI and any(nic.boot_order for nic in spec.nics)
 
 
 def running_spec(vm: Vm) -> VmSpec:
@@ -206,6 +216,9 @@ def state_of(vm: Vm) -> VmState:
             return VmState.STARTING if vm.task.halted else VmState.STOPPING
         if vm.task.kind in _WHILE:
             return _WHILE[vm.task.kind]
-    if vm.problem is not None:
-        return VmState.ERROR
-    return _SEEN[status_of(vm)]
+    return VmState.ERROR if is_broken(vm) else _SEEN[status_of(vm)]
+
+
+def is_broken(vm: Vm) -> bool:
+    """Whether something is wrong with it. That something else was asked of it and refused is not."""
+    return vm.problem is not None and not vm.problem.refused

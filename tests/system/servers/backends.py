@@ -20,6 +20,7 @@ from novacron.agent.storage.keys import place
 from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.nfs import NfsPool
 from novacron.agent.storage.tool import Tools
+from novacron.clock import SystemClock
 from novacron.model.pool import PoolDriver, PoolSpec
 from tests.system.servers import ceph, iscsi, lvm, nbd
 from tests.system.servers.process import run
@@ -42,7 +43,7 @@ class Backend(msgspec.Struct, frozen=True):
 
 def maker_in(directory: Path) -> Callable[[PoolSpec], Pool]:
     """Makes pools as an agent does whose own pool is in a directory."""
-    return maker(Tools(TOOL_UID), _own(directory))
+    return maker(Tools(TOOL_UID), _own(directory), SystemClock())
 
 
 class Servers:

@@ -21,9 +21,9 @@ def nbdkit(directory: Path, sizes: dict[str, int]) -> Iterator[Path]:
     for name, size in sizes.items():
         with (exports / name).open("wb") as file:
             file.truncate(size)
-    at = directory / "nbd.sock"
-    words = ("nbdkit", "--foreground", "--exit-with-parent", "-U", at, "file", f"dir={exports}")
-    with serving(words, directory / "nbdkit.log", at.exists):
+    at, listens = directory / "nbd.sock", directory / "nbdkit.pid"  # a socket is there before anybody listens at it
+    words = ("nbdkit", "--foreground", "--exit-with-parent", "-P", listens, "-U", at, "file", f"dir={exports}")
+    with serving(words, directory / "nbdkit.log", listens.exists):
         yield at
 
 

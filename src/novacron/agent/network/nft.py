@@ -17,13 +17,17 @@ def is_here() -> bool:
     return tool.find("nft") is not None
 
 
-async def apply(commands: Sequence[Command]) -> None:
-    """All of it or nothing. :raise NovaCronError: the kernel refused. :raise Unsupported: there is no nft."""
+async def apply(commands: Sequence[Command]) -> int:
+    """All of it or nothing; the process that did it.
+
+    :raise NovaCronError: the kernel refused. :raise Unsupported: there is no nft.
+    """
     nft = tool.need("nft", "nftables")
     given = json.dumps({"nftables": list(commands)}).encode()
     done = await tool.run([nft, "-j", "-f", "-"], given)
     if done.code != 0:
         raise NovaCronError(f"nftables refused: {done.words[:500]}")
+    return done.pid
 
 
 async def names_of_sets(table: Table) -> frozenset[str]:

@@ -15,7 +15,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from novacron.agent.drivers.base import NicPlug
-from novacron.agent.network import ability, check, dhcp, firewall, gateway, links, memory, nft, speak, tap
+from novacron.agent.network import ability, changes, check, dhcp, firewall, gateway, links, memory, nft, speak, tap
 from novacron.agent.network.dnsmasq import Dnsmasq
 from novacron.agent.network.forwarding import tables
 from novacron.agent.network.grammar import Command
@@ -29,6 +29,7 @@ from novacron.model.network import Addressing, Location, NetworkSpec, PortFilter
 from novacron.wire import network as wire
 
 TEND_S = 5.0
+PAUSE_S = 1.0  # after our filters were set again, so that a program that always changes them does not keep us at it
 _FAILED = (NovaCronError, NetlinkError, OSError)
 
 
@@ -43,10 +44,18 @@ class Overlay:
         self._known: dict[str, Known] = {}
         self._arriving: set[str] = set()  # MACs of machines that continue here, before anybody said that they may
         self._turn = asyncio.Lock()
+        self._changes = changes.Changes({firewall.TABLE, gateway.TABLE})
         self._log = structlog.get_logger("networks")
 
     async def adopt(self) -> None:
-        """Once, at the agent's start: bring what stands in step with what is remembered; nothing is made anew."""
+        """Once, at the agent's start: bring what stands in step with what is remembered; nothing is made anew.
+
+        From then on changes that others make to our filters are seen: `close` ends that.
+        """
+        try:
+            self._changes.open()
+        except OSError as wrong:
+            self._log.info("what others change of nftables is not seen here", why=str(wrong))
         for network_id, known in self._memory.read().items():
             try:
                 async with self._turn:
@@ -57,8 +66,43 @@ class Overlay:
             except _FAILED as wrong:
                 self._log.error("a network is not as it should be", network_id=network_id, why=str(wrong))
 
+    def close(self) -> None:
+        """Look after nothing any more."""
+        self._changes.close()
+
     async def tend(self) -> None:
-        """For as long as the agent runs: a DHCP server that ended by itself is started again."""
+        """For as long as the agent runs: what ended by itself, or was changed by others, is as it should be again."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._tend_servers())
+            both.create_task(self._tend_filters())
+
+    async def _tend_filters(self) -> None:
+        whole = True
+        while True:
+            if whole:
+                await self._changes.heard()
+            async with self._turn:
+                by = self._changes.take()
+                if not by and whole:
+                    continue
+                whole = await self._restore(by)
+            await self._clock.sleep(PAUSE_S)
+
+    async def _restore(self, by: Iterable[str]) -> bool:
+        """All filters anew, for somebody has changed them. Whether that succeeded for every network."""
+        whole = True
+        self._log.warning("another program changed our filters; setting them again", by=sorted(set(by)))
+        for network_id, known in self._known.items():
+            try:
+                filters = await self._filters(known, known.ports.values())
+                await self._write([*filters, *self._gateway_rules()])
+            except _FAILED as wrong:
+                whole = False
+                self._log.error("a network's cards are not filtered", network_id=network_id, why=str(wrong))
+        self._changes.excuse()
+        return whole
+
+    async def _tend_servers(self) -> None:
         while True:
             await self._clock.sleep(TEND_S)
             for network_id in list(self._known):
@@ -116,7 +160,7 @@ class Overlay:
                 await links.remove(kernel, args.network_id)
             self._known.pop(args.network_id, None)
             gone = firewall.without(tunnel_name(args.network_id), ()) if self._known else firewall.nothing()
-            await nft.apply([*gone, *self._gateway_rules()])
+            await self._write([*gone, *self._gateway_rules()])
             await asyncio.to_thread(self._memory.remove, args.network_id)
 
     async def ping(self, args: wire.NetworkPing) -> wire.NetworkAnswer:
@@ -218,7 +262,7 @@ class Overlay:
         async with AsyncIPRoute() as kernel:
             if await links.existing(kernel, spec.id) is not None:
                 await self._fill(kernel, known)
-            await nft.apply([*await self._filters(known, ports), *self._gateway_rules(known)])
+            await self._write([*await self._filters(known, ports), *self._gateway_rules(known)])
             await links.ensure(kernel, spec, address(self.here, "tunnel_host"), own)
             await self._fill(kernel, known)
         await asyncio.to_thread(gateway.open_ways, [spec])
@@ -278,9 +322,13 @@ class Overlay:
             ]
         )
 
+    async def _write(self, commands: Sequence[Command]) -> None:
+        """Change nftables, known as a change of ours."""
+        self._changes.note(but=await nft.apply(commands))
+
     async def _unfilter(self, name: str) -> None:
         if nft.is_here():  # where it is not, nothing was ever filtered
-            await nft.apply(firewall.without(name, await nft.names_of_sets(firewall.TABLE)))
+            await self._write(firewall.without(name, await nft.names_of_sets(firewall.TABLE)))
 
     async def _keep(self, known: Known) -> None:
         self._known[known.spec.id] = known

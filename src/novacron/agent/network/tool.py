@@ -15,8 +15,9 @@ _MAX_WORDS = 64 << 10
 
 
 class Outcome(NamedTuple):
-    """words: what it wrote to standard error."""
+    """words: what it wrote to standard error; pid: its number while it ran."""
 
+    pid: int
     code: int
     output: bytes
     words: str
@@ -59,7 +60,7 @@ async def run(
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return Outcome(code, output, words.decode(errors="replace").strip())
+    return Outcome(process.pid, code, output, words.decode(errors="replace").strip())
 
 
 async def _feed(to: asyncio.StreamWriter | None, given: bytes) -> None:

@@ -15,6 +15,7 @@ from novacron.agent.storage.nfs import NfsPool
 from novacron.agent.storage.rbd import RbdPool
 from novacron.agent.storage.tool import Tools
 from novacron.agent.storage.units import UnitPool
+from novacron.clock import Clock
 from novacron.errors import InvalidInput
 from novacron.model.pool import PoolDriver, PoolSpec
 from novacron.model.unit import given_units, units_of
@@ -40,7 +41,7 @@ def abilities() -> tuple[str, ...]:
     return tuple(f"pool.{kind.value}" for kind, is_here in needed.items() if is_here)
 
 
-def maker(tools: Tools, own: OwnPool) -> Callable[[PoolSpec], Pool]:
+def maker(tools: Tools, own: OwnPool, clock: Clock) -> Callable[[PoolSpec], Pool]:
     """Builds pools whose tools run as `tools` says; `own` keeps image files for those that cannot."""
 
     def make(spec: PoolSpec) -> Pool:
@@ -54,7 +55,7 @@ def maker(tools: Tools, own: OwnPool) -> Callable[[PoolSpec], Pool]:
             case PoolDriver.LVM_THIN:
                 return LvmThinPool(_need(told, "volume_group"), _need(told, "thin_pool"), tools)
             case PoolDriver.CEPH_RBD:
-                return RbdPool(_rbd(told), tools)
+                return RbdPool(_rbd(told), tools, clock)
             case PoolDriver.ISCSI | PoolDriver.NBD:
                 at_unit = _iscsi(told) if spec.driver is PoolDriver.ISCSI else _nbd(told)
                 return UnitPool(units_of(told), given_units(told), at_unit, own, own.image_path, tools)

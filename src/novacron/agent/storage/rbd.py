@@ -6,6 +6,9 @@
     making-<name>.<uuid>    what is being made; renamed when it is whole
 
 Nothing that is asked to go is kept by its children: they are given blocks of their own first.
+
+Ceph tells who has an image open by the client's watch on it, and counts a client that was killed for another while.
+What must not meet a machine therefore waits for that while before it is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,25 +25,29 @@ import msgspec
 from novacron.agent.drivers.base import DiskFile, FileAt, RbdAt
 from novacron.agent.storage import keys
 from novacron.agent.storage.base import Extent, Space
-from novacron.agent.storage.locks import in_use as is_in_use
 from novacron.agent.storage.names import check_digest, check_snapshot, check_volume, is_digest
 from novacron.agent.storage.outlet import new_file
 from novacron.agent.storage.qemu_img import Opened, QemuImg
 from novacron.agent.storage.rbd_tool import RbdTool
 from novacron.agent.storage.shelf import format_of
 from novacron.agent.storage.tool import Tools, at
-from novacron.errors import NotFound, Reason
+from novacron.clock import Clock
+from novacron.errors import NotFound, Reason, StateConflict
 from novacron.model.machine import Disk
 
 BASE = "base"
+WATCH_S = 30.0  # for how long Ceph counts a client that it hears nothing of, unless it is told otherwise
+PATIENCE_S = WATCH_S + 10.0
+LOOK_INTERVAL_S = 1.0
 
 
 class RbdPool:
     """at: the pool, and how to reach it; its image is not used."""
 
-    def __init__(self, place: RbdAt, tools: Tools) -> None:
+    def __init__(self, place: RbdAt, tools: Tools, clock: Clock) -> None:
         self._at = place
         self._tools = tools
+        self._clock = clock
         self._rbd = RbdTool(place, tools)
         self._img = QemuImg(tools)
 
@@ -210,9 +217,9 @@ class RbdPool:
             raise
 
     async def _clear(self, name: str) -> None:
-        """Throw away what a crash left half made."""
+        """Throw away what a crash left half made. What somebody has open may be in the making: the next one looks."""
         for left in await self._rbd.names():
-            if left.startswith(f"making-{name}."):
+            if left.startswith(f"making-{name}.") and not await self._rbd.watchers(left):
                 await self._throw_away(left)
 
     async def _throw_away(self, name: str) -> None:
@@ -245,8 +252,24 @@ class RbdPool:
             raise NotFound(f"the Ceph pool {self._at.pool} holds no image {digest}")
 
     async def _check_idle(self, volume_id: str) -> None:
-        if await self._rbd.is_watched(_volume(volume_id)):
-            raise is_in_use(volume_id)
+        """Wait for a watch that may be a killed client's to pass.
+
+        :raise StateConflict: it does not: a machine uses it.
+        """
+        until_s = self._clock.monotonic_s() + PATIENCE_S
+        while watchers := await self._rbd.watchers(_volume(volume_id)):
+            if self._clock.monotonic_s() >= until_s:
+                raise _in_use(volume_id, watchers)
+            await self._clock.sleep(LOOK_INTERVAL_S)
+
+
+def _in_use(volume_id: str, watchers: Sequence[str]) -> StateConflict:
+    told = f"Ceph counts {', '.join(watchers)} as having it open"
+    remedy = f"stop the machine; a client that was killed is counted for {WATCH_S:.0f} s, then ask again"
+    return StateConflict(
+        f"volume {volume_id} is in use by a running machine",
+        [Reason("volume.in_use", told, subject=volume_id, remedy=remedy)],
+    )
 
 
 def _volume(volume_id: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -93,9 +93,10 @@ class RbdTool:
         found = self._read(await self._ask("rbd", "children", self._spec(name, snapshot)), tuple[_Child, ...])
         return tuple(one.image for one in found)
 
-    async def is_watched(self, name: str) -> bool:
-        """Whether a client has it open for writing."""
-        return bool(self._read(await self._ask("rbd", "status", self._spec(name)), _Status).watchers)
+    async def watchers(self, name: str) -> tuple[str, ...]:
+        """Addresses of the clients that have it open for writing, or had until they were killed not long ago."""
+        found = self._read(await self._ask("rbd", "status", self._spec(name)), _Status)
+        return tuple(one.address for one in found.watchers)
 
     def _spec(self, name: str = "", snapshot: str = "") -> str:
         parts = (self._at.pool, *((self._at.namespace,) if self._at.namespace else ()), *((name,) if name else ()))
@@ -141,8 +142,12 @@ class _Child(msgspec.Struct):
     image: str
 
 
+class _Watcher(msgspec.Struct):
+    address: str
+
+
 class _Status(msgspec.Struct):
-    watchers: tuple[dict[str, Any], ...] = ()
+    watchers: tuple[_Watcher, ...] = ()
 
 
 class _Stats(msgspec.Struct):

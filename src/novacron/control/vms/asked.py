@@ -96,7 +96,7 @@ def park(vm: Vm, ask: Ask) -> Vm | None:
         remedy = f"novacron vm nic remove {vm.name} {runs.nics[0].id}"
         reason = Reason("nics.present", "copies would share its addresses", vm.name, remedy)
         raise StateConflict(f"{vm.name} cannot be parked: it has network cards", [reason])
-    return _with_task(vm, ask, TaskKind.PARK, Desired.STOPPED)
+    return _with_task(vm, ask, TaskKind.PARK, vm.desired)
 
 
 def delete(vm: Vm, ask: Ask) -> Vm | None:

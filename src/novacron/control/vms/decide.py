@@ -13,7 +13,7 @@ from novacron.errors import NovaCronError, Reason
 from novacron.model.image import FileRole, Image
 from novacron.model.machine import ENDED, BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.pool import PoolSpec
-from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, VmSpec, status_of
+from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, VmSpec, is_broken, status_of
 
 GUEST_SHUTDOWN = "guest_shutdown"
 """The reason in a report when the guest powered itself off."""
@@ -130,7 +130,7 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
             where = f"make room in the pool of volume {', '.join(report.full_volumes)}: it goes on by itself"
             return with_problem(vm, "disk.full", report.reason, where, now)
         return with_problem(vm, "machine.stalled", report.reason, f"make room, then: novacron vm resume {vm.name}", now)
-    if report.status is MachineStatus.RUNNING and vm.problem is not None:
+    if report.status is MachineStatus.RUNNING and is_broken(vm):
         return msgspec.structs.replace(vm, problem=None)
     return vm
 
@@ -148,27 +148,30 @@ def with_problem(vm: Vm, code: str, message: str, remedy: str, now: datetime.dat
 
 
 def task_failed(vm: Vm, task_id: str, error: NovaCronError, now: datetime.datetime) -> Vm:
-    """The record after its task met a refusal: the task is over, the problem says why."""
+    """The record after its task met a refusal: the task is over, the problem says why.
+
+    A machine that was not parked runs as before: the problem is a refusal, no error.
+    """
     if vm.task is None or vm.task.id != task_id:
         return vm
     reasons = "".join(f"; {reason.message}" for reason in error.reasons if isinstance(reason, Reason))
     remedy = next((reason.remedy for reason in error.reasons if reason.remedy), f"novacron vm show {vm.name}")
-    if vm.task.kind is TaskKind.PARK and status_of(vm) in (MachineStatus.RUNNING, MachineStatus.PAUSED):
-        stays = Desired.RUNNING if status_of(vm) is MachineStatus.RUNNING else Desired.PAUSED
-        vm = msgspec.structs.replace(vm, desired=stays)  # it was to be off once its memory was kept, not before
-    vm = msgspec.structs.replace(vm, task=None, updated_at=now)
-    return with_problem(vm, error.code, f"{error.message}{reasons}", remedy, now)
+    refused = vm.task.kind is TaskKind.PARK and status_of(vm) in (MachineStatus.RUNNING, MachineStatus.PAUSED)
+    problem = Problem(code=error.code, message=f"{error.message}{reasons}", remedy=remedy, at=now, refused=refused)
+    return msgspec.structs.replace(vm, task=None, problem=problem, updated_at=now)
 
 
 def task_done(vm: Vm, task_id: str, now: datetime.datetime) -> Vm:
     """The record after its task reached what was desired; what was wished of its hardware meanwhile is its next task.
 
-    An adjustment that found no machine to adjust says nothing of how the machine ended.
+    An adjustment that found no machine to adjust says nothing of how the machine ended. One that is parked is wanted
+    off from then on, not before: until its memory is kept it may have to run on.
     """
     if vm.task is None or vm.task.id != task_id:
         return vm
     problem = vm.problem if vm.task.kind is TaskKind.ADJUST else None
-    return hardware.settle(msgspec.structs.replace(vm, problem=problem), now)
+    desired = Desired.STOPPED if vm.task.kind is TaskKind.PARK else vm.desired
+    return hardware.settle(msgspec.structs.replace(vm, desired=desired, problem=problem), now)
 
 
 def booting(vm: Vm) -> Vm:

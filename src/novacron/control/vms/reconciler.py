@@ -31,6 +31,7 @@ from novacron.wire import agent as wire
 START_DEADLINE_S = 120.0
 VERB_DEADLINE_S = 30.0
 ADJUST_DEADLINE_S = 60.0  # guests take their time to let go of a device
+REMOVE_DEADLINE_S = 120.0  # storage goes on counting a machine that was killed for a while
 GRACE_S = 15.0
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
@@ -130,9 +131,9 @@ class Reconciler:
             case decide.Remove():
                 volumes, _ = parting(self._records, vm)
                 for farewell in farewells.of(self._records, vm, volumes):
-                    await self._agents.call(vm.node_id, farewell, type(None), deadline_s=VERB_DEADLINE_S)
+                    await self._agents.call(vm.node_id, farewell, type(None), deadline_s=REMOVE_DEADLINE_S)
                 verb = wire.Remove(vm_id=vm.id, generation=vm.generation, volumes=volumes)
-                await self._agents.call(vm.node_id, verb, type(None), deadline_s=VERB_DEADLINE_S)
+                await self._agents.call(vm.node_id, verb, type(None), deadline_s=REMOVE_DEADLINE_S)
                 await self._forget(vm.id)
             case decide.Start():
                 check_ready(self._records, vm, starting=True)

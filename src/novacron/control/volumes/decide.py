@@ -11,7 +11,7 @@ from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED
 from novacron.model.node import Node, NodeState
 from novacron.model.pool import Pool, is_own
-from novacron.model.vm import Problem, Vm, running_spec, status_of
+from novacron.model.vm import Problem, Vm, is_broken, running_spec, status_of
 from novacron.model.volume import Volume, VolumeTask
 
 
@@ -74,7 +74,7 @@ def is_released(volume: Volume, vm: Vm | None) -> bool:
         return False
     if status_of(vm) in ENDED:
         return True
-    return vm.problem is None and all(disk.volume_id != volume.id for disk in running_spec(vm).disks)
+    return not is_broken(vm) and all(disk.volume_id != volume.id for disk in running_spec(vm).disks)
 
 
 def is_quiet(vm: Vm | None) -> bool:

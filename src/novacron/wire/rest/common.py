@@ -102,12 +102,13 @@ class Problem(Strict):
 
 
 class VmProblem(Strict):
-    """Why an object is not as wished, and what to do."""
+    """Why an object is not as wished, and what to do. refused: what was asked was not done, and it is as it was."""
 
     code: str
     message: str
     at: datetime.datetime
     remedy: str = ""
+    refused: bool = False
 
 
 def example(data: dict[str, Any]) -> ConfigDict:
