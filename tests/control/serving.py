@@ -1,4 +1,4 @@
-"""A real web server in the test's own loop, with a Link at its place, on loopback or a unix socket."""
+"""A real web server in the test's own loop, on loopback or a unix socket, with a Link at its place or what is given."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
 
 from novacron.control.link import Link
 from novacron.wire.agent import MAX_FRAME_BYTES, PATH
@@ -28,6 +29,13 @@ class _Server(uvicorn.Server):
 async def serving(link: Link, listen: socket.socket, max_size: int = MAX_FRAME_BYTES) -> AsyncIterator[str]:
     """The server's address as AgentConfig.server wants it; it has ended when this is left."""
     app = Starlette(routes=[WebSocketRoute(PATH, link.serve)])
+    async with served_on(app, listen, max_size) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def served_on(app: ASGIApp, listen: socket.socket, max_size: int = MAX_FRAME_BYTES) -> AsyncIterator[str]:
+    """The same with any application at its place."""
     config = uvicorn.Config(
         app,
         lifespan="off",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from novacron.cli.output import Column
     from novacron.client.images import Image
 
+ROLES = ("disk", "kernel", "initrd", "firmware", "cdrom")
 IMAGE = click.argument("image", metavar="IMAGE", shell_complete=names("images"))
 
 
@@ -156,6 +157,37 @@ def upload(session: Session, image: str, **files: Path | None) -> None:
     with session.connect() as nova:
         made = complete(nova, nova.do(images.get(image)), given, ())
     session.printer.done(made, f"{made.name}: {made.state}, {_size(made)}", _name)
+
+
+@image.command()
+@IMAGE
+@click.option("--role", type=click.Choice(ROLES), default="disk", show_default=True, help="Which of its files.")
+@click.option("--output", default="", metavar="FILE", help="Where to, - for stdout; default: the image's name, here.")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@asks
+def download(session: Session, image: str, role: str, output: str, force: bool) -> None:
+    """Fetch a file of an image. It goes on through broken lines and is compared by sha256.
+
+    FILE is there only when all of it came and is right. What goes to stdout is known to be right when the command
+    ends well.
+
+    \b
+    novacron image download debian-12
+    novacron image download tiny --role kernel --output vmlinuz
+    novacron image download debian-12 --output - | zstd > debian-12.qcow2.zst
+    """
+    from novacron.cli import download as doing
+    from novacron.cli import safe
+    from novacron.model.image import FileRole
+
+    if output == "-":
+        doing.refuse_terminal()
+        with session.connect() as nova:
+            doing.to_stdout(nova, image, FileRole(role))
+        return
+    with session.connect() as nova:
+        said = doing.into_file(nova, image, FileRole(role), output, overwrite=force)
+    click.echo(safe.line(said))
 
 
 @image.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -12,14 +12,17 @@ import httpx2
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 
 from novacron.client import flow, goals, migrations, snapshots, vms
-from novacron.client.call import Call, Page, Response, answer_of
+from novacron.client.call import Call, Page, Request, Response, answer_of
+from novacron.client.carry import Carrier
+from novacron.client.download import Landing, Write, fetch
 from novacron.client.endpoint import DEFAULT_SERVER
-from novacron.client.flow import Count, Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
+from novacron.client.flow import Count, Effect, Flow, Give, Hear, Listen, Outcome, Receive, Rest, Send, SendPart, Sink
 from novacron.client.goals import Goal
-from novacron.client.images import Image, put_file
+from novacron.client.images import Image, ImageFile, put_file
 from novacron.client.images import get as get_image
 from novacron.client.line import (
     ANSWER_WITHIN_S,
+    PIECE_BYTES,
     Body,
     Line,
     frame_of,
@@ -119,6 +122,36 @@ class AsyncClient:
             else:
                 found = await self._run(in_parts(upload, image, role, self._line.means))
             return upload.checked(await self.wait_image_file(found, role))
+
+    async def download(
+        self,
+        image: str,
+        role: FileRole,
+        target: Path,
+        on_progress: OnProgress = lambda _got, _of: None,
+        *,
+        overwrite: bool = False,
+    ) -> ImageFile:
+        """Fetch a file of an image into `target`, which is there only once all of it came and its sha256 is right.
+
+        It outlives broken connections; what is left of one that failed is taken away. Written, and told, in a thread.
+
+        :raise Conflict: `target` is there already and not to be overwritten, or the image's file was replaced.
+        :raise InvalidInput: it cannot be written. :raise ImageRefused: not what the record says came.
+        """
+        with Landing(target, overwrite=overwrite) as landing:
+            file = await self.download_to(image, role, landing.write, on_progress)
+            await asyncio.to_thread(landing.keep)
+            return file
+
+    async def download_to(
+        self, image: str, role: FileRole, write: Write, on_progress: OnProgress = lambda _got, _of: None
+    ) -> ImageFile:
+        """Fetch a file of an image and write its bytes as they come: they are known to be right when this returns.
+
+        :raise ImageRefused: they were not.
+        """
+        return await self._run(fetch(image, role, write, on_progress, self._line.means))
 
     async def wait_image_file(
         self,
@@ -247,6 +280,7 @@ class _Stage:
         self._line = line
         self._http = http
         self._clock = clock
+        self._carrier = Carrier(line)
         self._stream: ClientConnection | None = None
         self.result: Any = None
 
@@ -270,6 +304,7 @@ class _Stage:
                 except NovaCronError as failure:
                     wrong = failure
         finally:
+            self._carrier.close()
             await self._hang_up()
 
     async def _do(self, effect: Effect) -> Outcome:
@@ -277,12 +312,11 @@ class _Stage:
             case Send(request=one):
                 with http_failures(self._line):
                     return await exchange(self._http, one.method, one.target, one.headers, one.body or None)
-            case SendPart(request=one, source=source, offset=offset, length=length):
-                headers = {**one.headers, "Content-Length": str(length)}
+            case SendPart():
+                return await _carried(self._carrier, effect)
+            case Receive(request=one, sink=sink):
                 with http_failures(self._line):
-                    return await exchange(
-                        self._http, one.method, one.target, headers, _in_thread(source.part(offset, length))
-                    )
+                    return await receive(self._http, one, sink)
             case Count(source=source):
                 return await asyncio.to_thread(source.digest)
             case Rest(seconds=seconds):
@@ -332,10 +366,25 @@ async def exchange(
 ) -> Response:
     """One request and its whole answer, bounded."""
     async with http.stream(method, target, headers=headers, content=body) as response:
-        whole = Body()
-        async for part in response.aiter_raw():
-            whole.take(part)
-        return Response(status=response.status_code, headers=response.headers, body=whole.whole())
+        return await _read(response)
+
+
+async def receive(http: httpx2.AsyncClient, asked: Request, sink: Sink) -> Response:
+    """One request; the file it is answered with goes to the sink."""
+    async with http.stream(asked.method, asked.target, headers=asked.headers) as response:
+        if response.status_code not in (200, 206):
+            return await _read(response)
+        sink.begin(response.status_code, response.headers)
+        async for piece in response.aiter_raw(PIECE_BYTES):
+            await asyncio.to_thread(sink.take, piece)
+        return Response(status=response.status_code, headers=response.headers, body=b"")
+
+
+async def _read(response: httpx2.Response) -> Response:
+    whole = Body()
+    async for part in response.aiter_raw():
+        whole.take(part)
+    return Response(status=response.status_code, headers=response.headers, body=whole.whole())
 
 
 async def _pieces(upload: Upload) -> AsyncIterator[bytes]:
@@ -343,6 +392,12 @@ async def _pieces(upload: Upload) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (piece := await asyncio.to_thread(next, pieces, b"")) != b"":
-        yield piece
+async def _carried(carrier: Carrier, part: SendPart) -> Response:
+    """Who is cancelled leaves when the thread has: it reads a file that is closed next."""
+    sending = asyncio.ensure_future(asyncio.to_thread(carrier.send, part))
+    try:
+        return await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        carrier.break_off()
+        await asyncio.gather(sending, return_exceptions=True)
+        raise

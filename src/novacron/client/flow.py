@@ -4,6 +4,7 @@ A flow yields one effect at a time and is sent its outcome; `sync` and `asynchro
 
     Send → Response    one request and its answer
     SendPart → Response   one request that carries a part of a file
+    Receive → Response    one request whose answer is (a part of) a file, handed to a sink as it comes
     Count → str        the sha256 of a whole file, in hex
     Rest → None        wait before trying again
     Listen → None      open the event stream (a new one; an old one is closed)
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping
+import socket
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -41,8 +43,8 @@ class Send(msgspec.Struct, frozen=True):
 class Source(Protocol):
     """A file that is sent from any place on."""
 
-    def part(self, offset: int, length: int) -> Iterator[bytes]:
-        """Its bytes there, in pieces; may block."""
+    def send(self, offset: int, length: int, to: socket.socket) -> None:
+        """Its bytes there, into a blocking socket. :raise OSError: which failed."""
         ...
 
     def digest(self) -> str:
@@ -61,6 +63,25 @@ class SendPart(msgspec.Struct, frozen=True):
 
 class Count(msgspec.Struct, frozen=True):
     source: Source
+
+
+class Sink(Protocol):
+    """Where a file goes that comes from any place on."""
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """An answer that brings bytes (200, 206) has begun. :raise NovaCronError: they are not wanted."""
+        ...
+
+    def take(self, piece: bytes) -> None:
+        """Its next bytes; may block."""
+        ...
+
+
+class Receive(msgspec.Struct, frozen=True):
+    """What is answered with 200 or 206 goes to the sink; the body of any other answer is in the Response."""
+
+    request: Request
+    sink: Sink
 
 
 class Rest(msgspec.Struct, frozen=True):
@@ -82,7 +103,7 @@ class Give(msgspec.Struct, frozen=True):
     item: Any
 
 
-Effect = Send | SendPart | Count | Rest | Listen | Hear | Give
+Effect = Send | SendPart | Receive | Count | Rest | Listen | Hear | Give
 Outcome = Response | ToClient | str | None
 Flow = Generator[Effect, Any, T]
 

@@ -25,6 +25,7 @@ ANSWER_WITHIN_S = 30.0
 CLOSE_WITHIN_S = 1.0
 KEEP_IDLE_S = 2.0
 MAX_ANSWER_BYTES = 64 << 20
+PIECE_BYTES = 256 << 10  # of a file that comes: handed on as soon as so much is there
 MAX_HEARD_BYTES = 16 * MAX_FRAME_BYTES  # a newer server may send larger objects
 
 _frames: msgspec.json.Decoder[ToClient] = msgspec.json.Decoder(ToClient)

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import httpx2
 
 from novacron.client import flow, goals, migrations, snapshots, vms
-from novacron.client.call import Call, Page, Response, answer_of
+from novacron.client.call import Call, Page, Request, Response, answer_of
+from novacron.client.carry import Carrier
+from novacron.client.download import Landing, Write, fetch
 from novacron.client.endpoint import DEFAULT_SERVER
-from novacron.client.flow import Count, Effect, Flow, Give, Hear, Listen, Outcome, Rest, Send, SendPart
+from novacron.client.flow import Count, Effect, Flow, Give, Hear, Listen, Outcome, Receive, Rest, Send, SendPart, Sink
 from novacron.client.goals import Goal
-from novacron.client.images import Image, put_file
+from novacron.client.images import Image, ImageFile, put_file
 from novacron.client.images import get as get_image
 from novacron.client.line import (
     ANSWER_WITHIN_S,
+    PIECE_BYTES,
     Body,
     Line,
     frame_of,
@@ -120,6 +123,36 @@ class Client:
             else:
                 found = self._run(in_parts(upload, image, role, self._line.means))
             return upload.checked(self.wait_image_file(found, role))
+
+    def download(
+        self,
+        image: str,
+        role: FileRole,
+        target: Path,
+        on_progress: OnProgress = lambda _got, _of: None,
+        *,
+        overwrite: bool = False,
+    ) -> ImageFile:
+        """Fetch a file of an image into `target`, which is there only once all of it came and its sha256 is right.
+
+        It outlives broken connections; what is left of one that failed is taken away.
+
+        :raise Conflict: `target` is there already and not to be overwritten, or the image's file was replaced.
+        :raise InvalidInput: it cannot be written. :raise ImageRefused: not what the record says came.
+        """
+        with Landing(target, overwrite=overwrite) as landing:
+            file = self.download_to(image, role, landing.write, on_progress)
+            landing.keep()
+            return file
+
+    def download_to(
+        self, image: str, role: FileRole, write: Write, on_progress: OnProgress = lambda _got, _of: None
+    ) -> ImageFile:
+        """Fetch a file of an image and write its bytes as they come: they are known to be right when this returns.
+
+        :raise ImageRefused: they were not.
+        """
+        return self._run(fetch(image, role, write, on_progress, self._line.means))
 
     def wait_image_file(
         self,
@@ -274,12 +307,14 @@ class _Stage:
     def __init__(self, line: Line, http: httpx2.Client) -> None:
         self._line = line
         self._http = http
+        self._carrier = Carrier(line)
         self._stream: ClientConnection | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, wrong: BaseException | None, at: TracebackType | None) -> None:
+        self._carrier.close()
         self._hang_up()
 
     def do(self, effect: Effect) -> Outcome:
@@ -287,10 +322,11 @@ class _Stage:
             case Send(request=one):
                 with http_failures(self._line):
                     return exchange(self._http, one.method, one.target, one.headers, one.body or None)
-            case SendPart(request=one, source=source, offset=offset, length=length):
-                headers = {**one.headers, "Content-Length": str(length)}
+            case SendPart():
+                return self._carrier.send(effect)
+            case Receive(request=one, sink=sink):
                 with http_failures(self._line):
-                    return exchange(self._http, one.method, one.target, headers, source.part(offset, length))
+                    return receive(self._http, one, sink)
             case Count(source=source):
                 return source.digest()
             case Rest(seconds=seconds):
@@ -333,7 +369,22 @@ def exchange(
 ) -> Response:
     """One request and its whole answer, bounded."""
     with http.stream(method, target, headers=headers, content=body) as response:
-        whole = Body()
-        for part in response.iter_raw():
-            whole.take(part)
-        return Response(status=response.status_code, headers=response.headers, body=whole.whole())
+        return _read(response)
+
+
+def receive(http: httpx2.Client, asked: Request, sink: Sink) -> Response:
+    """One request; the file it is answered with goes to the sink."""
+    with http.stream(asked.method, asked.target, headers=asked.headers) as response:
+        if response.status_code not in (200, 206):
+            return _read(response)
+        sink.begin(response.status_code, response.headers)
+        for piece in response.iter_raw(PIECE_BYTES):
+            sink.take(piece)
+        return Response(status=response.status_code, headers=response.headers, body=b"")
+
+
+def _read(response: httpx2.Response) -> Response:
+    whole = Body()
+    for part in response.iter_raw():
+        whole.take(part)
+    return Response(status=response.status_code, headers=response.headers, body=whole.whole())

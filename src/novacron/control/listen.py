@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from novacron.config import ServerConfig
+from novacron.control.body import Connection
 from novacron.errors import InvalidInput
 from novacron.wire.agent import MAX_FRAME_BYTES
 
@@ -48,7 +49,7 @@ def server_for(app: ASGIApp, config: ServerConfig, *, tls: bool) -> Server:
     """A server for one listener. GRACE_S after it is told to end, what still runs is cut off."""
     made = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from novacron.control.access.guard import needs
 from novacron.control.answers import PREFIX, IfMatch, problems, record
+from novacron.control.body import claim
 from novacron.control.images.service import ImageService
 from novacron.control.images.uploads import Upload
 from novacron.control.images.view import ImageView
@@ -144,7 +145,13 @@ def _pieces_begin(routes: APIRouter, service: ImageService) -> None:
         409 says the offset to go on from. A second writer takes over from the first.
         """
         _check_type(request, OCTETS, TUS)
-        return Response(None, 204, _at(await service.append(image, upload, offset, _pieces(request), held)))
+        body = claim(request)
+        try:
+            came = await service.append(image, upload, offset, body or _pieces(request), held)
+        finally:
+            if body is not None:
+                body.discard()
+        return Response(None, 204, _at(came))
 
 
 def _pieces_end(routes: APIRouter, service: ImageService, view: ImageView) -> None:

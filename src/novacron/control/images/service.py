@@ -14,6 +14,7 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.answers import check_match
+from novacron.control.body import Body
 from novacron.control.images import catalogue
 from novacron.control.images.custody import Custody
 from novacron.control.images.inspect import Inspected, inspect_file
@@ -180,7 +181,9 @@ class ImageService:
             raise NotFound(f"no upload {upload_id!r} of this image")
         return upload, offset
 
-    async def append(self, ref: str, upload_id: str, offset: int, stream: AsyncIterator[bytes], held: Held) -> int:
+    async def append(
+        self, ref: str, upload_id: str, offset: int, stream: AsyncIterator[bytes] | Body, held: Held
+    ) -> int:
         """Add to an upload; the new offset. See Uploads.append."""
         self._pending(ref, held)
         await self.find_upload(ref, upload_id)

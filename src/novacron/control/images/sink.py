@@ -28,9 +28,10 @@ class Sink:
         self._descriptor = descriptor
         self._hasher = hasher
         self._direct = True
-        self._buffers = (mmap.mmap(-1, PIECE_BYTES), mmap.mmap(-1, PIECE_BYTES))  # aligned to pages
+        self._buffers = (_buffer(), _buffer())
         self._filling = 0
         self._filled = 0
+        self._end = PIECE_BYTES - place % PIECE_BYTES  # pieces begin at whole multiples in the file
         self._written: asyncio.Future[None] | None = None
         self.place = place  # where the next byte goes, of those taken so far
 
@@ -38,25 +39,35 @@ class Sink:
         """Add bytes. Waits only when the thread is a whole piece behind."""
         left = memoryview(piece)
         while left:
-            end = self._filled + min(len(left), PIECE_BYTES - self.place % PIECE_BYTES)
-            took = end - self._filled
-            self._buffers[self._filling][self._filled : end] = left[:took]
-            self._filled, self.place, left = end, self.place + took, left[took:]
-            if self.place % PIECE_BYTES == 0:
-                await self._hand_on()
+            room = self.room()
+            took = min(len(left), len(room))
+            room[:took] = left[:took]
+            self.landed(took)
+            left = left[took:]
+            if not self.room():
+                await self.hand_on()
+
+    def room(self) -> memoryview:
+        """Where the next bytes are to be put by who has them; empty: hand on first."""
+        return self._buffers[self._filling][self._filled : self._end]
+
+    def landed(self, count: int) -> None:
+        """Take so many bytes, which lie at the beginning of the room."""
+        self._filled += count
+        self.place += count
+
+    async def hand_on(self) -> None:
+        """Give what was taken to the threads; there is room then. Waits until they are done with the piece before."""
+        await self._caught_up()
+        buffer, length = self._buffers[self._filling], self._filled
+        self._filling, self._filled, self._end = 1 - self._filling, 0, PIECE_BYTES - self.place % PIECE_BYTES
+        if length:
+            self._written = asyncio.ensure_future(self._keep(buffer[:length], self.place - length))
 
     async def end(self) -> None:
         """All that was taken is in the file and counted."""
-        await self._hand_on()
+        await self.hand_on()
         await self._caught_up()
-
-    async def _hand_on(self) -> None:
-        await self._caught_up()
-        buffer, length = self._buffers[self._filling], self._filled
-        self._filling, self._filled = 1 - self._filling, 0
-        if length:
-            at = self.place - length
-            self._written = asyncio.ensure_future(asyncio.to_thread(self._write, buffer, length, at))
 
     async def _caught_up(self) -> None:
         """A caller that is cancelled leaves when the thread is done: half of a piece would be nobody's."""
@@ -69,16 +80,22 @@ class Sink:
             await asyncio.wait([written])
             raise
 
+    async def _keep(self, piece: memoryview, at: int) -> None:
+        """Write and count it at once: the disk's time and the processor's do not add up."""
+        work = [asyncio.to_thread(self._write, piece, at)]
+        if self._hasher is not None:
+            work.append(asyncio.to_thread(self._hasher.update, piece))
+        for wrong in await asyncio.gather(*work, return_exceptions=True):
+            if wrong is not None:
+                raise wrong
+
     # -- in the thread ---------------------------------------------------------------------------------------
 
-    def _write(self, buffer: mmap.mmap, length: int, at: int) -> None:
-        with memoryview(buffer) as whole, whole[:length] as piece:
-            done = self._write_past_cache(piece, at)
-            self._set_direct(wanted=False)
-            while done < length:
-                done += os.pwrite(self._descriptor, piece[done:], at + done)
-            if self._hasher is not None:
-                self._hasher.update(piece)
+    def _write(self, piece: memoryview, at: int) -> None:
+        done = self._write_past_cache(piece, at)
+        self._set_direct(wanted=False)
+        while done < len(piece):
+            done += os.pwrite(self._descriptor, piece[done:], at + done)
 
     def _write_past_cache(self, piece: memoryview, at: int) -> int:
         """How many bytes of whole blocks were written so: all, or as far as the file system went along."""
@@ -105,3 +122,8 @@ class Sink:
         except OSError:
             self._direct = False
         return self._direct and wanted
+
+
+def _buffer() -> memoryview:
+    """Aligned to pages, as writing past the cache asks for."""
+    return memoryview(mmap.mmap(-1, PIECE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

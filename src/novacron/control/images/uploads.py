@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from novacron.control.body import Body
 from novacron.control.images.shelf import pool_failures, to_the_end
 from novacron.control.images.sink import Sink
 from novacron.errors import Busy, Conflict, ImageRefused, NotFound, Reason, TooLarge
@@ -104,7 +105,7 @@ class Uploads:
 
         return await self._do(read)
 
-    async def append(self, upload_id: str, offset: int, stream: AsyncIterator[bytes]) -> int:
+    async def append(self, upload_id: str, offset: int, stream: AsyncIterator[bytes] | Body) -> int:
         """Add what comes at `offset`; the new offset. What had come before a failure stays.
 
         A second writer replaces the first: its connection is most likely the one that broke unnoticed.
@@ -190,20 +191,19 @@ class Uploads:
             writer.writing.cancel()
             await asyncio.wait([writer.writing])
 
-    async def _write(self, upload: Upload, writer: _Writer, offset: int, stream: AsyncIterator[bytes]) -> int:
-        if writer.hasher is None or writer.hashed != offset:
-            writer.hasher, writer.hashed = (hashlib.sha256(), 0) if offset == 0 else (None, 0)
+    async def _write(self, upload: Upload, writer: _Writer, offset: int, stream: AsyncIterator[bytes] | Body) -> int:
+        hasher = writer.hasher if writer.hashed == offset else None
+        if offset == 0:
+            hasher = hashlib.sha256()
+        writer.hasher = None  # while it may be ahead of the file
         path = self.directory(upload.id) / DATA
         with await self._do(lambda: path.open("r+b", buffering=0)) as file, pool_failures():
-            sink = Sink(file.fileno(), offset, writer.hasher)
+            sink = Sink(file.fileno(), offset, hasher)
             try:
-                async for piece in stream:
-                    if sink.place + len(piece) > upload.size_bytes:
-                        raise _too_much(upload)
-                    await sink.take(piece)
+                await _pour(stream, sink, upload)
             finally:
                 await sink.end()  # keeps what came before the line broke
-                writer.hashed = sink.place if writer.hasher is not None else 0
+                writer.hasher, writer.hashed = hasher, sink.place
         return sink.place
 
     def _start(self, upload: Upload) -> None:
@@ -229,6 +229,20 @@ class Uploads:
     async def _do(self, work: Callable[[], T]) -> T:
         with pool_failures():
             return await to_the_end(asyncio.to_thread(work))
+
+
+async def _pour(stream: AsyncIterator[bytes] | Body, sink: Sink, upload: Upload) -> None:
+    """All of it into the sink. :raise TooLarge: it is more than was announced. What the stream raises passes."""
+    if isinstance(stream, Body):
+        if sink.place + stream.left > upload.size_bytes:
+            raise _too_much(upload)
+        while await stream.fill(sink):
+            await sink.hand_on()
+        return
+    async for piece in stream:
+        if sink.place + len(piece) > upload.size_bytes:
+            raise _too_much(upload)
+        await sink.take(piece)
 
 
 def _touched(path: Path) -> datetime.datetime:
