@@ -70,15 +70,18 @@ class Sink:
         await self._caught_up()
 
     async def _caught_up(self) -> None:
-        """A caller that is cancelled leaves when the thread is done: half of a piece would be nobody's."""
+        """A caller that is cancelled, even again, leaves when the threads are done: the file is closed next."""
         written, self._written = self._written, None
-        if written is None:
-            return
-        try:
-            await asyncio.shield(written)
-        except asyncio.CancelledError:
-            await asyncio.wait([written])
-            raise
+        cancelled: asyncio.CancelledError | None = None
+        while written is not None and not written.done():
+            try:
+                await asyncio.wait([written])
+            except asyncio.CancelledError as wrong:
+                cancelled = wrong
+        if cancelled is not None:
+            raise cancelled
+        if written is not None:
+            written.result()
 
     async def _keep(self, piece: memoryview, at: int) -> None:
         """Write and count it at once: the disk's time and the processor's do not add up."""
