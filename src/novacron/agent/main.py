@@ -123,6 +123,7 @@ class Agent:
             self.machines,
             host=settings.migration_host,
             announce=self._announce,
+            clock=clock,
             travel=self.movements,
         )
         self.snapshots = Snapshots(
