@@ -154,6 +154,18 @@ class Reception(msgspec.Struct, frozen=True, kw_only=True):
     key_hex: str
 
 
+class DiskReception(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a target takes in the disks that move with their machine, beside its Reception.
+
+    layered: those of them that are children of an image there, so that only what is their own need be copied.
+    """
+
+    migration_id: str
+    port: int
+    volume_ids: tuple[str, ...]
+    layered: tuple[str, ...] = ()
+
+
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides stand still, and the source will not go on by itself.
 
