@@ -16,6 +16,7 @@ from novacron.errors import Reason
 from novacron.model.machine import MachineReport, MachineSpec, Qos, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Tactics
 from novacron.model.node import DriverFacts
+from novacron.model.prediction import Measurement
 from novacron.model.snapshot import Consistency
 
 CONSOLE_FILE = "console.log"
@@ -261,6 +262,14 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """Let go of monitors. Machines run on."""
+        ...
+
+    async def measure(self, vm_id: str) -> Measurement:
+        """What it writes within a second, and what it holds of its memory. Changes nothing.
+
+        :raise NotFound: it does not know the machine. :raise StateConflict: it has ended, or its memory is on the way.
+        :raise Unsupported: this hypervisor does not measure.
+        """
         ...
 
     # -- migration. Before `take_over` on the other side, `reclaim` makes the source run as before.
