@@ -20,6 +20,7 @@ from novacron.control.pools.reach import specs_of
 from novacron.control.store.records import IMAGES, NETWORKS, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import NotFound
+from novacron.failpoint import reach
 from novacron.model.machine import MachineReport
 from novacron.model.migration import Do, Figures, Migration, MigrationKind, Step, Undo, next_action, tactics_of
 from novacron.model.network import Flow
@@ -72,6 +73,11 @@ class Performer:
         :raise NovaCronError: the agent's refusal: the step failed.
         """
         await self._journal.begin(migration, step)
+        reach(f"conductor.{step.name}:began")
+        await self._do(migration, step)
+        reach(f"conductor.{step.name}:did")
+
+    async def _do(self, migration: Migration, step: Step) -> None:
         match step.name:
             case "accept":
                 await self._reception(migration)
