@@ -18,6 +18,7 @@ from enum import StrEnum
 import msgspec
 
 from novacron.errors import StateConflict
+from novacron.model.prediction import Prediction, PredictionError, error_percent
 from novacron.model.vm import Problem
 
 
@@ -121,11 +122,16 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the operator asks for. max_downtime_ms bounds the residue QEMU may leave for the stop; 0 = no bound.
 
     bandwidth_bytes_per_s 0 = as fast as the link; finish_within_s: cancelled when it takes longer.
+    max_slowdown_percent: how much of its time the guest may be kept waiting so that it comes to an end; may_pause: the
+    guest may stand still for what pre-copy cannot catch up with; never_postcopy: never let it run on two nodes' memory.
     """
 
     max_downtime_ms: int = 100
     bandwidth_bytes_per_s: int = 0
     finish_within_s: float = 3600.0
+    max_slowdown_percent: int = 0
+    may_pause: bool = False
+    never_postcopy: bool = False
 
 
 class Tactics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -181,7 +187,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
 
-    at_rest: the VM did not run when it was asked for (cold only).
+    at_rest: the VM did not run when it was asked for (cold only). predicted: what it was expected to cost, to be held
+    against the figures.
     """
 
     id: str
@@ -205,6 +212,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     undone: tuple[str, ...] = ()
     cancel_requested: bool = False
     progress: Progress | None = None
+    predicted: Prediction | None = None
     figures: Figures = Figures()
     problem: Problem | None = None
     finished_at: datetime.datetime | None = None
@@ -233,7 +241,25 @@ Action = Do | Undo | Finish
 
 def tactics_of(migration: Migration) -> Tactics:
     """What the source of this migration is told."""
-    return Tactics(strategy=migration.strategy, stands_still=migration.kind is MigrationKind.WARM)
+    goals = migration.goals
+    return Tactics(
+        strategy=migration.strategy,
+        stands_still=migration.kind is MigrationKind.WARM,
+        may_pause=goals.may_pause,
+        max_throttle_percent=goals.max_slowdown_percent,
+    )
+
+
+def prediction_error(migration: Migration) -> PredictionError | None:
+    """How wrong the prediction was; None when there was none, or before the migration has completed."""
+    predicted, figures = migration.predicted, migration.figures
+    if predicted is None or migration.state is not MigrationState.COMPLETED:
+        return None
+    return PredictionError(
+        total_percent=error_percent(predicted.total_ms.expected, figures.total_ms),
+        downtime_percent=error_percent(predicted.downtime_ms.expected, figures.downtime_stopped_ms),
+        bytes_percent=error_percent(predicted.bytes_transferred.expected, figures.bytes_transferred),
+    )
 
 
 def steps_of(migration: Migration) -> tuple[Step, ...]:

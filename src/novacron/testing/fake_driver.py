@@ -31,6 +31,7 @@ from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronEr
 from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
+from novacron.model.prediction import Measurement
 from novacron.testing import fake_adjust, fake_postcopy, fake_snapshots
 from novacron.testing.fake_world import LOCKING, AgentDied, FakeHost, FakeMachine, FakeWorld, Life
 
@@ -176,6 +177,20 @@ class FakeDriver:
     async def close(self) -> None:
         if self._tell in self._host.listeners:
             self._host.listeners.remove(self._tell)
+
+    async def measure(self, vm_id: str) -> Measurement:
+        self._trouble("measure", after=False)
+        machine = self._get(vm_id)
+        if machine.transfer is not None or machine.report.status not in LOCKING:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("running", "paused"), "measure")
+        memory = machine.launch.spec.memory_mib * MIB
+        return Measurement(
+            at=self._world.clock.wall(),
+            interval_s=1.0,
+            dirtied_bytes=0,
+            memory_used_bytes=memory,
+            memory_bytes=memory,
+        )
 
     # -- migration -----------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from novacron.agent.drivers.base import NicPlug
+from novacron.agent.gauge import Gauge
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.images import Images
 from novacron.agent.ledger import Holding, Ledger
@@ -123,7 +124,7 @@ class SimAgent:
         )
         snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
         images = Images(depot, self.root / "state" / "fetching", Server("unix:/nowhere", "none", None, lambda: 0))
-        doers = table(self.machines, mover, Volumes(depot), snapshots, images)
+        doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), snapshots, images)
         self.verbs = Verbs({**doers, **self.networks.doers(life)})
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()

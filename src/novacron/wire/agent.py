@@ -172,6 +172,10 @@ class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
     key_hex: str
 
 
+class Measure(MachineVerb, frozen=True, kw_only=True):
+    """(source) How much it writes, and what it holds of its memory. Takes a second, changes nothing. → Measurement"""
+
+
 class Send(MachineVerb, frozen=True, kw_only=True):
     """(source) → Departed"""
 
@@ -270,6 +274,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "machine.adjust": Adjust,
     "machine.park": Park,
     "migration.accept": Accept,
+    "migration.measure": Measure,
     "migration.send": Send,
     "migration.halt": Halt,
     "migration.open_postcopy": OpenPostcopy,
