@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
-.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store chaos slow lock clean
+.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan chaos slow lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,6 +50,9 @@ bench-api: setup ## Reads and pages of the API with 5,000 VMs in the store
 
 bench-store: setup ## Durable commits of the store against plain sqlite3 with the same fsync
 	@$(PY) -m tests.bench.store
+
+bench-wan: setup ## Bytes on a WAN for 2 to 8 like guests against plain QEMU and multifd with zstd (long)
+	@$(PY) -m tests.bench.wan
 
 chaos: setup ## Thousands of simulated faults, then real kills in real migrations (slow)
 	@NOVACRON_SIM_SEEDS=2000 $(PYTEST) -q -n 2 tests/sim

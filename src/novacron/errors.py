@@ -3,6 +3,7 @@
     NovaCronError
     ├── InvalidInput              422  a field is wrong; `fields` names it and says what would be right
     │   └── ImageRefused          422  an image is corrupt or points outside itself
+    ├── GoalsUnmet                422  no way that the goals of a move allow reaches them; a reason for each way
     ├── Malformed                 400  the body is not JSON at all
     ├── MethodNotAllowed          405  the path is known, not with this method
     ├── Unauthenticated           401  no token, or one we do not know
@@ -87,6 +88,11 @@ class InvalidInput(NovaCronError):
 
 class ImageRefused(InvalidInput):
     code = "image_refused"
+
+
+class GoalsUnmet(NovaCronError):
+    code = "goals_unmet"
+    status = 422
 
 
 class Malformed(NovaCronError):

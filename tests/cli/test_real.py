@@ -51,6 +51,7 @@ def nova(lab: Lab, folder: Path) -> Nova:
         "HOME": str(folder),
         "NOVACRON_SERVER": lab.server,
         "NOVACRON_TOKEN_FILE": str(lab.token_file),
+        **{key: value for key, value in os.environ.items() if key == "PYTHONPATH"},  # the code these tests are beside
     }
 
     def run(line: str, expect: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -93,11 +94,15 @@ def test_a_vm_from_birth_to_end(nova: Nova, image: str, lab: Lab) -> None:
     assert nova("vm pause web-1 --wait").stdout == "web-1: paused on node-1\n"
     assert nova("vm resume web-1 --wait").stdout == "web-1: running on node-1\n"
 
+    plan = json.loads(nova("vm migrate web-1 --dry-run -o json").stdout)
+    assert plan["target_node"] == "node-2"
     moved = nova("vm migrate web-1 --to node-2 --wait")
     assert moved.stdout.startswith("web-1: moved from node-1 to node-2; total ")
     assert "by QEMU's count" in moved.stdout
     migration = json.loads(nova("migration list --vm web-1 -o json").stdout)[0]
     assert migration["state"] == "completed"
+    assert migration["predicted"] == next(one["predicted"] for one in plan["nodes"] if one["chosen"])
+    assert migration["prediction_error"]["total_percent"] is not None
     assert "release" in nova(f"migration show {migration['id']}").stdout
     nova(f"migration cancel {migration['id']}", expect=4)
     assert nova(f"migration watch {migration['id']}").stdout == moved.stdout

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 import pytest
 
-from novacron.cli import amounts, events, image, migration, node, safe, vm
+from novacron.cli import amounts, events, image, migration, node, safe, vm, vm_migrate
 from novacron.cli.vm_spec import read_nic
 from novacron.model.event import ObjectType
 from novacron.model.image import FileRole
 from novacron.model.machine import Firmware, MachineKind
-from novacron.model.migration import STEPS, MigrationState
+from novacron.model.migration import MigrationKind, MigrationState, Strategy
 from novacron.model.node import NodeState
 from novacron.model.vm import VmState
 
@@ -28,7 +28,8 @@ def test_choices_are_the_models_words() -> None:
     assert list(events.TYPES) == list(ObjectType)
     assert choices(vm.create, "--machine") == list(MachineKind)
     assert choices(vm.create, "--firmware") == list(Firmware)
-    assert choices(vm.migrate, "--kind") == list(STEPS)  # what can be done, not what has a word
+    assert choices(vm_migrate.migrate, "--kind") == list(MigrationKind)
+    assert choices(vm_migrate.migrate, "--strategy") == list(Strategy)
     files = {name.removeprefix("--") for one in image.create.params for name in one.opts}
     assert set(FileRole) <= files
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from novacron.client import (
     images,
+    migration_policies,
     migrations,
     networks,
     nodes,
@@ -25,6 +26,7 @@ from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migrations as wire_migrations
 from novacron.wire.rest import networks as wire_networks
 from novacron.wire.rest import nodes as wire_nodes
+from novacron.wire.rest import policies as wire_policies
 from novacron.wire.rest import pools as wire_pools
 from novacron.wire.rest import security_groups as wire_groups
 from novacron.wire.rest import snapshots as wire_snapshots
@@ -58,6 +60,9 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (images.UploadFinish, wire_images.UploadFinish),
     (images.ImageImport, wire_images.ImageImport),
     (migrations.MigrationCreate, wire_migrations.MigrationCreate),
+    (migrations.Goals, wire_migrations.Goals),
+    (migration_policies.PolicyCreate, wire_policies.PolicyCreate),
+    (migration_policies.PolicyUpdate, wire_policies.PolicyUpdate),
     (templates.TemplateCreate, wire_templates.TemplateCreate),
     (templates.VersionCreate, wire_templates.VersionCreate),
     (templates.ParameterIn, wire_templates.ParameterIn),
@@ -88,6 +93,9 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.Problem, VmProblem),
     (nodes.Node, wire_nodes.Node),
     (nodes.Facts, wire_nodes.FactsOut),
+    (nodes.CpuBaseline, wire_nodes.CpuBaseline),
+    (nodes.Baseline, wire_nodes.BaselineOut),
+    (nodes.BoundVm, wire_nodes.BoundVm),
     (nodes.Usage, wire_nodes.UsageOut),
     (nodes.Driver, wire_nodes.DriverOut),
     (nodes.Accelerator, wire_nodes.AcceleratorOut),
@@ -104,6 +112,15 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (templates.Parameter, wire_templates.ParameterOut),
     (migrations.Progress, wire_migrations.ProgressOut),
     (migrations.Figures, wire_migrations.FiguresOut),
+    (migrations.Prediction, wire_migrations.PredictionOut),
+    (migrations.PredictionError, wire_migrations.PredictionErrorOut),
+    (migrations.Range, wire_migrations.RangeOut),
+    (migrations.Measurement, wire_migrations.MeasurementOut),
+    (migrations.MigrationPlan, wire_migrations.MigrationPlan),
+    (migrations.NodePlan, wire_migrations.NodePlan),
+    (migrations.GoalsInForce, wire_migrations.GoalsOut),
+    (migrations.Reason, ReasonOut),
+    (migration_policies.Policy, wire_policies.Policy),
     (snapshots.Snapshot, wire_snapshots.Snapshot),
     (schedules.Schedule, wire_snapshots.Schedule),
 ]

@@ -279,6 +279,21 @@ async def test_verbs_on_what_is_not_there_are_refused(bed: Bed) -> None:
             await work
 
 
+async def test_measuring_changes_nothing(bed: Bed) -> None:
+    driver, vm_id = bed.one.agent(), rom_machine.an_id()
+    with pytest.raises(NovaCronError):
+        await driver.measure(vm_id)
+    before = await driver.start(bed.one.launch(vm_id))
+    seen = await driver.measure(vm_id)
+    assert 0 <= seen.dirtied_bytes <= seen.memory_bytes
+    assert 0 < seen.memory_used_bytes <= seen.memory_bytes
+    assert seen.interval_s > 0
+    assert driver.report(vm_id) == before
+    await driver.stop(vm_id, StopMode.FORCED, 0)
+    with pytest.raises(StateConflict):
+        await driver.measure(vm_id)
+
+
 async def test_adjusting_to_what_it_is_changes_nothing(bed: Bed) -> None:
     driver, vm_id = bed.one.agent(), rom_machine.an_id()
     launch = bed.one.launch(vm_id)

@@ -27,12 +27,13 @@ from novacron.control.room import Room
 from novacron.control.store.base import Store
 from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored
 from novacron.control.store.sqlite import SqliteStore
-from novacron.errors import NodeUnreachable
+from novacron.errors import NodeUnreachable, Unsupported
 from novacron.model.image import DiskFormat, FileRole, Image, ImageFile, ImageState
 from novacron.model.machine import Disk, MachineReport, MachineStatus
 from novacron.model.node import Accelerator, DriverFacts, Node, NodeFacts, NodeState, NodeUsage
+from novacron.model.prediction import Measurement
 from novacron.model.vm import Desired, Pins, Vm, VmSpec
-from novacron.wire.agent import Console, ConsoleText
+from novacron.wire.agent import Console, ConsoleText, Measure
 
 POOL_ID = "0190b36e-0000-7000-8000-00000000aaaa"
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -40,11 +41,12 @@ GIB = 1 << 30
 
 
 class TinyAgents:
-    """Lines to agents that answer one verb: the console."""
+    """Lines to agents that answer two verbs: the console, and `measure` when `measured` is set."""
 
     def __init__(self) -> None:
         self.connected: set[str] = set()
         self.console = ConsoleText(text="login: ", truncated=False)
+        self.measured: Measurement | None = None
         self.calls: list[msgspec.Struct] = []
 
     def is_connected(self, node_id: str) -> bool:
@@ -54,6 +56,10 @@ class TinyAgents:
         self.calls.append(args)
         if node_id not in self.connected:
             raise NodeUnreachable(f"node {node_id} has no line")
+        if isinstance(args, Measure):
+            if self.measured is None:
+                raise Unsupported("this hypervisor does not measure")
+            return self.measured
         assert isinstance(args, Console)
         return self.console
 

@@ -13,7 +13,7 @@ from novacron.control.store.records import MIGRATIONS, VMS
 from novacron.model.machine import MachineStatus, NetworkKind, Nic
 from novacron.model.migration import MigrationState, Progress, began, did, finished, next_action
 from novacron.model.node import Accelerator, Node, NodeState
-from novacron.model.vm import Problem, Task, TaskKind
+from novacron.model.vm import Desired, Problem, Task, TaskKind
 from novacron.wire.rest import migrations as wire
 from novacron.wire.rest.common import PageOf
 from tests.control.api import NOW, Api, fields_of, problem_of
@@ -117,19 +117,27 @@ async def _spoil(api: Api, node: Node, change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vm", "code"),
+    ("vm", "kind", "code"),
     [
-        ({"status": MachineStatus.STOPPED}, "state_conflict"),
-        ({"status": MachineStatus.PAUSED}, "state_conflict"),
-        ({"status": MachineStatus.RUNNING, "node_lost": True}, "state_conflict"),
-        ({"status": MachineStatus.RUNNING, "migration_id": "m"}, "busy"),
-        ({"status": MachineStatus.RUNNING, "task": Task(id="t", kind=TaskKind.STOP, requested_at=NOW)}, "busy"),
+        ({"status": MachineStatus.STOPPED}, "live", "state_conflict"),
+        ({"status": MachineStatus.STOPPED}, "warm", "state_conflict"),
+        ({"status": MachineStatus.PAUSED}, "cold", "state_conflict"),
+        ({"status": MachineStatus.PARKED}, None, "state_conflict"),
+        ({"status": MachineStatus.STALLED}, None, "state_conflict"),
+        ({"status": MachineStatus.CRASHED, "desired": Desired.RUNNING}, None, "state_conflict"),
+        ({"status": MachineStatus.STOPPED, "desired": Desired.DELETED}, None, "state_conflict"),
+        ({"status": MachineStatus.STOPPED, "parent_id": "p"}, None, "state_conflict"),
+        ({"status": MachineStatus.STOPPED, "node_id": ""}, None, "state_conflict"),
+        ({"status": MachineStatus.RUNNING, "node_lost": True}, None, "state_conflict"),
+        ({"status": MachineStatus.RUNNING, "migration_id": "m"}, None, "busy"),
+        ({"status": MachineStatus.RUNNING, "task": Task(id="t", kind=TaskKind.STOP, requested_at=NOW)}, None, "busy"),
     ],
 )
-async def test_a_vm_that_cannot_be_moved_now(api: Api, vm: dict[str, Any], code: str) -> None:
+async def test_a_vm_that_cannot_be_moved_now(api: Api, vm: dict[str, Any], kind: str | None, code: str) -> None:
     source, _ = await _two_nodes(api)
     await api.vm(node=source, **vm)
-    problem_of(await _move(api), 409, code)
+    problem_of(await _move(api, kind=kind), 409, code)
+    problem_of(await api.http.get("/api/v1/vms/web-1/migration-plan", params={"kind": kind} if kind else {}), 409, code)
     assert api.records.all(MIGRATIONS) == []
 
 
@@ -144,6 +152,10 @@ async def test_a_vm_that_cannot_be_moved_now(api: Api, vm: dict[str, Any], code:
         ({"bandwidth_bytes_per_s": -1}, "bandwidth_bytes_per_s"),
         ({"finish_within_s": 0}, "finish_within_s"),
         ({"kind": "quantum"}, "kind"),
+        ({"kind": "cold", "strategy": "hybrid"}, "strategy"),
+        ({"never_postcopy": True, "strategy": "postcopy"}, "never_postcopy"),
+        ({"max_slowdown_percent": 99}, "max_slowdown_percent"),
+        ({"policy": "nobody"}, "policy"),
         ({"uri": "exec:sh"}, "uri"),
         ({"state": "completed"}, "state"),
     ],
@@ -163,12 +175,37 @@ async def test_a_source_that_cannot_send_says_what_it_lacks(api: Api) -> None:
     assert LIVE_FEATURES[-1] in problem["reasons"][0]["message"]
 
 
-@pytest.mark.parametrize("kind", ["cold", "warm"])
-async def test_kinds_to_come_are_refused_by_name(api: Api, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "asked", "kind", "at_rest"),
+    [
+        (MachineStatus.RUNNING, None, "live", False),
+        (MachineStatus.RUNNING, "warm", "warm", False),
+        (MachineStatus.RUNNING, "cold", "cold", False),
+        (MachineStatus.PAUSED, None, "live", False),
+        (MachineStatus.PAUSED, "warm", "warm", False),
+        (MachineStatus.STOPPED, None, "cold", True),
+        (MachineStatus.STOPPED, "cold", "cold", True),
+    ],
+)
+async def test_the_kind_follows_from_the_request_and_what_runs(
+    api: Api, status: MachineStatus, asked: str | None, kind: str, at_rest: bool
+) -> None:
     source, _ = await _two_nodes(api)
+    await api.vm(node=source, status=status)
+    answer = await _move(api, kind=asked)
+    assert answer.status_code == 202, answer.text
+    made = wire.Migration.model_validate_json(answer.content)
+    assert (made.kind, made.at_rest, made.strategy) == (kind, at_rest, "precopy")
+
+
+async def test_a_cold_move_asks_for_no_feature_that_only_memory_needs(api: Api) -> None:
+    source, target = await _two_nodes(api)
+    for node in (source, target):
+        await _spoil(api, node, {"features": ()})
+    await _spoil(api, target, {"accelerator": Accelerator(name="kvm", reason="probed")})
     await api.vm(node=source, status=MachineStatus.RUNNING)
-    problem = problem_of(await _move(api, kind=kind), 422, "unsupported")
-    assert "live" in problem["reasons"][0]["remedy"]
+    problem_of(await _move(api), 422, "unsupported")
+    assert (await _move(api, kind="cold")).status_code == 202
 
 
 async def test_of_many_at_once_one_wins(api: Api) -> None:

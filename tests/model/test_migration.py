@@ -11,7 +11,10 @@ from novacron.errors import StateConflict
 from novacron.model import migration as machine
 from novacron.model.migration import (
     COMMIT,
-    STEPS,
+    POSTCOPIED,
+    REASSIGNED,
+    REBOOTED,
+    STREAMED,
     Do,
     Finish,
     Migration,
@@ -25,7 +28,15 @@ from novacron.model.vm import Problem
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 PROBLEM = Problem(code="x", message="it broke", at=NOW)
-LIVE = STEPS[MigrationKind.LIVE]
+LIVE = STREAMED
+WAYS = {
+    "live": (MigrationKind.LIVE, Strategy.PRECOPY, False, STREAMED),
+    "postcopy": (MigrationKind.LIVE, Strategy.POSTCOPY, False, POSTCOPIED),
+    "hybrid": (MigrationKind.LIVE, Strategy.HYBRID, False, POSTCOPIED),
+    "warm": (MigrationKind.WARM, Strategy.PRECOPY, False, STREAMED),
+    "cold": (MigrationKind.COLD, Strategy.PRECOPY, False, REBOOTED),
+    "at rest": (MigrationKind.COLD, Strategy.PRECOPY, True, REASSIGNED),
+}
 
 
 def fresh() -> Migration:
@@ -69,6 +80,45 @@ def after(steps_done: int, *, begun_next: bool) -> Migration:
     if begun_next:
         migration = machine.began(migration, LIVE[steps_done], NOW)
     return migration
+
+
+def fresh_by(way: str) -> tuple[Migration, tuple[machine.Step, ...]]:
+    kind, strategy, at_rest, steps = WAYS[way]
+    return msgspec.structs.replace(fresh(), kind=kind, strategy=strategy, at_rest=at_rest), steps
+
+
+@pytest.mark.parametrize("begun_next", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_goes_on_from_any_record_and_can_be_taken_back_before_its_commit(way: str, begun_next: bool) -> None:
+    migration, steps = fresh_by(way)
+    names = [step.name for step in steps]
+    for number, step in enumerate(steps):
+        stored = machine.began(migration, step, NOW) if begun_next else migration
+        end, story = run_to_end(msgspec.json.decode(msgspec.json.encode(stored), type=Migration))
+        assert (end.state, story) == (MigrationState.COMPLETED, names[number:])
+        if number <= names.index(COMMIT):
+            taken_back, undone = run_to_end(machine.cancelled(stored, NOW))
+            begun = [one for one in steps[: number + begun_next] if one.undo]
+            assert undone == [one.undo for one in reversed(begun)]
+            assert taken_back.state is MigrationState.CANCELLED
+        migration = machine.did(machine.began(migration, step, NOW), step, NOW)
+
+
+def test_a_post_copy_that_never_opened_gives_the_ownership_back() -> None:
+    migration, steps = fresh_by("hybrid")
+    for step in steps[:3]:
+        migration = machine.did(machine.began(migration, step, NOW), step, NOW)
+    end, story = run_to_end(machine.went_wrong(machine.began(migration, steps[3], NOW), PROBLEM, NOW))
+    assert story == ["retake", "reclaim", "discard"]
+    assert end.state is MigrationState.ROLLED_BACK
+
+
+def test_what_a_source_is_told() -> None:
+    warm, _ = fresh_by("warm")
+    hybrid, _ = fresh_by("hybrid")
+    assert machine.tactics_of(warm).stands_still
+    assert machine.tactics_of(hybrid).strategy is Strategy.HYBRID
+    assert not machine.tactics_of(hybrid).stands_still
 
 
 def test_the_whole_way() -> None:

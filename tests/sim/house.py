@@ -27,12 +27,21 @@ from novacron.control.store.sqlite import SqliteStore
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
-from novacron.model.machine import Disk, Nic
+from novacron.model.machine import ENDED, Disk, Nic
 from novacron.model.migration import Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
-from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of
+from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of, status_of
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
 from novacron.testing.sim_pool import POOL_ID
+
+WAYS = {
+    "live": (MigrationKind.LIVE, Strategy.PRECOPY),
+    "hybrid": (MigrationKind.LIVE, Strategy.HYBRID),
+    "postcopy": (MigrationKind.LIVE, Strategy.POSTCOPY),
+    "warm": (MigrationKind.WARM, Strategy.PRECOPY),
+    "cold": (MigrationKind.COLD, Strategy.PRECOPY),
+}
+"""How a running machine can be moved, for tests that hold for all of them."""
 
 PATIENCE_S = 20.0  # real seconds until a story that does not move is a failure
 TICK_S = 0.05  # virtual seconds for each look
@@ -136,16 +145,18 @@ class House:
         await self.until(lambda: self.state(vm.id) is VmState.RUNNING and self.vm(vm.id).task is None, "VM runs")
         return vm.id
 
-    async def migrate(self, vm_id: str, to: str, **goals: float) -> str:
+    async def migrate(self, vm_id: str, to: str, way: str = "live", **goals: float) -> str:
         """A recorded wish to move it, the way the service records one."""
         stored = self.records.find(VMS, vm_id)
         vm, now = stored.record, self.clock.wall()
+        kind, strategy = WAYS[way]
         migration = Migration(
             id=self.records.new_id(),
             vm_id=vm.id,
             vm_name=vm.name,
-            kind=MigrationKind.LIVE,
-            strategy=Strategy.PRECOPY,
+            kind=kind,
+            strategy=strategy,
+            at_rest=status_of(vm) in ENDED,
             source_node=vm.node_id,
             target_node=self.cluster[to].node_id,
             generation=vm.generation,

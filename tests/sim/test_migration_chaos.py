@@ -17,12 +17,15 @@ from novacron.control.store.records import MIGRATIONS
 from novacron.errors import DeadlineExceeded, MigrationFailed, MonitorFailed, NodeUnreachable, StateConflict
 from novacron.model import migration as machine
 from novacron.model.migration import MigrationState
-from tests.sim.house import House, house
+from tests.sim.house import WAYS, House, house
 
 pytestmark = pytest.mark.anyio
 
 SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "60"))
-VERBS = ("accept", "send", "take_over", "verify", "release", "reclaim", "discard")
+VERBS = (
+    *("accept", "send", "take_over", "verify", "release", "reclaim", "discard"),
+    *("halt", "open_postcopy", "fetch_rest", "reopen"),
+)
 
 
 async def lose(h: House, rng: random.Random, _migration_id: str) -> None:
@@ -31,8 +34,8 @@ async def lose(h: House, rng: random.Random, _migration_id: str) -> None:
 
 
 async def refuse(h: House, rng: random.Random, _migration_id: str) -> None:
-    verb = rng.choice(["accept", "send", "take_over"])
-    error = MigrationFailed("broke") if verb == "send" else MonitorFailed("refused")
+    verb = rng.choice(["accept", "send", "take_over", "open_postcopy"])
+    error = MigrationFailed("broke") if verb in ("send", "open_postcopy") else MonitorFailed("refused")
     h.cluster[rng.choice("ab")].host.fail(verb, error)
 
 
@@ -84,10 +87,11 @@ async def test_never_two_and_always_found(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     async with house(tmp_path, transfer_s=rng.choice([0.0, 0.3, 2.0]), seed=seed) as h:
         vm_id = await h.running_vm("a")
+        h.cluster.world.converges = rng.random() < 0.3
         for _ in range(3):
             here = await h.check_peace(vm_id)
             target = "b" if here == "a" else "a"
-            migration_id = await h.migrate(vm_id, target)
+            migration_id = await h.migrate(vm_id, target, rng.choice(tuple(WAYS)))
             await trouble(h, rng, migration_id)
             state = await h.ended(migration_id)
             where = await h.check_peace(vm_id)

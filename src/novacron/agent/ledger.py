@@ -41,7 +41,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     generation: the floor. boot_id: of the host when it was started. ended: how its process ended, None while it
     runs. figures: what `release` measured, kept so that a repeated release answers the same. called_off: the last
     migration taken back here, so that a `send` of it that was long on its way starts nothing. restored: the last revert
-    done here, so that asking for it again throws nothing away.
+    done here, so that asking for it again throws nothing away. halted: the migration it was shut down for. boots:
+    (incoming) nothing of it is streamed; it boots when it is taken over.
     """
 
     vm_id: str
@@ -54,6 +55,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     figures: Figures | None = None
     called_off: str = ""
     restored: str = ""
+    halted: str = ""
+    boots: bool = False
 
 
 _encode = msgspec.json.Encoder().encode

@@ -71,7 +71,8 @@ class Machines:
         if parked and not self._provisioner.parking.holds(holding.vm_id):
             lost = self._report_of(holding, MachineStatus.STOPPED, "what was parked of it went with the node's boot")
             await self._ledger.put(msgspec.structs.replace(holding, ended=lost))
-        if holding.role is Role.GONE or holding.ended is not None:
+        waits = holding.role is Role.INCOMING and holding.boots  # nothing of it was ever started here
+        if holding.role is Role.GONE or holding.ended is not None or waits:
             return
         if seen is None or (seen.status in ENDED and seen.generation <= holding.generation):
             ended = seen or self._report_of(holding, MachineStatus.CRASHED, self._how_it_ended(holding))
@@ -128,7 +129,7 @@ class Machines:
             if seen is not None and seen.status not in ENDED:
                 self._refuse_elsewhere(holding, seen.status, "start")
                 return self._must_report(spec.vm_id)
-            await self.boot(spec, self._start)
+            await self.boot(spec, self.launch)
         return self._must_report(spec.vm_id)
 
     async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[MachineReport]]) -> None:
@@ -143,8 +144,8 @@ class Machines:
             await self._end(spec.vm_id, MachineStatus.ABSENT, str(error) or "its start was cancelled")
             raise
 
-    async def _start(self, launch: Launch) -> MachineReport:
-        """Boot it, or have it begin as a copy, which gets its cards once it is a machine of its own."""
+    async def launch(self, launch: Launch) -> MachineReport:
+        """Have the driver boot it, or have it begin as a copy, which gets its cards once it is a machine of its own."""
         outfitted = await asyncio.to_thread(self._provisioner.parking.outfitted, launch)
         if outfitted.state is None:
             return await self._driver.start(outfitted)
@@ -184,7 +185,7 @@ class Machines:
             seen = self._driver.report(args.vm_id)
             if seen is None or seen.status in ENDED:
                 await self._provisioner.unplug(holding.spec)
-                await self._keep_end(args.vm_id)
+                await self.keep_end(args.vm_id)
         return self.report_or_absent(args.vm_id, args.generation)
 
     async def pause(self, args: wire.Pause) -> MachineReport:
@@ -214,7 +215,7 @@ class Machines:
             parking = self._provisioner.parking
             check_parkable(holding.spec if holding else None, may_hold=parking.may_hold(args.vm_id))
             await self._driver.park(args.vm_id, parking.state(args.vm_id))
-            await self._keep_end(args.vm_id)
+            await self.keep_end(args.vm_id)
         return self._must_report(args.vm_id)
 
     async def adjust(self, args: wire.Adjust) -> wire.Adjusted:
@@ -307,7 +308,7 @@ class Machines:
     def _noticed(self, report: MachineReport) -> None:
         """The driver saw a change. An end is written down, so that it is known after a restart too."""
         if report.status in ENDED:
-            task = asyncio.create_task(self._keep_end(report.vm_id))
+            task = asyncio.create_task(self.keep_end(report.vm_id))
             self._writing.add(task)
             task.add_done_callback(self._written)
         seen = self.report(report.vm_id)
@@ -319,7 +320,8 @@ class Machines:
         if not task.cancelled() and (failure := task.exception()) is not None:
             self._log.error("could not write down how a machine ended", exc_info=failure)
 
-    async def _keep_end(self, vm_id: str) -> None:
+    async def keep_end(self, vm_id: str) -> None:
+        """Write down how it ended, if it has."""
         holding, seen = self._ledger.get(vm_id), self._driver.report(vm_id)
         if holding is None or holding.role is Role.GONE or seen is None or seen.status not in ENDED:
             return

@@ -24,6 +24,7 @@ from novacron.agent.dial import dialer
 from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
 from novacron.agent.durable import write_durably
+from novacron.agent.gauge import Gauge
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.host import Host
 from novacron.agent.image_door import ImageDoor
@@ -123,6 +124,7 @@ class Agent:
             self.machines,
             host=settings.migration_host,
             announce=self._announce,
+            clock=clock,
             travel=self.movements,
         )
         self.snapshots = Snapshots(
@@ -132,7 +134,7 @@ class Agent:
         server = Server(settings.server, secret, settings.tls_ca, lambda: int(clock.wall().timestamp()))
         self.images = Images(depot, settings.state_dir / "fetching", server)
         self.door = ImageDoor(self.images.file, secret, server.now_s)
-        doers = table(self.machines, mover, Volumes(depot), self.snapshots, self.images)
+        doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), self.snapshots, self.images)
         verbs = Verbs({**doers, **network_table(self.overlay)})
         dial = dialer(settings.server, secret, settings.tls_ca)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)

@@ -1,7 +1,9 @@
 """The migration verbs of this node: one step at a time, no states; each finds its work done when asked again.
 
     target   accept → (stream) → take_over → verify        discard undoes accept
-    source   send → (stands still) → release               reclaim undoes send
+    source   send or halt → (stands still) → release       reclaim undoes send and halt
+
+What a move without memory (agent.cold) and one that ends in post-copy (agent.postcopy) need beside is in their files.
 
 Before the commit the source holds the machine under its generation, after it the target does under the next. The
 roles in the ledger (LEAVING, INCOMING) keep ordinary verbs from running a copy whose other half may run.
@@ -10,22 +12,22 @@ roles in the ledger (LEAVING, INCOMING) keep ordinary verbs from running a copy 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 
+from novacron.agent.cold import Cold
 from novacron.agent.drivers.base import Driver, Launch, Reception
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import Machines
 from novacron.agent.network import Luggage, StayAtHome, Travel
+from novacron.agent.postcopy import Announce, Postcopy
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
+from novacron.clock import Clock
 from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Figures, Progress
 from novacron.wire import agent as wire
-
-Announce = Callable[[wire.MigrationProgress], None]
 
 
 class Mover:
@@ -40,6 +42,7 @@ class Mover:
         *,
         host: str,
         announce: Announce,
+        clock: Clock,
         travel: Travel | None = None,
     ) -> None:
         self._ledger = ledger
@@ -49,11 +52,15 @@ class Mover:
         self._host = host
         self._announce = announce
         self._travel = travel or StayAtHome()
+        self.cold = Cold(ledger, provisioner, driver, machines, clock)
+        self.postcopy = Postcopy(ledger, driver, host=host, announce=announce)
 
     # -- target --------------------------------------------------------------------------------------------
 
     async def accept(self, args: wire.Accept) -> wire.ReceptionAt:
-        """Start it paused, waiting for its stream. Leftovers of an older migration of the machine are cleared first.
+        """Start it paused, waiting for its stream; one that `boots`: see that it can be started, and wait for that.
+
+        Leftovers of an older migration of the machine are cleared first.
 
         :raise StateConflict: the machine lives here as this node's own.
         After a failure nothing of it is left but volumes, which are shared.
@@ -69,7 +76,12 @@ class Mover:
                 spec=spec,
                 migration_id=migration_id,
                 boot_id=self._machines.boot_id,
+                boots=args.boots,
             )
+            if args.boots:
+                await self._ledger.put(incoming)
+                await self.cold.rehearse(spec)
+                return wire.ReceptionAt(host="", port=0, key_hex="")
 
             async def listen(launch: Launch) -> Reception:
                 return await self._driver.accept(launch, migration_id, self._host)
@@ -120,6 +132,8 @@ class Mover:
                 )
             spec = msgspec.structs.replace(holding.spec, generation=args.generation)
             owned = msgspec.structs.replace(holding, role=Role.OWNED, generation=args.generation, spec=spec)
+            if holding.boots:
+                return await self._boot(holding, msgspec.structs.replace(owned, ended=None))
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
                 await self._travel.arriving(spec, args.flows)
@@ -135,6 +149,17 @@ class Mover:
             await self._travel.arrived(spec)
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
         return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
+
+    async def _boot(self, holding: Holding, owned: Holding) -> wire.Arrived:
+        try:
+            await self.cold.boot_here(owned)
+        except BaseException:
+            await self._ledger.put(holding)  # nothing of it runs, for sure: it may be discarded
+            raise
+        report = self._machines.report(owned.vm_id)
+        if report is None:
+            raise NotFound(f"machine {owned.vm_id} went away meanwhile")
+        return wire.Arrived(resumed_ago_ms=0.0, report=report)
 
     async def verify(self, args: wire.Verify) -> MachineReport:
         """Ask the hypervisor whether it really runs. :raise NotFound: nothing of it is here."""
@@ -193,7 +218,7 @@ class Mover:
         def tell(progress: Progress) -> None:
             self._announce(wire.MigrationProgress(migration_id=args.migration_id, progress=progress))
 
-        departure = await self._driver.send(args.vm_id, args.migration_id, to, args.goals, tell)
+        departure = await self._driver.send(args.vm_id, args.migration_id, to, args.goals, tell, args.tactics)
         luggage = await self._travel.leaving(leaving.spec) if leaving.spec else Luggage()
         stopped_ago_ms = departure.stopped_ago_ms + luggage.packed_in_ms
         return wire.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
@@ -228,7 +253,8 @@ class Mover:
             if holding is None or holding.role not in (Role.OWNED, Role.LEAVING):
                 raise NotFound(f"machine {args.vm_id} is not this node's own")
             seen = self._driver.report(args.vm_id)
-            if seen is not None and seen.status not in ENDED:
+            halted = holding.halted == args.migration_id
+            if seen is not None and seen.status not in ENDED and not halted:
                 await self._driver.reclaim(args.vm_id, args.migration_id)
             own = msgspec.structs.replace(
                 holding,
@@ -236,8 +262,10 @@ class Mover:
                 generation=args.generation,
                 migration_id="",
                 called_off=args.migration_id,
+                halted="",
+                ended=None if halted else holding.ended,
             )
-            await self._ledger.put(own)
+            await (self.cold.revive(own) if halted else self._ledger.put(own))
         report = self._machines.report(args.vm_id)
         if report is None:
             raise NotFound(f"machine {args.vm_id} went away meanwhile")

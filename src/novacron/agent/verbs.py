@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from novacron.agent.gauge import Gauge
 from novacron.agent.images import Images
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
@@ -15,6 +16,7 @@ from novacron.agent.network.overlay import Overlay
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.volumes import Volumes
 from novacron.errors import InvalidInput, NovaCronError, Unsupported
+from novacron.failpoint import reach
 from novacron.wire.agent import VERBS, Call, Reply
 
 Doer = Callable[[Any], Awaitable[Any]]
@@ -24,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def table(
-    machines: Machines, mover: Mover, volumes: Volumes, snapshots: Snapshots, images: Images
+    machines: Machines, mover: Mover, gauge: Gauge, volumes: Volumes, snapshots: Snapshots, images: Images
 ) -> Mapping[str, Doer]:
     """The verbs of wire.agent.VERBS and who does them, but for those about networks."""
     return {
@@ -37,7 +39,12 @@ def table(
         "machine.adjust": machines.adjust,
         "machine.park": machines.park,
         "migration.accept": mover.accept,
+        "migration.measure": gauge.measure,
         "migration.send": mover.send,
+        "migration.halt": mover.cold.halt,
+        "migration.open_postcopy": mover.postcopy.open_postcopy,
+        "migration.fetch_rest": mover.postcopy.fetch_rest,
+        "migration.reopen": mover.postcopy.reopen,
         "migration.take_over": mover.take_over,
         "migration.verify": mover.verify,
         "migration.release": mover.release,
@@ -77,7 +84,9 @@ class Verbs:
             doer = self._doers.get(call.verb)
             if doer is None:
                 raise Unsupported(f"this agent has no verb {call.verb!r}")  # noqa: TRY301
+            reach(f"{call.verb}:before")
             result = await doer(_arguments(call))
+            reach(f"{call.verb}:after")
             return Reply(id=call.id, result=msgspec.Raw(_encode(result)))
         except NovaCronError as error:
             self._log.info("refused", verb=call.verb, code=error.code, why=error.message)

@@ -14,6 +14,10 @@ from novacron.cli.options import server_options
 NOUNS = {
     "vm": ("novacron.cli.vm:vm", "Make, run, move and remove VMs."),
     "migration": ("novacron.cli.migration:migration", "Watch and cancel the moving of VMs."),
+    "migration-policy": (
+        "novacron.cli.migration_policy:migration_policy",
+        "Give goals of migrations a name.",
+    ),
     "node": ("novacron.cli.node:node", "Look after the hosts that run VMs."),
     "volume": ("novacron.cli.volume:volume", "Keep disks, with VMs and without."),
     "pool": ("novacron.cli.pool:pool", "Say where volumes may lie."),

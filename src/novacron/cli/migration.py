@@ -101,11 +101,18 @@ def _columns() -> list[Column[Migration]]:
         Column("TOTAL", lambda one: measured(one.figures.total_ms)),
         Column("DOWNTIME", lambda one: measured(one.figures.downtime_qemu_ms)),
         Column("AGE", lambda one: amounts.age(one.created_at, now)),
-        Column("KIND", lambda one: f"{one.kind}/{one.strategy}", wide=True),
+        Column("KIND", lambda one: f"{one.kind}/{one.strategy}" if one.kind == "live" else one.kind, wide=True),
+        Column("OFF BY", lambda one: _off(one) or "-", wide=True),
         Column("SENT", lambda one: _sent(one), wide=True),
         Column("ROUNDS", lambda one: str(one.figures.iterations or "-"), wide=True),
         Column("PROBLEM", lambda one: one.problem.message if one.problem else "-", wide=True),
     ]
+
+
+def _off(one: Migration) -> str:
+    from novacron.cli.plan_show import off
+
+    return off(one)
 
 
 def _sent(one: Migration) -> str:
@@ -118,17 +125,18 @@ def _sent(one: Migration) -> str:
 
 
 def _details(one: Migration) -> Iterator[tuple[str, str]]:
-    from novacron.cli import amounts
     from novacron.cli.follow import stage, summary
+    from novacron.cli.plan_show import off, predicted
 
     yield "Id", one.id
     yield "VM", f"{one.vm_name} ({one.vm_id})"
-    yield "Kind", f"{one.kind}, {one.strategy}"
+    yield "Kind", f"{one.kind}, {one.strategy}" if one.kind == "live" else one.kind
     yield "State", one.state + (" (may be cancelled)" if one.may_cancel else "")
     yield "From", one.source_node
     yield "To", one.target_node
-    limit = amounts.rate(one.bandwidth_bytes_per_s) if one.bandwidth_bytes_per_s else "as fast as the link"
-    yield "Goals", f"downtime up to {one.max_downtime_ms} ms, {limit}, within {amounts.seconds(one.finish_within_s)}"
+    yield "Goals", _goals(one)
+    if one.predicted:
+        yield "Predicted", predicted(one.predicted)
     if one.progress and not one.is_final:
         yield "Progress", stage(one).words
     if one.problem:
@@ -137,12 +145,21 @@ def _details(one: Migration) -> Iterator[tuple[str, str]]:
             yield "What to do", one.problem.remedy
     if one.state == "completed":
         yield "Cost", summary(one).partition("; ")[2]
+        if wrong := off(one):
+            yield "Off by", f"{wrong} (above zero: more was predicted)"
     yield "Steps", ", ".join(_steps(one)) or "none begun"
     for sentence in one.explanation:
         yield "Because", sentence
     yield "Begun", f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC"
     if one.finished_at:
         yield "Ended", f"{one.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _goals(one: Migration) -> str:
+    from novacron.cli.goal_options import words
+    from novacron.client.migrations import Goals
+
+    return words(Goals(**{field: getattr(one, field) for field in Goals.__struct_fields__}))
 
 
 def _steps(one: Migration) -> Iterator[str]:

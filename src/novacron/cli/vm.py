@@ -8,7 +8,6 @@ import click
 
 from novacron.cli.complete import names
 from novacron.cli.options import (
-    RATE,
     TIME,
     asks,
     confirm,
@@ -22,6 +21,7 @@ from novacron.cli.vm_copy import copy, park
 from novacron.cli.vm_follow import say, verb, wait_for, wait_gone
 from novacron.cli.vm_make import create, update
 from novacron.cli.vm_media import media
+from novacron.cli.vm_migrate import migrate
 from novacron.cli.vm_nic import nic
 from novacron.cli.vm_spec import stop_request
 
@@ -37,7 +37,7 @@ def vm() -> None:
     """Make, run, move and remove VMs. VM is a name or an id."""
 
 
-for more in (create, update, nic, media, park, copy):
+for more in (create, update, nic, media, park, copy, migrate):
     vm.add_command(more)
 
 # -- looking -----------------------------------------------------------------------------------------------
@@ -197,41 +197,3 @@ def resume(session: Session, vm: str, wait: bool, timeout_s: float) -> None:
     from novacron.client import vms
 
     verb(session, vms.resume(vm), "running", wait, timeout_s)
-
-
-@vm.command()
-@VM
-@click.option(
-    "--to", "target", metavar="NODE", shell_complete=names("nodes"), help="Where to; default: the scheduler chooses."
-)
-@click.option("--max-downtime-ms", type=click.IntRange(1, 2_000_000), help="How long it may stand still; default 100.")
-@click.option("--bandwidth", type=RATE, metavar="RATE", help="At most so fast, as in 100MiB/s; default: as the link.")
-@click.option("--finish-within", type=TIME, metavar="TIME", help="Give up and roll back after this; default 1h.")
-@click.option(
-    "--kind", type=click.Choice(["live"]), help="live: it runs on meanwhile (the default, and the only kind yet)."
-)
-@waits("2h")
-@prints
-@asks
-def migrate(session: Session, vm: str, target: str | None, wait: bool, timeout_s: float, **goals: Any) -> None:
-    """Move a VM to another node while it runs.
-
-    With --wait a bar shows what has been sent and what remains, and the last line what it cost.
-    """
-    from novacron.cli.follow import follow, say_begun
-    from novacron.client import migrations
-
-    named = {
-        "max_downtime_ms": goals["max_downtime_ms"],
-        "bandwidth_bytes_per_s": goals["bandwidth"],
-        "finish_within_s": goals["finish_within"],
-        "kind": goals["kind"],
-        "target_node": target,
-    }
-    wish = migrations.MigrationCreate(vm=vm, **{key: value for key, value in named.items() if value is not None})
-    with session.connect() as nova:
-        begun = nova.do(migrations.create(wish))
-        if wait:
-            follow(session, nova, begun.id, timeout_s)
-        else:
-            say_begun(session, begun)

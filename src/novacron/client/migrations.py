@@ -6,23 +6,127 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
 from novacron.client.vms import Problem
 from novacron.model.migration import FINAL
 
 
-class MigrationCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A VM to be moved. Without a target the scheduler chooses one. What is left out is left to the server."""
+class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a move is to keep to; what is left out is taken from policies, else as is usual."""
+
+    max_downtime_ms: int | None = None
+    finish_within_s: float | None = None
+    max_slowdown_percent: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    may_pause: bool | None = None
+    never_postcopy: bool | None = None
+
+
+class MigrationCreate(Goals, frozen=True, kw_only=True, omit_defaults=True):
+    """A VM to be moved. What is left out is chosen: the target by the scheduler, kind and strategy by the engine.
+
+    measure: look at what it writes before deciding; None: where a downtime or an end was asked for.
+    """
 
     vm: str
     target_node: str | None = None
-    kind: str | UnsetType = UNSET
+    kind: str | None = None
+    strategy: str | None = None
+    policy: str | None = None
+    measure: bool | None = None
     labels: Mapping[str, str] = {}
-    max_downtime_ms: int | UnsetType = UNSET
-    bandwidth_bytes_per_s: int | UnsetType = UNSET
-    finish_within_s: float | UnsetType = UNSET
+
+
+class Range(msgspec.Struct, frozen=True):
+    """A figure with its error bar."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What it is expected to cost. ends: it is expected to come to an end; ends_surely: also at its worst."""
+
+    total_ms: Range
+    downtime_ms: Range
+    bytes_transferred: Range
+    ends: bool = True
+    ends_surely: bool = True
+    residue_ms: float = 0.0
+    basis: list[str] = []
+
+
+class PredictionError(msgspec.Struct, frozen=True, kw_only=True):
+    """By how much of what was measured the prediction was off, in percent; above zero: it promised more."""
+
+    total_percent: float | None = None
+    downtime_percent: float | None = None
+    bytes_percent: float | None = None
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """A running machine before its move. dirtied_bytes: written in interval_s, by sampling."""
+
+    at: datetime.datetime
+    interval_s: float
+    dirtied_bytes: int
+    memory_used_bytes: int
+    memory_bytes: int
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a VM cannot go somewhere, and what would help."""
+
+    code: str
+    message: str
+    subject: str = ""
+    remedy: str = ""
+
+
+class GoalsInForce(msgspec.Struct, frozen=True, kw_only=True):
+    """The goals as they come to."""
+
+    max_downtime_ms: int
+    finish_within_s: float
+    max_slowdown_percent: int
+    bandwidth_bytes_per_s: int
+    may_pause: bool
+    never_postcopy: bool
+
+
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One node of a plan. can: it could go there and reach its goals; start: what `create` takes to do just that."""
+
+    node: str
+    node_id: str
+    is_here: bool
+    can: bool
+    chosen: bool
+    kind: str | None
+    strategy: str | None
+    predicted: Prediction | None
+    reasons: list[Reason]
+    explanation: list[str]
+    start: MigrationCreate | None
+
+
+class MigrationPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a migration would do and cost, node by node. target_node: where it would go; None: nowhere."""
+
+    vm: str
+    vm_id: str
+    at_rest: bool
+    source_node: str
+    source_node_id: str
+    target_node: str | None
+    target_node_id: str | None
+    goals: GoalsInForce
+    goals_said_by: dict[str, str]
+    measured: Measurement | None
+    note: str
+    nodes: list[NodePlan]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,17 +171,23 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     source_node_id: str
     target_node: str
     target_node_id: str
+    at_rest: bool
     may_cancel: bool
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
     finish_within_s: float
+    max_slowdown_percent: int
+    may_pause: bool
+    never_postcopy: bool
     labels: dict[str, str]
     explanation: list[str]
     steps_begun: list[str]
     steps_done: list[str]
     steps_undone: list[str]
     progress: Progress | None
+    predicted: Prediction | None
     figures: Figures
+    prediction_error: PredictionError | None
     problem: Problem | None
     created_at: datetime.datetime
     updated_at: datetime.datetime
@@ -93,6 +203,18 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 def create(migration: MigrationCreate) -> Call[Migration]:
     """Move a VM; the answer is the record to watch."""
     return Call(method="POST", path=path_of("migrations"), answer=Migration, body=migration)
+
+
+def plan(migration: MigrationCreate) -> Call[MigrationPlan]:
+    """What `create` would do with it, for every node; nothing changes. Measures, unless `measure` is False."""
+    said = {
+        field: value
+        for field in migration.__struct_fields__
+        if field not in ("vm", "labels") and (value := getattr(migration, field)) is not None
+    }
+    query = {field: str(value).lower() if isinstance(value, bool) else str(value) for field, value in said.items()}
+    path = path_of("vms", ref_of("vm", migration.vm), "migration-plan")
+    return Call(method="GET", path=path, answer=MigrationPlan, query=query)
 
 
 def get(migration_id: str) -> Call[Migration]:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
+from novacron.client.migrations import Reason
 
 
 class NodeUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,46 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime.datetime
     updated_at: datetime.datetime
     revision: int
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """Nodes of one accelerator. cpu_model: the newest that all of them run; None: there is none."""
+
+    accelerator: str
+    nodes: list[str]
+    cpu_model: str | None
+    cpu_models: list[str]
+    cpu_flags: list[str]
+    lacks_flags: dict[str, list[str]]
+    machine_types: list[str]
+
+
+class BoundVm(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM that not every other node could take. cannot: why; is_locked_in: none could."""
+
+    vm: str
+    vm_id: str
+    node: str | None
+    cpu_model: str
+    machine_type: str
+    accelerator: str
+    cannot: list[Reason]
+    could: list[str]
+    is_locked_in: bool
+
+
+class CpuBaseline(msgspec.Struct, frozen=True, kw_only=True):
+    """What all nodes run, and the VMs bound to fewer nodes. unknown: nodes that have not said what they have."""
+
+    baselines: list[Baseline]
+    vms: list[BoundVm]
+    vms_left_off: int
+    unknown: list[str]
+
+
+def cpu_baseline(*, without: Sequence[str] = ()) -> Call[CpuBaseline]:
+    """As the cluster is, or would be without these nodes (ids or names)."""
+    return Call(method="GET", path=path_of("cpu-baseline"), answer=CpuBaseline, query={"without": list(without)})
 
 
 def get(ref: str) -> Call[Node]:

@@ -44,7 +44,8 @@ TAGS = {
     "security groups": "Rules of what may pass a card; what no rule allows is refused.",
     "snapshots": "A VM's disks, and if wished its memory, as they were at one moment; a tree for each VM.",
     "schedules": "Snapshots taken by themselves, and how many of them are kept.",
-    "migrations": "Moves of running machines, step by step, with what was measured.",
+    "migrations": "Moves of machines: planned before, step by step, with what was measured beside what was predicted.",
+    "migration policies": "Goals of migrations under a name, for the VMs that their labels select, or for all.",
     "server": "The server itself.",
 }
 

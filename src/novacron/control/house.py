@@ -27,9 +27,12 @@ from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
 from novacron.control.link import Agents, HelloListener, Link, ReportListener
 from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.policies import PolicyService
+from novacron.control.migrations.policy_routes import router as policy_routes
 from novacron.control.migrations.routes import router as migration_routes
 from novacron.control.migrations.service import MigrationService
-from novacron.control.migrations.view import MigrationView
+from novacron.control.migrations.view import MigrationView, PolicyView
 from novacron.control.networks.group_routes import router as group_routes
 from novacron.control.networks.groups import GroupService
 from novacron.control.networks.routes import router as network_routes
@@ -59,6 +62,7 @@ from novacron.control.store.records import (
     MIGRATIONS,
     NETWORKS,
     NODES,
+    POLICIES,
     POOLS,
     SCHEDULES,
     SECURITY_GROUPS,
@@ -177,13 +181,13 @@ def application(
 ) -> FastAPI:
     """The web application on these parts; `doors`: paths for agents, with a secret of their own. It starts nothing."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
-    migration_view, image_view = MigrationView(records), ImageView(records)
-    template_view = TemplateView(records)
+    moving, moving_views = _moving(records, room, lines, clock)
+    image_view, template_view = ImageView(records), TemplateView(records)
     pool_view, volume_view = PoolView(records, pool_id), VolumeView(records)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
-        MIGRATIONS.prefix: migration_view.data,
+        **moving_views,
         IMAGES.prefix: image_view.data,
         TEMPLATES.prefix: template_view.data,
         POOLS.prefix: pool_view.data,
@@ -204,7 +208,7 @@ def application(
         network_routes(records, NetworkService(records, room, clock), network_view),
         group_routes(records, GroupService(records, room, clock), group_view),
         node_routes(records, NodeService(records, room, clock), node_view),
-        migration_routes(records, MigrationService(records, room, clock), migration_view),
+        *moving,
         image_routes(records, images, image_view),
         snapshot_routes(records, SnapshotService(records, room, clock), snapshot_view, image_view),
         schedule_routes(records, ScheduleService(records, clock), schedule_view),
@@ -223,6 +227,17 @@ def application(
             tls=config.tls_cert is not None,
         )
     )
+
+
+def _moving(records: Records, room: Room, lines: Lines, clock: Clock) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
+    """What is asked of migrations and their policies, and how they are shown."""
+    service = MigrationService(records, room, clock, Planner(records, room, lines, clock))
+    view, policy_view = MigrationView(records), PolicyView(records)
+    routers = (
+        migration_routes(records, service, view),
+        policy_routes(records, PolicyService(records, room, clock), policy_view),
+    )
+    return routers, {MIGRATIONS.prefix: view.data, POLICIES.prefix: policy_view.data}
 
 
 def workers(

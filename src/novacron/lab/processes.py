@@ -17,6 +17,7 @@ import httpx2
 from novacron.client import nodes
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import Unavailable
+from novacron.failpoint import VARIABLE as FAILPOINTS
 from novacron.lab.failure import LabFailed
 from novacron.lab.record import LabDir
 
@@ -56,7 +57,11 @@ class Child:
                 return subprocess.Popen(  # noqa: S603 - a list of our own
                     self._command,
                     cwd=self.directory,
-                    env={key: value for key, value in os.environ.items() if not key.startswith("NOVACRON_")},
+                    env={
+                        key: value
+                        for key, value in os.environ.items()
+                        if key == FAILPOINTS or not key.startswith("NOVACRON_")
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

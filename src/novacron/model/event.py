@@ -23,6 +23,7 @@ class ObjectType(StrEnum):
     SNAPSHOT = "snapshot"
     SCHEDULE = "schedule"
     TEMPLATE = "template"
+    MIGRATION_POLICY = "migration_policy"
 
 
 class ChangeKind(StrEnum):

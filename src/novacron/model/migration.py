@@ -18,6 +18,7 @@ from enum import StrEnum
 import msgspec
 
 from novacron.errors import StateConflict
+from novacron.model.prediction import Prediction, PredictionError, error_percent
 from novacron.model.vm import Problem
 
 
@@ -28,9 +29,16 @@ class MigrationKind(StrEnum):
 
 
 class Strategy(StrEnum):
-    """Live only: how memory travels."""
+    """Live only: how memory travels.
+
+    precopy: all of it before the switch, which waits until little enough is left. postcopy: the switch comes after the
+    first pass at the latest, and what is missing then is fetched as the guest asks for it. hybrid: pre-copy for as long
+    as it gets anywhere, post-copy from there. After a switch to post-copy neither side alone has the whole machine.
+    """
 
     PRECOPY = "precopy"
+    POSTCOPY = "postcopy"
+    HYBRID = "hybrid"
 
 
 class MigrationState(StrEnum):
@@ -85,27 +93,59 @@ After it only forward, with one way back: a target that provably never continued
 ownership back by the same kind of transaction (`retake`), and the source, still whole, continues.
 """
 
-LIVE_SHARED: tuple[Step, ...] = (
-    Step("accept", Side.TARGET, MigrationState.PREPARING, undo="discard"),
-    Step("send", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim"),
-    Step(COMMIT, Side.CONTROL, MigrationState.SWITCHING, undo="retake"),
-    Step("take_over", Side.TARGET, MigrationState.SWITCHING, undo="discard"),
-    Step("verify", Side.TARGET, MigrationState.VERIFYING),
-    Step("release", Side.SOURCE, MigrationState.VERIFYING),
-)
+_ACCEPT = Step("accept", Side.TARGET, MigrationState.PREPARING, undo="discard")
+_SEND = Step("send", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
+_HALT = Step("halt", Side.SOURCE, MigrationState.SWITCHING, undo="reclaim")
+_COMMIT = Step(COMMIT, Side.CONTROL, MigrationState.SWITCHING, undo="retake")
+_OPEN_POSTCOPY = Step("open_postcopy", Side.SOURCE, MigrationState.SWITCHING)
+_TAKE_OVER = Step("take_over", Side.TARGET, MigrationState.SWITCHING, undo="discard")
+_FETCH_REST = Step("fetch_rest", Side.SOURCE, MigrationState.SWITCHING)
+_VERIFY = Step("verify", Side.TARGET, MigrationState.VERIFYING)
+_RELEASE = Step("release", Side.SOURCE, MigrationState.VERIFYING)
 
-STEPS: dict[MigrationKind, tuple[Step, ...]] = {MigrationKind.LIVE: LIVE_SHARED}
+STREAMED = (_ACCEPT, _SEND, _COMMIT, _TAKE_OVER, _VERIFY, _RELEASE)
+"""The whole memory arrives before the hand-over: live pre-copy, and warm, whose guest stands still meanwhile."""
+
+POSTCOPIED = (_ACCEPT, _SEND, _COMMIT, _OPEN_POSTCOPY, _TAKE_OVER, _FETCH_REST, _VERIFY, _RELEASE)
+"""`send` ends with the source standing still, whole or not; what is not there yet follows after the hand-over. Where
+nothing is left to follow, `open_postcopy` and `fetch_rest` find their work done.
+"""
+
+REBOOTED = (_ACCEPT, _HALT, _COMMIT, _TAKE_OVER, _VERIFY, _RELEASE)
+"""Cold: the guest is shut down here and boots there; `accept` starts nothing but has everything ready."""
+
+REASSIGNED = (_COMMIT, _RELEASE)
+"""Cold, of a VM at rest: its next start is on the target."""
 
 
 class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the operator asks for. max_downtime_ms bounds the residue QEMU may leave for the stop; 0 = no bound.
 
     bandwidth_bytes_per_s 0 = as fast as the link; finish_within_s: cancelled when it takes longer.
+    max_slowdown_percent: how much of its time the guest may be kept waiting so that it comes to an end; may_pause: the
+    guest may stand still for what pre-copy cannot catch up with; never_postcopy: never let it run on two nodes' memory.
     """
 
     max_downtime_ms: int = 100
     bandwidth_bytes_per_s: int = 0
     finish_within_s: float = 3600.0
+    max_slowdown_percent: int = 0
+    may_pause: bool = False
+    never_postcopy: bool = False
+
+
+class Tactics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the stream is made: what a source is told beside the goals.
+
+    stands_still: the guest is paused before its memory is sent (warm). may_pause: it may be, where pre-copy alone does
+    not come to an end. max_throttle_percent: how much of its time its vCPUs may be kept waiting for the same reason; 0:
+    they are not.
+    """
+
+    strategy: Strategy = Strategy.PRECOPY
+    stands_still: bool = False
+    may_pause: bool = False
+    max_throttle_percent: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -145,7 +185,11 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back."""
+    """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
+
+    at_rest: the VM did not run when it was asked for (cold only). predicted: what it was expected to cost, to be held
+    against the figures.
+    """
 
     id: str
     vm_id: str
@@ -158,6 +202,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: MigrationState
     created_at: datetime.datetime
     updated_at: datetime.datetime
+    at_rest: bool = False
     goals: Goals = Goals()
     requested_by: str = ""
     labels: dict[str, str] = {}
@@ -167,6 +212,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     undone: tuple[str, ...] = ()
     cancel_requested: bool = False
     progress: Progress | None = None
+    predicted: Prediction | None = None
     figures: Figures = Figures()
     problem: Problem | None = None
     finished_at: datetime.datetime | None = None
@@ -193,6 +239,40 @@ class Finish(msgspec.Struct, frozen=True):
 Action = Do | Undo | Finish
 
 
+def tactics_of(migration: Migration) -> Tactics:
+    """What the source of this migration is told."""
+    goals = migration.goals
+    return Tactics(
+        strategy=migration.strategy,
+        stands_still=migration.kind is MigrationKind.WARM,
+        may_pause=goals.may_pause,
+        max_throttle_percent=goals.max_slowdown_percent,
+    )
+
+
+def prediction_error(migration: Migration) -> PredictionError | None:
+    """How wrong the prediction was; None when there was none, or before the migration has completed."""
+    predicted, figures = migration.predicted, migration.figures
+    if predicted is None or migration.state is not MigrationState.COMPLETED:
+        return None
+    return PredictionError(
+        total_percent=error_percent(predicted.total_ms.expected, figures.total_ms),
+        downtime_percent=error_percent(predicted.downtime_ms.expected, figures.downtime_stopped_ms),
+        bytes_percent=error_percent(predicted.bytes_transferred.expected, figures.bytes_transferred),
+    )
+
+
+def steps_of(migration: Migration) -> tuple[Step, ...]:
+    """The steps of this migration, in order."""
+    match migration.kind:
+        case MigrationKind.COLD:
+            return REASSIGNED if migration.at_rest else REBOOTED
+        case MigrationKind.WARM:
+            return STREAMED
+        case MigrationKind.LIVE:
+            return STREAMED if migration.strategy is Strategy.PRECOPY else POSTCOPIED
+
+
 def is_final(migration: Migration) -> bool:
     return migration.state in FINAL
 
@@ -211,7 +291,7 @@ def next_action(migration: Migration) -> Action | None:
     """What is to be done now, from the record alone. None when it is final."""
     if is_final(migration):
         return None
-    steps = STEPS[migration.kind]
+    steps = steps_of(migration)
     if migration.state in UNDOING:
         for step in reversed(steps):
             if step.name in migration.began and step.undo and step.name not in migration.undone:

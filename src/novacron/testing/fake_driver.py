@@ -20,6 +20,7 @@ from novacron.agent.drivers.base import (
     Arrival,
     Beside,
     Departure,
+    Fetched,
     Launch,
     ProgressListener,
     Reception,
@@ -28,9 +29,10 @@ from novacron.agent.drivers.base import (
 )
 from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict
 from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus, StopMode
-from novacron.model.migration import Figures, Goals, Progress
+from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
-from novacron.testing import fake_adjust, fake_snapshots
+from novacron.model.prediction import Measurement
+from novacron.testing import fake_adjust, fake_postcopy, fake_snapshots
 from novacron.testing.fake_world import LOCKING, AgentDied, FakeHost, FakeMachine, FakeWorld, Life
 
 __all__ = ["AgentDied", "FakeDriver", "FakeHost", "FakeMachine", "FakeWorld", "Life"]
@@ -38,8 +40,9 @@ __all__ = ["AgentDied", "FakeDriver", "FakeHost", "FakeMachine", "FakeWorld", "L
 MACHINE_TYPES = {"q35": "pc-q35-fake", "microvm": "microvm"}
 MIB = 1 << 20
 
-FEATURES = tuple(
-    f"migrate.{name}" for name in ("events", "return-path", "pause-before-switchover", "late-block-activate")
+FEATURES = (
+    *(f"migrate.{name}" for name in ("events", "return-path", "pause-before-switchover", "late-block-activate")),
+    "postcopy",
 )
 """What a real driver would have found in its hypervisor."""
 
@@ -175,6 +178,20 @@ class FakeDriver:
         if self._tell in self._host.listeners:
             self._host.listeners.remove(self._tell)
 
+    async def measure(self, vm_id: str) -> Measurement:
+        self._trouble("measure", after=False)
+        machine = self._get(vm_id)
+        if machine.transfer is not None or machine.report.status not in LOCKING:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("running", "paused"), "measure")
+        memory = machine.launch.spec.memory_mib * MIB
+        return Measurement(
+            at=self._world.clock.wall(),
+            interval_s=1.0,
+            dirtied_bytes=0,
+            memory_used_bytes=memory,
+            memory_bytes=memory,
+        )
+
     # -- migration -----------------------------------------------------------------------------------------
 
     async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
@@ -191,11 +208,23 @@ class FakeDriver:
         return machine.reception
 
     async def send(
-        self, vm_id: str, migration_id: str, to: Reception, goals: Goals, progress: ProgressListener
+        self,
+        vm_id: str,
+        migration_id: str,
+        to: Reception,
+        goals: Goals,
+        progress: ProgressListener,
+        tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
     ) -> Departure:  # goals bind nothing: the stream takes as long as the world says
         del goals
         self._trouble("send", after=False)
         machine = self._get(vm_id)
+        if tactics.stands_still and machine.report.status is MachineStatus.RUNNING:
+            machine.stopped_at_s = self._world.clock.monotonic_s()
+            machine.paused_for = migration_id
+            self._host.set_status(machine, MachineStatus.PAUSED, "its state is being transferred")
+        machine.whole_first = tactics.strategy is Strategy.PRECOPY or self._world.converges
+        machine.to = to
         if machine.report.status is not MachineStatus.HANDED_OFF:
             if machine.transfer is None:
                 machine.report = msgspec.structs.replace(machine.report, migration_id=migration_id)
@@ -203,7 +232,39 @@ class FakeDriver:
                 machine.transfer.add_done_callback(_look)
             await self._join(machine.transfer)
         self._trouble("send", after=True)
-        return Departure(stopped_ago_ms=(self._world.clock.monotonic_s() - machine.stopped_at_s) * 1e3)
+        stopped_ago_ms = (self._world.clock.monotonic_s() - machine.stopped_at_s) * 1e3
+        return Departure(stopped_ago_ms=stopped_ago_ms, whole=machine.whole_first)
+
+    async def open_postcopy(self, vm_id: str, migration_id: str) -> None:
+        self._trouble("open_postcopy", after=False)
+        fake_postcopy.opened(self._world, self._host, self._leaving(vm_id, migration_id))
+        self._trouble("open_postcopy", after=True)
+
+    async def fetch_rest(
+        self, vm_id: str, migration_id: str, progress: ProgressListener, to: Reception | None = None
+    ) -> Fetched:
+        del progress
+        self._trouble("fetch_rest", after=False)
+        fetched = await fake_postcopy.fetched(self._world, self._host, self._leaving(vm_id, migration_id), to)
+        self._life.check()
+        self._trouble("fetch_rest", after=True)
+        return fetched
+
+    async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
+        self._trouble("reopen", after=False)
+        machine = self._get(vm_id)
+        if machine.report.migration_id != migration_id or not machine.missing_from:
+            raise StateConflict.of(f"machine {vm_id}", "whole", ("in post-copy",), "reopen")
+        port = self._world.new_port()
+        machine.reception = Reception(host=host, port=port, key_hex=f"{port:032x}")
+        self._trouble("reopen", after=True)
+        return machine.reception
+
+    def _leaving(self, vm_id: str, migration_id: str) -> FakeMachine:
+        machine = self._get(vm_id)
+        if machine.report.migration_id != migration_id or machine.report.status is not MachineStatus.HANDED_OFF:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("handed_off",), "post-copy")
+        return machine
 
     async def _join(self, transfer: asyncio.Task[Departure]) -> None:
         try:
@@ -231,9 +292,10 @@ class FakeDriver:
                     )
                 )
             peer = self._peer(machine, to)
-            peer.received = True
+            peer.received = machine.whole_first
             machine.moved = True
-            machine.stopped_at_s = self._world.clock.monotonic_s()
+            if not machine.paused_for:
+                machine.stopped_at_s = self._world.clock.monotonic_s()
             self._host.set_status(machine, MachineStatus.HANDED_OFF)
             return Departure(stopped_ago_ms=0.0)
         finally:
@@ -293,11 +355,13 @@ class FakeDriver:
             machine.transfer.cancel()
             await asyncio.gather(machine.transfer, return_exceptions=True)
             self._life.check()  # an agent that was killed meanwhile does nothing to what the next one has begun
-        if machine.report.status is MachineStatus.HANDED_OFF:
+        stands = machine.report.status is MachineStatus.HANDED_OFF or machine.paused_for == migration_id
+        if stands and machine.report.status in (MachineStatus.HANDED_OFF, MachineStatus.PAUSED):
             self._world.lock_disks(vm_id, self._host)
             self._host.set_status(machine, MachineStatus.RUNNING)
         machine.report = msgspec.structs.replace(machine.report, migration_id="")
-        machine.moved = False
+        machine.moved = machine.opened = False
+        machine.paused_for = ""
         self._trouble("reclaim", after=True)
         return machine.report
 

@@ -20,7 +20,10 @@ LOCKING = frozenset({MachineStatus.RUNNING, MachineStatus.PAUSED, MachineStatus.
 
 @dataclasses.dataclass
 class FakeMachine:
-    """One copy of a machine on one host. received: its stream came in whole; moved: it went out whole."""
+    """One copy of a machine on one host. received: enough of its stream came in for it to run; moved: it went out.
+
+    missing_from: (target in post-copy) the host that has the rest of its memory. opened: (source) that is this one.
+    """
 
     launch: Launch
     report: MachineReport
@@ -28,6 +31,11 @@ class FakeMachine:
     received: bool = False
     stopped_at_s: float = 0.0
     moved: bool = False
+    to: Reception | None = None
+    whole_first: bool = True
+    paused_for: str = ""  # the migration that its guest was paused for before anything was sent
+    opened: bool = False
+    missing_from: str = ""
     transfer: asyncio.Task[Departure] | None = None
     ignores_shutdown: bool = False
     keeps: tuple[str, ...] = ()  # ids of devices its guest does not let go of
@@ -56,12 +64,16 @@ class Life:
 
 
 class FakeWorld:
-    """What the hosts share. `transfer_s`: how long a migration stream takes on its clock, told in `ticks` reports."""
+    """What the hosts share. `transfer_s`: how long a migration stream takes on its clock, told in `ticks` reports.
+
+    converges: whether pre-copy comes to an end by itself; where post-copy may follow, it does when it does not.
+    """
 
     def __init__(self, clock: Clock, *, transfer_s: float = 0.0, ticks: int = 4) -> None:
         self.clock = clock
         self.transfer_s = transfer_s
         self.ticks = ticks
+        self.converges = True
         self.hosts: dict[str, FakeHost] = {}
         self.violations: list[str] = []
         self._ports = itertools.count(49152)
@@ -112,6 +124,14 @@ class FakeWorld:
         for transfer in transfers:
             transfer.cancel()
         await asyncio.gather(*transfers, return_exceptions=True)
+
+    def listening_at(self, to: Reception) -> tuple[FakeHost, FakeMachine] | None:
+        """Who was given that reception last, whatever it does by now."""
+        for host in self.hosts.values():
+            for machine in host.machines.values():
+                if machine.reception == to and machine.report.status not in ENDED:
+                    return host, machine
+        return None
 
     def waiting_at(self, to: Reception) -> tuple[FakeHost, FakeMachine] | None:
         """Who listens there with that key."""

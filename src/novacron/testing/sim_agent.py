@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from novacron.agent.drivers.base import NicPlug
+from novacron.agent.gauge import Gauge
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.images import Images
 from novacron.agent.ledger import Holding, Ledger
 from novacron.agent.machines import Machines, running
-from novacron.agent.mover import Announce, Mover
+from novacron.agent.mover import Mover
 from novacron.agent.network import Network
+from novacron.agent.postcopy import Announce
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.sources import Server
@@ -111,10 +113,18 @@ class SimAgent:
         self.driver = FakeDriver(self.host, life)
         clock = self.host.world.clock
         self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id)
-        mover = Mover(ledger, provisioner, self.driver, self.machines, host="127.0.0.1", announce=self._announce)
+        mover = Mover(
+            ledger,
+            provisioner,
+            self.driver,
+            self.machines,
+            host="127.0.0.1",
+            announce=self._announce,
+            clock=clock,
+        )
         snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
         images = Images(depot, self.root / "state" / "fetching", Server("unix:/nowhere", "none", None, lambda: 0))
-        doers = table(self.machines, mover, Volumes(depot), snapshots, images)
+        doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), snapshots, images)
         self.verbs = Verbs({**doers, **self.networks.doers(life)})
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()
@@ -141,10 +151,16 @@ class SimAgent:
                 raise loss[2]
 
     def work(self, call: Call) -> asyncio.Task[Reply]:
-        work = asyncio.create_task(self.verbs.perform(call), name=f"{self.name} {call.verb}")
+        work = asyncio.create_task(self._answer(call, self._life), name=f"{self.name} {call.verb}")
         self._works.add(work)
         work.add_done_callback(self._works.discard)
         return work
+
+    async def _answer(self, call: Call, life: Life) -> Reply:
+        reply = await self.verbs.perform(call)
+        if life.dead:
+            raise asyncio.CancelledError  # the dead do not answer, whatever they still met with
+        return reply
 
     async def hello(self) -> Hello:
         facts = NodeFacts(

@@ -16,7 +16,7 @@ import msgspec
 
 from novacron.errors import Reason
 from novacron.model.machine import MachineReport, MachineSpec, StopMode
-from novacron.model.migration import Goals, Progress
+from novacron.model.migration import Goals, Progress, Tactics
 from novacron.model.network import Flow
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.wire import network, snapshot, storage
@@ -154,10 +154,14 @@ class ConsoleText(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accept(msgspec.Struct, frozen=True, kw_only=True):
-    """(target) → Reception. The spec carries the pins and the generation of the source."""
+    """(target) → Reception. The spec carries the pins and the generation of the source.
+
+    boots: nothing is streamed; it boots when it is taken over, and the reception says nothing.
+    """
 
     migration_id: str
     spec: MachineSpec
+    boots: bool = False
 
 
 class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,12 +172,17 @@ class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
     key_hex: str
 
 
+class Measure(MachineVerb, frozen=True, kw_only=True):
+    """(source) How much it writes, and what it holds of its memory. Takes a second, changes nothing. → Measurement"""
+
+
 class Send(MachineVerb, frozen=True, kw_only=True):
     """(source) → Departed"""
 
     migration_id: str
     to: ReceptionAt
     goals: Goals
+    tactics: Tactics = Tactics()
 
 
 class Departed(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +190,42 @@ class Departed(msgspec.Struct, frozen=True, kw_only=True):
 
     stopped_ago_ms: float
     flows: tuple[Flow, ...] = ()
+
+
+class Halt(MachineVerb, frozen=True, kw_only=True):
+    """(source) End it for a move without memory: its guest is asked, and made to at the deadline. → Departed
+
+    stopped_ago_ms counts from the moment it was asked.
+    """
+
+    migration_id: str
+    deadline_s: float = 60.0
+
+
+class OpenPostcopy(MachineVerb, frozen=True, kw_only=True):
+    """(source) `generation` is the new one: the rest of its memory follows while it runs there. → None"""
+
+    migration_id: str
+
+
+class FetchRest(MachineVerb, frozen=True, kw_only=True):
+    """(source) Wait until the target has all memory; to: by another stream than the one that broke. → RestFetched"""
+
+    migration_id: str
+    to: ReceptionAt | None = None
+
+
+class RestFetched(msgspec.Struct, frozen=True, kw_only=True):
+    """done: all memory is there; else why its stream broke."""
+
+    done: bool
+    why: str = ""
+
+
+class Reopen(MachineVerb, frozen=True, kw_only=True):
+    """(target) Listen anew for the rest of its memory. → ReceptionAt"""
+
+    migration_id: str
 
 
 class TakeOver(MachineVerb, frozen=True, kw_only=True):
@@ -229,7 +274,12 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "machine.adjust": Adjust,
     "machine.park": Park,
     "migration.accept": Accept,
+    "migration.measure": Measure,
     "migration.send": Send,
+    "migration.halt": Halt,
+    "migration.open_postcopy": OpenPostcopy,
+    "migration.fetch_rest": FetchRest,
+    "migration.reopen": Reopen,
     "migration.take_over": TakeOver,
     "migration.verify": Verify,
     "migration.release": Release,

@@ -14,8 +14,9 @@ import msgspec
 
 from novacron.errors import Reason
 from novacron.model.machine import DriveBus, MachineReport, MachineSpec, Qos, StopMode
-from novacron.model.migration import Figures, Goals, Progress
+from novacron.model.migration import Figures, Goals, Progress, Tactics
 from novacron.model.node import DriverFacts
+from novacron.model.prediction import Measurement
 from novacron.model.snapshot import Consistency
 
 CONSOLE_FILE = "console.log"
@@ -155,13 +156,34 @@ class Reception(msgspec.Struct, frozen=True, kw_only=True):
     key_hex: str
 
 
-class Departure(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream has been received whole and both sides stand still.
+class DiskReception(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a target takes in the disks that move with their machine, beside its Reception.
 
-    stopped_ago_ms: time since the source's vCPUs stopped, when this was made.
+    layered: those of them that are children of an image there, so that only what is their own need be copied.
+    """
+
+    migration_id: str
+    port: int
+    volume_ids: tuple[str, ...]
+    layered: tuple[str, ...] = ()
+
+
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """Both sides stand still, and the source will not go on by itself.
+
+    stopped_ago_ms: time since the source's vCPUs stopped, when this was made. whole: the stream has been received
+    whole; else `open_postcopy` is to follow.
     """
 
     stopped_ago_ms: float
+    whole: bool = True
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether all memory is on the target; if not, the link broke, and the rest waits for another one."""
+
+    done: bool
+    why: str = ""
 
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,18 +265,59 @@ class Driver(Protocol):
         """Let go of monitors. Machines run on."""
         ...
 
-    # -- migration: the six verbs. Before `take_over` on the other side, `reclaim` makes the source run as before.
+    async def measure(self, vm_id: str) -> Measurement:
+        """What it writes within a second, and what it holds of its memory. Changes nothing.
+
+        :raise NotFound: it does not know the machine. :raise StateConflict: it has ended, or its memory is on the way.
+        :raise Unsupported: this hypervisor does not measure.
+        """
+        ...
+
+    # -- migration. Before `take_over` on the other side, `reclaim` makes the source run as before.
 
     async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
         """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer."""
         ...
 
     async def send(
-        self, vm_id: str, migration_id: str, to: Reception, goals: Goals, progress: ProgressListener
+        self,
+        vm_id: str,
+        migration_id: str,
+        to: Reception,
+        goals: Goals,
+        progress: ProgressListener,
+        tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
     ) -> Departure:
         """(source) Move its state; returns when both sides stand still. Joins a transfer that is under way.
 
+        With a strategy that ends in post-copy it may return before the stream is whole.
+
         :raise MigrationFailed: the source runs as before.
+        """
+        ...
+
+    async def open_postcopy(self, vm_id: str, migration_id: str) -> None:
+        """(source) Have the target know what it needs to run; the rest of memory follows as it is asked for.
+
+        Only after the ownership has moved. From here on the source alone is not the machine. Whole already: fine.
+
+        :raise MigrationFailed: the target cannot have begun to run; the source stands still.
+        """
+        ...
+
+    async def fetch_rest(
+        self, vm_id: str, migration_id: str, progress: ProgressListener, to: Reception | None = None
+    ) -> Fetched:
+        """(source) Wait until the target has all memory. to: where the target listens anew, after the link broke.
+
+        :raise MigrationFailed: it can come to no end. A machine whose other half is gone is lost.
+        """
+        ...
+
+    async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
+        """(target) Listen anew for the rest of its memory, after the link broke. Asked again: at another port.
+
+        :raise StateConflict: nothing of its memory is missing.
         """
         ...
 

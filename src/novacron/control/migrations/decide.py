@@ -1,16 +1,12 @@
-"""Whether a VM may be moved, and where to: pure; changes nothing, and every refusal is a reason to act on."""
+"""Whether a VM may be moved, and what its next node must have: pure; every refusal is a reason to act on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
-
-from novacron.control.scheduler.placement import Candidate, Limits, Need, choose
+from novacron.control.scheduler.placement import Candidate, Need
 from novacron.control.scheduler.snapshot import PoolNeed, driver_of
-from novacron.errors import Busy, InvalidInput, NoRoom, NovaCronError, Reason, StateConflict, Unsupported
+from novacron.errors import Busy, Reason, StateConflict, Unsupported
 from novacron.model.machine import Firmware, MachineStatus, NetworkKind
-from novacron.model.migration import STEPS, MigrationKind
+from novacron.model.migration import MigrationKind
 from novacron.model.vm import Desired, Vm, VmSpec, features_of, running_spec, state_of, status_of
 
 LIVE_FEATURES = (
@@ -19,30 +15,22 @@ LIVE_FEATURES = (
     "migrate.pause-before-switchover",
     "migrate.late-block-activate",
 )
-"""What the drivers on both sides must have found in their hypervisor for a live move (DESIGN §7)."""
+"""What the drivers on both sides must have found in their hypervisor for memory to move (DESIGN §7)."""
+
+POSTCOPY = "postcopy"
+"""The same for post-copy (DriverFacts.features)."""
+
+AT_REST = (MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED)
+STREAMED_FROM = (MachineStatus.RUNNING, MachineStatus.PAUSED)
 
 
-class Move(msgspec.Struct, frozen=True):
-    """A move that may begin; `explanation` says why this target, in sentences."""
-
-    target: str
-    explanation: tuple[str, ...]
+def is_at_rest(vm: Vm) -> bool:
+    """Whether nothing of it runs and nothing is to."""
+    return vm.desired is Desired.STOPPED and status_of(vm) in AT_REST
 
 
-def check_kind(kind: MigrationKind) -> None:
-    """:raise Unsupported: this server cannot do that kind yet."""
-    if kind not in STEPS:
-        known = ", ".join(sorted(one.value for one in STEPS))
-        raise Unsupported(
-            f"migrations of kind {kind.value} are not supported yet",
-            [Reason("migration.kind", "this kind is not supported", subject="kind", remedy=f"give one of {known}")],
-        )
-
-
-def check_vm(vm: Vm) -> None:
-    """Whether it stands where a live move can begin. :raise StateConflict, Busy"""
-    if vm.desired is Desired.DELETED or vm.node_lost or status_of(vm) is not MachineStatus.RUNNING:
-        raise StateConflict.of(f"VM {vm.name}", state_of(vm).value, ("running",), "migrate")
+def check_vm(vm: Vm, kind: MigrationKind | None) -> None:
+    """Whether it stands where a move of that kind can begin. kind None: of any. :raise StateConflict, Busy"""
     if vm.migration_id:
         raise Busy(
             f"cannot migrate {vm.name}: migration {vm.migration_id} moves it already",
@@ -53,10 +41,28 @@ def check_vm(vm: Vm) -> None:
             f"cannot migrate {vm.name}: its task {vm.task.kind.value} is under way",
             [Reason("vm.task_under_way", vm.task.kind.value, subject=vm.task.id, remedy="wait until it has ended")],
         )
+    if not vm.node_id:
+        raise StateConflict.of(f"VM {vm.name}", "placed on no node yet", ("started once",), "migrate")
+    if vm.parent_id:
+        raise StateConflict.of(f"VM {vm.name}", "still to begin as a copy", ("started once",), "migrate")
+    if vm.desired is Desired.DELETED or vm.node_lost or not _stands_for(vm, kind):
+        raise StateConflict.of(f"VM {vm.name}", state_of(vm).value, _states(kind), "migrate")
 
 
-def need_of(vm: Vm, source: Candidate, target_id: str, pools: tuple[PoolNeed, ...] = ()) -> Need:
-    """What the machine, as it runs, asks of its next node."""
+def _stands_for(vm: Vm, kind: MigrationKind | None) -> bool:
+    if kind is MigrationKind.COLD:
+        return is_at_rest(vm) or status_of(vm) is MachineStatus.RUNNING
+    return status_of(vm) in STREAMED_FROM or (kind is None and is_at_rest(vm))
+
+
+def _states(kind: MigrationKind | None) -> tuple[str, ...]:
+    if kind is MigrationKind.COLD:
+        return ("running", "stopped")
+    return ("running", "paused") if kind is not None else ("running", "paused", "stopped")
+
+
+def need_of(vm: Vm, source: Candidate, *, streams: bool, pools: tuple[PoolNeed, ...] = ()) -> Need:
+    """What the machine asks of its next node. streams: its memory comes too, so it must find the same there."""
     facts, spec = source.node.facts, running_spec(vm)
     return Need(
         memory_mib=spec.memory_mib,
@@ -66,11 +72,10 @@ def need_of(vm: Vm, source: Candidate, target_id: str, pools: tuple[PoolNeed, ..
         pools=pools,
         bridges=tuple(sorted({nic.bridge for nic in vm.spec.nics if nic.network is NetworkKind.BRIDGE})),
         overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
-        features=(*LIVE_FEATURES, *features_of(spec)),
+        features=(*(LIVE_FEATURES if streams else ()), *features_of(spec)),
         machine_type=vm.pins.machine_type,
         cpu_model=vm.pins.cpu_model,
-        accelerator=vm.observed.accelerator if vm.observed else "",
-        node_id=target_id,
+        accelerator=vm.observed.accelerator if vm.observed and streams else "",
         not_nodes=(vm.node_id,),
     )
 
@@ -80,30 +85,17 @@ def _needs_own_pool(spec: VmSpec) -> bool:
     return any(not disk.pool_id for disk in spec.disks) or spec.firmware is Firmware.UEFI or spec.tpm
 
 
-def plan(vm: Vm, nodes: Sequence[Candidate], target_id: str, limits: Limits, pools: tuple[PoolNeed, ...] = ()) -> Move:
-    """Where the VM goes: to the target asked for, or (target_id empty) to the best node that can take it.
-
-    :raise InvalidInput: the target is where it runs already.
-    :raise StateConflict, Busy: it cannot be moved now. :raise Unsupported: its node cannot send it.
-    :raise NoRoom: no node, or not the one asked for, can take it; a reason for each.
-    """
-    check_vm(vm)
-    if target_id == vm.node_id:
-        raise InvalidInput.field("target_node", f"{vm.name} runs there already", "name another node, or none")
+def source_of(vm: Vm, nodes: list[Candidate]) -> Candidate:
+    """The node it is on. :raise StateConflict: that is not known."""
     source = next((one for one in nodes if one.node.id == vm.node_id), None)
     if source is None:
         raise StateConflict.of(f"VM {vm.name}", "on a node that is not known", ("on a known node",), "migrate")
-    need = need_of(vm, source, target_id, pools)
-    _check_source(vm, source, need)
-    choice = choose(need, nodes, limits)
-    if choice.node_id is None:
-        raise _refused(vm, choice.refusals, target_id)
-    return Move(choice.node_id, _explained(nodes, choice.node_id, target_id))
+    return source
 
 
-def _check_source(vm: Vm, source: Candidate, need: Need) -> None:
-    driver = driver_of(source, need.driver)
-    missing = [feature for feature in need.features if driver is None or feature not in driver.features]
+def check_source(vm: Vm, source: Candidate, need: Need) -> None:
+    """:raise Unsupported: its node cannot send it."""
+    missing = lacking(source, need.driver, need.features)
     if missing:
         raise Unsupported(
             f"cannot migrate {vm.name}: its node {source.node.name} cannot send running machines",
@@ -114,15 +106,13 @@ def _check_source(vm: Vm, source: Candidate, need: Need) -> None:
         )
 
 
-def _refused(vm: Vm, refusals: Sequence[Reason], target_id: str) -> NovaCronError:
-    telling = [one for one in refusals if one.code not in ("node.not_asked_for", "node.excluded")]
-    told = "; ".join(one.message for one in telling[:5]) or "there is no other node"
-    where = "the target cannot take it" if target_id else "no other node can take it"
-    return NoRoom(f"cannot migrate {vm.name}: {where}: {told}", telling)
+def lacking(node: Candidate, driver_name: str, features: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of the features its driver does not have."""
+    driver = driver_of(node, driver_name)
+    return tuple(feature for feature in features if driver is None or feature not in driver.features)
 
 
-def _explained(nodes: Sequence[Candidate], node_id: str, target_id: str) -> tuple[str, ...]:
-    name = next(one.node.name for one in nodes if one.node.id == node_id)
-    if target_id:
-        return (f"target {name}: asked for",)
-    return (f"target {name}: chosen, it scored best of {len(nodes) - 1} other nodes",)
+def no_postcopy(source: Candidate, target: Candidate, driver_name: str) -> str:
+    """Why post-copy cannot be had between the two; empty: it can."""
+    without = [one.node.name for one in (source, target) if lacking(one, driver_name, (POSTCOPY,))]
+    return f"post-copy is not usable on {' and '.join(without)}" if without else ""

@@ -60,18 +60,25 @@ class Journal:
         """What the source counts; nothing else of the record is touched."""
         await self._forward(migration_id, lambda now: msgspec.structs.replace(now, progress=progress))
 
-    async def hand_over(self, migration_id: str, sent: Step) -> None:
-        """The commit: in one transaction the send is done, the target owns the VM, its taking over has begun.
+    async def note(self, migration_id: str, sentence: str) -> None:
+        """What a person should know of how it goes."""
+        await self._forward(
+            migration_id, lambda now: msgspec.structs.replace(now, explanation=(*now.explanation, sentence))
+        )
+
+    async def hand_over(self, migration_id: str, before: Step | None) -> None:
+        """The commit: in one transaction the step before is done, the target owns the VM, the next step has begun.
 
         When this returns without the commit in the record, a cancel request came first.
         """
-        commit = next(step for step in machine.STEPS[self._migration(migration_id).record.kind] if step.name == COMMIT)
+        steps = machine.steps_of(self._migration(migration_id).record)
+        commit = next(step for step in steps if step.name == COMMIT)
         while True:
             migration, vm = self._pair(migration_id)
             if migration.record.state in UNDOING or COMMIT in migration.record.did:
                 return
             now = self._now()
-            story = machine.did(migration.record, sent, now)
+            story = migration.record if before is None else machine.did(migration.record, before, now)
             story = machine.did(machine.began(story, commit, now), commit, now)
             if await self._both(migration, self._opened(story), vm, _owned_by(vm.record, story.target_node, now)):
                 return

@@ -6,17 +6,13 @@ the target again after a restart: `accept` gives the same answer for the same mi
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import msgspec
-import structlog
 
 from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
+from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.migrations.reachable import Reachability
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, stamped, states, wiring_of
@@ -24,8 +20,9 @@ from novacron.control.pools.reach import specs_of
 from novacron.control.store.records import IMAGES, NETWORKS, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import NotFound
+from novacron.failpoint import reach
 from novacron.model.machine import MachineReport
-from novacron.model.migration import Do, Figures, Migration, Progress, Step, Undo, next_action
+from novacron.model.migration import Do, Figures, Migration, MigrationKind, Step, Undo, next_action, tactics_of
 from novacron.model.network import Flow
 from novacron.model.vm import Vm, running_spec
 from novacron.wire import agent as wire
@@ -33,7 +30,12 @@ from novacron.wire.network import NetworkApply
 
 VERB_DEADLINE_S = 30.0
 SEND_SLACK_S = 30.0
-PROGRESS_INTERVAL_S = 0.5
+SHUTDOWN_DEADLINE_S = 60.0
+"""How long a guest that is asked to shut down for a cold migration may take before it is made to."""
+BOOT_DEADLINE_S = 120.0
+REST_DEADLINE_S = 3600.0
+"""One wait for the rest of a post-copy; it is asked for again as long as it takes."""
+LINK_RETRY_S = 1.0
 
 
 class _Departure(msgspec.Struct, frozen=True):
@@ -62,7 +64,7 @@ class Performer:
         self._receptions: dict[str, wire.ReceptionAt] = {}
         self._departures: dict[str, _Departure] = {}
         self._reachability = Reachability(records, agents, clock)
-        self._log = structlog.get_logger("conductor")
+        self._progress = ProgressWriter(agents, clock, journal)
 
     async def do(self, migration: Migration, step: Step) -> None:
         """Perform the step and write it down.
@@ -71,6 +73,11 @@ class Performer:
         :raise NovaCronError: the agent's refusal: the step failed.
         """
         await self._journal.begin(migration, step)
+        reach(f"conductor.{step.name}:began")
+        await self._do(migration, step)
+        reach(f"conductor.{step.name}:did")
+
+    async def _do(self, migration: Migration, step: Step) -> None:
         match step.name:
             case "accept":
                 await self._reception(migration)
@@ -78,8 +85,19 @@ class Performer:
             case "send":
                 await self._send(migration)
                 await self._journal.hand_over(migration.id, step)
+            case "halt":
+                await self._halt(migration)
+                await self._journal.hand_over(migration.id, step)
+            case "commit":
+                await self._journal.hand_over(migration.id, None)
+            case "open_postcopy":
+                await self._open_postcopy(migration)
+                await self._journal.did(migration.id, step)
             case "take_over":
                 await self._take_over(migration, step)
+            case "fetch_rest":
+                await self._fetch_rest(migration)
+                await self._journal.did(migration.id, step)
             case "verify":
                 await self._verify(migration, step)
             case "release":
@@ -99,6 +117,7 @@ class Performer:
                     vm_id=migration.vm_id, generation=self._vm(migration).generation, migration_id=migration.id
                 )
                 await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
+                self._receptions.pop(migration.id, None)
                 await self._journal.undid(migration.id, step)
             case "reclaim":
                 await self._reclaim(migration, step)
@@ -136,7 +155,8 @@ class Performer:
         image = self._records.find(IMAGES, vm.spec.image_id).record
         pools = specs_of(self._records, running_spec(vm).disks)
         wiring = wiring_of(self._records, running_spec(vm).nics)
-        verb = wire.Accept(migration_id=migration.id, spec=machine_spec(vm, image, wiring=wiring, pools=pools))
+        spec = machine_spec(vm, image, wiring=wiring, pools=pools)
+        verb = wire.Accept(migration_id=migration.id, spec=spec, boots=migration.kind is MigrationKind.COLD)
         await self._spread_networks(migration, vm)
         await self._distribution.bring_all(migration.target_node, verb.spec)
         answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
@@ -160,12 +180,53 @@ class Performer:
             migration_id=migration.id,
             to=await self._reception(migration),
             goals=migration.goals,
+            tactics=tactics_of(migration),
         )
         deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
-        async with self._progress_of(migration):
+        async with self._progress.of(migration.id):
             departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
+        self._note_departure(migration, departed)
+
+    def _note_departure(self, migration: Migration, departed: wire.Departed) -> None:
         stopped_at_s = self._clock.monotonic_s() - departed.stopped_ago_ms / 1e3
         self._departures[migration.id] = _Departure(stopped_at_s, departed.flows)
+
+    async def _halt(self, migration: Migration) -> None:
+        verb = wire.Halt(
+            vm_id=migration.vm_id,
+            generation=migration.generation,
+            migration_id=migration.id,
+            deadline_s=SHUTDOWN_DEADLINE_S,
+        )
+        deadline_s = SHUTDOWN_DEADLINE_S + VERB_DEADLINE_S
+        departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
+        self._note_departure(migration, departed)
+
+    async def _open_postcopy(self, migration: Migration) -> None:
+        generation = self._vm(migration).generation
+        verb = wire.OpenPostcopy(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
+        await self._agents.call(migration.source_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
+
+    async def _fetch_rest(self, migration: Migration) -> None:
+        """Until the target has all memory. A link that broke is replaced by another for as long as that takes: there
+        is no way back, and the guest waits for no more than the pages it misses.
+        """
+        generation, to, broke = self._vm(migration).generation, None, False
+        while True:
+            verb = wire.FetchRest(vm_id=migration.vm_id, generation=generation, migration_id=migration.id, to=to)
+            async with self._progress.of(migration.id):
+                rest = await self._agents.call(
+                    migration.source_node, verb, wire.RestFetched, deadline_s=REST_DEADLINE_S
+                )
+            if rest.done:
+                return
+            if not broke:
+                broke = True
+                await self._journal.note(migration.id, f"the link broke in post-copy ({rest.why}); it is made anew")
+            else:
+                await self._clock.sleep(LINK_RETRY_S)
+            again = wire.Reopen(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
+            to = await self._agents.call(migration.target_node, again, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
 
     async def _take_over(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
@@ -174,7 +235,8 @@ class Performer:
             self._reachability.begin(migration, vm, departure.stopped_at_s)
         flows = departure.flows if departure is not None else ()
         verb = wire.TakeOver(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, flows=flows)
-        arrived = await self._agents.call(migration.target_node, verb, wire.Arrived, deadline_s=VERB_DEADLINE_S)
+        deadline_s = BOOT_DEADLINE_S if migration.kind is MigrationKind.COLD else VERB_DEADLINE_S
+        arrived = await self._agents.call(migration.target_node, verb, wire.Arrived, deadline_s=deadline_s)
         resumed_at_s = self._clock.monotonic_s() - arrived.resumed_ago_ms / 1e3
         figures = migration.figures
         if departure is not None:
@@ -208,52 +270,14 @@ class Performer:
         )
         await self._journal.did(migration.id, step, figures=figures)
 
-    async def _discard(self, migration: Migration, step: Step) -> None:
-        generation = self._vm(migration).generation
-        verb = wire.Discard(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
-        await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
-        self._receptions.pop(migration.id, None)
-        await self._journal.undid(migration.id, step)
-
     async def _reclaim(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
         verb = wire.Reclaim(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
-        report = await self._agents.call(migration.source_node, verb, MachineReport, deadline_s=VERB_DEADLINE_S)
+        deadline_s = SHUTDOWN_DEADLINE_S + BOOT_DEADLINE_S if step.name == "halt" else VERB_DEADLINE_S
+        report = await self._agents.call(migration.source_node, verb, MachineReport, deadline_s=deadline_s)
         await self._journal.saw(migration, migration.source_node, report)
         self._departures.pop(migration.id, None)
         await self._journal.undid(migration.id, step)
-
-    # -- progress -------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _progress_of(self, migration: Migration) -> AsyncIterator[None]:
-        """Write the newest progress report at most every PROGRESS_INTERVAL_S, for as long as the block runs."""
-        newest: list[Progress] = []
-        news = asyncio.Event()
-
-        def heard(progress: Progress) -> None:
-            newest[:] = [progress]
-            news.set()
-
-        async def write() -> None:
-            while True:
-                await news.wait()
-                news.clear()
-                await self._journal.progress(migration.id, newest[0])
-                await self._clock.sleep(PROGRESS_INTERVAL_S)
-
-        self._agents.on_progress(migration.id, heard)
-        writer = asyncio.create_task(write(), name=f"progress-{migration.id}")
-        try:
-            yield
-        finally:
-            self._agents.on_progress(migration.id, None)
-            writer.cancel()  # not awaited: the hand-over comes next, and the guest stands still
-            writer.add_done_callback(self._writer_ended)
-
-    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
-        if not writer.cancelled() and (failure := writer.exception()) is not None:
-            self._log.warning("progress was not written", why=str(failure))
 
     def _vm(self, migration: Migration) -> Vm:
         return self._records.find(VMS, migration.vm_id).record

@@ -4,30 +4,79 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, problems, reads, record
+from novacron.control.migrations import plan_view
 from novacron.control.migrations.service import MigrationService
 from novacron.control.migrations.view import MigrationView
 from novacron.control.once import Asked, Outcome
 from novacron.control.store.records import MIGRATIONS, VMS, Records
 from novacron.errors import NotFound
 from novacron.model.identity import is_id
-from novacron.model.migration import Migration, MigrationState
+from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy
 from novacron.wire.rest import migrations as wire
 from novacron.wire.rest.common import PageOf, Ref
 
 MigrationRef = Annotated[Ref, Path(description="Id of a migration.")]
 
 
+VmRef = Annotated[Ref, Path(description="Id or name of a VM.")]
+
+
 def router(records: Records, service: MigrationService, view: MigrationView) -> APIRouter:
     """All paths of migrations."""
     routes = noun("migrations")
     _reading(routes, records, view)
+    _planning(routes, records, service)
     _writing(routes, service, view)
     return routes
+
+
+def _asked(
+    vm: VmRef,
+    target_node: Annotated[Ref | None, Query(description="Only this node will do; the others are planned too.")] = None,
+    kind: Annotated[MigrationKind | None, Query(description="Left out: the engine chooses.")] = None,
+    strategy: Annotated[Strategy | None, Query(description="Of a live move. Left out: the engine chooses.")] = None,
+    policy: Annotated[Ref | None, Query(description="Goals of this policy, where none is given here.")] = None,
+    max_downtime_ms: wire.DowntimeMs | None = None,
+    finish_within_s: wire.FinishWithinS | None = None,
+    max_slowdown_percent: wire.SlowdownPercent | None = None,
+    bandwidth_bytes_per_s: wire.Bandwidth | None = None,
+    may_pause: Annotated[bool | None, Query(description="The guest may stand still for what is left.")] = None,
+    never_postcopy: Annotated[bool | None, Query(description="Its memory is never on two nodes.")] = None,
+    measure: Annotated[bool, Query(description="Look at what it writes first, which takes a second.")] = True,
+) -> wire.MigrationCreate:
+    """The query of a plan: the fields of a migration's request."""
+    return wire.MigrationCreate(
+        vm=vm,
+        target_node=target_node,
+        kind=kind,
+        strategy=strategy,
+        policy=policy,
+        max_downtime_ms=max_downtime_ms,
+        finish_within_s=finish_within_s,
+        max_slowdown_percent=max_slowdown_percent,
+        bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+        may_pause=may_pause,
+        never_postcopy=never_postcopy,
+        measure=measure,
+    )
+
+
+def _planning(routes: APIRouter, records: Records, service: MigrationService) -> None:
+    @routes.get(
+        "/vms/{vm}/migration-plan",
+        dependencies=[needs("migrations.plan")],
+        responses=problems(404, 409),
+        response_model=wire.MigrationPlan,
+    )
+    async def plan_migration(asked: Annotated[wire.MigrationCreate, Depends(_asked)]) -> Response:
+        """What a migration would do and cost, for every node. Nothing changes; `start` of a node begins just that."""
+        made = await service.plan(asked.vm, asked)
+        return Response(plan_view.encoded(records, asked, made), media_type="application/json")
 
 
 def _reading(routes: APIRouter, records: Records, view: MigrationView) -> None:
@@ -78,7 +127,7 @@ def _writing(routes: APIRouter, service: MigrationService, view: MigrationView) 
         status_code=202,
     )
     async def create_migration(request: Request, body: wire.MigrationCreate, who: Caller, once: Asked) -> Response:
-        """Move a running VM to another node. Everything is checked first; a refusal has changed nothing."""
+        """Move a VM to another node, as `migration-plan` says it. A refusal has changed nothing."""
         return _answer(request, view, await once.perform(MIGRATIONS, lambda: service.create(body, who.name, once)))
 
     @routes.post(

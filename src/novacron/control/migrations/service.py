@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from novacron.clock import Clock
-from novacron.control.migrations import decide
+from novacron.control.migrations.choice import Choice
+from novacron.control.migrations.plan import NodePlan, Plan, begun, check_room
+from novacron.control.migrations.planner import Planner
+from novacron.control.named import named
 from novacron.control.once import Change, Once, Outcome
-from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
-from novacron.control.store.records import MIGRATIONS, NODES, VMS, WRITE_TRIES, Records, Stored, create, update
-from novacron.errors import CompareFailed, InvalidInput, NotFound
-from novacron.model.migration import UNDOING, Goals, Migration, MigrationState, Strategy, cancelled, is_final
-from novacron.model.vm import Vm, running_spec
+from novacron.control.store.records import MIGRATIONS, VMS, WRITE_TRIES, Records, Stored, create, update
+from novacron.errors import CompareFailed
+from novacron.model.migration import UNDOING, Migration, MigrationState, cancelled, is_final
+from novacron.model.vm import Vm
 from novacron.wire.rest.migrations import MigrationCreate
 
 
 class MigrationService:
-    """Requests about migrations, answered from the records alone."""
+    """Requests about migrations, answered from the records, and from what the machine's node measures."""
 
-    def __init__(self, records: Records, room: Room, clock: Clock) -> None:
+    def __init__(self, records: Records, room: Room, clock: Clock, planner: Planner) -> None:
         self._records = records
         self._room = room
         self._clock = clock
+        self._planner = planner
+
+    async def plan(self, ref: str, asked: MigrationCreate) -> Plan:
+        """What `create` would decide, for every node. Changes nothing.
+
+        :raise NotFound: no such VM. Else raises as `create`, but for nodes that cannot take it: the plan says those.
+        """
+        vm = self._records.find(VMS, ref).record
+        wish = self._planner.asked(asked, vm)
+        self._planner.plan(vm, wish, "")  # refused before anything is measured
+        note = await self._planner.measure(vm, wish, wanted=asked.measure)
+        return self._planner.plan(self._records.find(VMS, vm.id).record, wish, note)
 
     async def create(self, asked: MigrationCreate, by: str, once: Once) -> Outcome:
         """Check everything, change nothing; then write the migration and the VM it holds in one transaction.
 
-        :raise InvalidInput: no such VM or node, or the VM runs there already.
-        :raise Unsupported: a kind this server cannot do.
+        :raise InvalidInput: no such VM, node or policy, or the VM is there already.
+        :raise Unsupported: its node cannot send it.
         :raise StateConflict, Busy: the VM cannot be moved now.
-        :raise NoRoom: no node can take it, with a reason for each.
+        :raise GoalsUnmet: no way that the goals allow reaches them.
+        :raise NoRoom: no node can take it, with the reasons of each.
         """
-        decide.check_kind(asked.kind)
-        target = self._named("target_node", NODES, asked.target_node).record.id if asked.target_node else ""
+        before: Vm = named(self._records, VMS, asked.vm, "vm").record
+        wish = self._planner.asked(asked, before)
+        check_room(self._planner.plan(before, wish, ""))  # refused before anything is measured
+        note = await self._planner.measure(before, wish, wanted=asked.measure)
         for _ in range(WRITE_TRIES):
             async with self._room.turn():
                 ticket = await self._room.ticket()
-                vm: Stored[Vm] = self._named("vm", VMS, asked.vm)
-                pools = needs_of(self._records, running_spec(vm.record).disks)
-                move = decide.plan(vm.record, self._room.candidates(), target, self._room.limits, pools)
-                migration = self._record(asked, vm.record, move, by)
+                vm = named(self._records, VMS, asked.vm, "vm")
+                wish = self._planner.asked(asked, vm.record)
+                made = self._planner.plan(vm.record, wish, note)
+                migration = self._record(asked, vm.record, made, *begun(made), by)
                 held = msgspec.structs.replace(vm.record, migration_id=migration.id, updated_at=migration.created_at)
                 writes = (create(MIGRATIONS, migration), update(VMS, vm, held), ticket, *once.note(migration, 202))
                 try:
@@ -69,33 +84,24 @@ class MigrationService:
         change_of = Change(self._records, MIGRATIONS, ref, held, once)
         return await change_of.write(change, under_way=lambda migration: not is_final(migration))
 
-    def _record(self, asked: MigrationCreate, vm: Vm, move: decide.Move, by: str) -> Migration:
+    def _record(self, asked: MigrationCreate, vm: Vm, made: Plan, node: NodePlan, choice: Choice, by: str) -> Migration:
         now = self._clock.wall()
         return Migration(
             id=self._records.new_id(),
             vm_id=vm.id,
             vm_name=vm.name,
-            kind=asked.kind,
-            strategy=Strategy.PRECOPY,
+            kind=choice.way.kind,
+            strategy=choice.way.strategy,
             source_node=vm.node_id,
-            target_node=move.target,
+            target_node=node.node_id,
             generation=vm.generation,
             state=MigrationState.PENDING,
             created_at=now,
             updated_at=now,
-            goals=Goals(
-                max_downtime_ms=asked.max_downtime_ms,
-                bandwidth_bytes_per_s=asked.bandwidth_bytes_per_s,
-                finish_within_s=asked.finish_within_s,
-            ),
+            at_rest=made.at_rest,
+            goals=choice.goals,
+            predicted=choice.way.predicted,
             requested_by=by,
             labels=asked.labels,
-            explanation=move.explanation,
+            explanation=made.explanation(node),
         )
-
-    def _named(self, field: str, kind: Any, ref: str) -> Stored[Any]:
-        try:
-            found: Stored[Any] = self._records.find(kind, ref)
-        except NotFound as missing:
-            raise InvalidInput.field(field, missing.message, "give the id or name of one that exists") from missing
-        return found

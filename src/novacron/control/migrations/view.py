@@ -1,4 +1,4 @@
-"""A migration as the API shows it: the shape of wire.rest.migrations.Migration."""
+"""Migrations and their policies as the API shows them: the shapes of wire.rest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import MIGRATIONS, NODES, Records
-from novacron.model.migration import Figures, Migration, may_cancel
+from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, Records
+from novacron.model.migration import Figures, Migration, may_cancel, prediction_error
+from novacron.model.policy import Policy
 
 _all_of = msgspec.structs.asdict
 
@@ -21,7 +22,6 @@ class MigrationView:
         self.encoded = Encoded(records, MIGRATIONS, self.data, self._node_names)
 
     def data(self, migration: Migration, revision: int) -> dict[str, Any]:
-        goals = migration.goals
         return {
             "id": migration.id,
             "vm_id": migration.vm_id,
@@ -33,17 +33,18 @@ class MigrationView:
             "source_node_id": migration.source_node,
             "target_node": self._name(migration.target_node),
             "target_node_id": migration.target_node,
+            "at_rest": migration.at_rest,
             "may_cancel": may_cancel(migration),
-            "max_downtime_ms": goals.max_downtime_ms,
-            "bandwidth_bytes_per_s": goals.bandwidth_bytes_per_s,
-            "finish_within_s": goals.finish_within_s,
+            **_all_of(migration.goals),
             "labels": migration.labels,
             "explanation": migration.explanation,
             "steps_begun": migration.began,
             "steps_done": migration.did,
             "steps_undone": migration.undone,
             "progress": _all_of(migration.progress) if migration.progress else None,
+            "predicted": msgspec.to_builtins(migration.predicted),
             "figures": self._figures(migration.figures),
+            "prediction_error": msgspec.to_builtins(prediction_error(migration)),
             "problem": _all_of(migration.problem) if migration.problem else None,
             "created_at": migration.created_at,
             "updated_at": migration.updated_at,
@@ -61,3 +62,13 @@ class MigrationView:
 
     def _node_names(self, migration: Migration) -> str:
         return f"{self._name(migration.source_node)} {self._name(migration.target_node)}"
+
+
+class PolicyView:
+    """`data` builds the object, `encoded` its bytes, once for each revision."""
+
+    def __init__(self, records: Records) -> None:
+        self.encoded = Encoded(records, POLICIES, self.data)
+
+    def data(self, policy: Policy, revision: int) -> dict[str, Any]:
+        return {**_all_of(policy), "goals": _all_of(policy.goals), "revision": revision}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from novacron.control.access.guard import needs
 from novacron.control.answers import IfMatch, Listed, noun, page, problems, record
+from novacron.control.named import named
+from novacron.control.nodes.baseline import cpu_baseline
 from novacron.control.nodes.service import NodeService
 from novacron.control.nodes.view import NodeView
-from novacron.control.store.records import NODES, Records
+from novacron.control.store.records import NODES, VMS, Records
 from novacron.model.node import Node, NodeState
 from novacron.wire.rest import nodes as wire
 from novacron.wire.rest.common import Name, PageOf, Ref
@@ -70,4 +73,24 @@ def router(records: Records, service: NodeService, view: NodeView) -> APIRouter:
         await service.delete(node, held)
         return Response(status_code=204)
 
+    _comparing(routes, records)
     return routes
+
+
+def _comparing(routes: APIRouter, records: Records) -> None:
+    @routes.get(
+        "/cpu-baseline",
+        dependencies=[needs("nodes.read"), needs("vms.read")],
+        responses=problems(),
+        response_model=wire.CpuBaseline,
+    )
+    async def get_cpu_baseline(
+        without: Annotated[
+            list[Ref], Query(description="As if this node (id or name) were gone. Repeatable.", max_length=100)
+        ] = [],  # noqa: B006 (FastAPI copies it)
+    ) -> Response:
+        """What virtual CPU and machine all nodes run, and which VMs are bound to fewer nodes than that."""
+        gone = [named(records, NODES, ref, "without").record.id for ref in without]
+        nodes = [stored.record for stored in records.all(NODES)]
+        vms = (stored.record for stored in records.all(VMS))
+        return Response(msgspec.json.encode(cpu_baseline(nodes, vms, gone)), media_type="application/json")

@@ -11,7 +11,7 @@ from novacron.control.scheduler.scorers import WEIGHTS
 from novacron.control.scheduler.snapshot import Candidate, Limits, Need
 from novacron.errors import Reason
 
-__all__ = ["Candidate", "Limits", "Need", "Placement", "choose", "refusal"]
+__all__ = ["Candidate", "Limits", "Need", "Placement", "choose", "refusal", "refusals"]
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -37,6 +37,20 @@ def refusal(need: Need, candidate: Candidate, limits: Limits = Limits()) -> Reas
         if reason is not None:
             return reason
     return None
+
+
+def refusals(need: Need, candidate: Candidate, limits: Limits = Limits()) -> tuple[Reason, ...]:  # noqa: B008 (frozen)
+    """Every reason why this node cannot take the machine, one of each filter. Of a node that has not said what it has
+    there is no other to tell.
+    """
+    found: list[Reason] = []
+    for ask in FILTERS:
+        reason = ask(need, candidate, limits)
+        if reason is not None:
+            found.append(reason)
+            if reason.code == "node.unknown":
+                break
+    return tuple(found)
 
 
 def choose(need: Need, nodes: Sequence[Candidate], limits: Limits = Limits()) -> Placement:  # noqa: B008 (frozen)

@@ -27,6 +27,7 @@ from novacron.model.image import Image
 from novacron.model.migration import Migration
 from novacron.model.network import Network, SecurityGroup
 from novacron.model.node import Node
+from novacron.model.policy import Policy
 from novacron.model.pool import Pool
 from novacron.model.snapshot import Schedule, Snapshot
 from novacron.model.template import Template
@@ -98,8 +99,10 @@ SECURITY_GROUPS: Kind[SecurityGroup] = Kind("security_groups/", SecurityGroup, O
 SNAPSHOTS: Kind[Snapshot] = Kind("snapshots/", Snapshot, ObjectType.SNAPSHOT, named=False)
 SCHEDULES: Kind[Schedule] = Kind("schedules/", Schedule, ObjectType.SCHEDULE, named=True)
 TEMPLATES: Kind[Template] = Kind("templates/", Template, ObjectType.TEMPLATE, named=True)
+POLICIES: Kind[Policy] = Kind("migration_policies/", Policy, ObjectType.MIGRATION_POLICY, named=True)
 KINDS: tuple[Kind[Any], ...] = (
     VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES, TEMPLATES,
+    POLICIES,
 )  # fmt: skip
 
 

@@ -8,24 +8,85 @@ from typing import Annotated
 from pydantic import Field
 
 from novacron.model.migration import MigrationKind, MigrationState, Strategy
-from novacron.wire.rest.common import Labels, Ref, Strict, VmProblem, example
+from novacron.wire.rest.common import Labels, ReasonOut, Ref, Strict, VmProblem, example
+
+DowntimeMs = Annotated[int, Field(ge=1, le=2_000_000)]
+FinishWithinS = Annotated[float, Field(ge=1, le=7 * 86400)]
+SlowdownPercent = Annotated[int, Field(ge=0, le=90)]
+Bandwidth = Annotated[int, Field(ge=0, le=1 << 40, description="0: as fast as the link")]
 
 
-class MigrationCreate(Strict):
-    """A VM to be moved. Without a target the scheduler chooses one.
+class Goals(Strict):
+    """What a move is to keep to; what is left out (or null) is taken from policies, else as is usual.
 
-    max_downtime_ms bounds the residue left for the stop; finish_within_s: given up and rolled back when longer.
+    max_downtime_ms (usual: 100): never more when somebody asked for it, else an aim; finish_within_s (3600): refused
+    when it is expected to take longer, rolled back when it does; max_slowdown_percent (0): how much of its time the
+    guest may be kept waiting; bandwidth_bytes_per_s (0: as the link); may_pause (false): the guest may stand still for
+    what cannot be caught up with; never_postcopy (false): its memory is never on two nodes.
+    """
+
+    max_downtime_ms: DowntimeMs | None = None
+    finish_within_s: FinishWithinS | None = None
+    max_slowdown_percent: SlowdownPercent | None = None
+    bandwidth_bytes_per_s: Bandwidth | None = None
+    may_pause: bool | None = None
+    never_postcopy: bool | None = None
+
+
+class MigrationCreate(Goals):
+    """A VM to be moved. Without a target the scheduler chooses one; without kind and strategy the engine does.
+
+    policy: one whose goals count where this says none. measure: look at what it writes before deciding, which takes a
+    second; null: where a downtime or an end was asked for.
     """
 
     vm: Ref
     target_node: Ref | None = None
-    kind: MigrationKind = MigrationKind.LIVE
+    kind: MigrationKind | None = None
+    strategy: Strategy | None = None
+    policy: Ref | None = None
+    measure: bool | None = None
     labels: Labels = {}
-    max_downtime_ms: Annotated[int, Field(ge=1, le=2_000_000)] = 100
-    bandwidth_bytes_per_s: Annotated[int, Field(ge=0, le=1 << 40, description="0: as fast as the link")] = 0
-    finish_within_s: Annotated[float, Field(ge=1, le=7 * 86400)] = 3600.0
 
     model_config = Strict.model_config | example({"vm": "web-1", "target_node": "node-2", "max_downtime_ms": 50})
+
+
+class RangeOut(Strict):
+    """A figure with its error bar."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class PredictionOut(Strict):
+    """What it is expected to cost. ends: it is expected to come to an end; ends_surely: also at its worst."""
+
+    total_ms: RangeOut
+    downtime_ms: RangeOut
+    bytes_transferred: RangeOut
+    ends: bool = True
+    ends_surely: bool = True
+    residue_ms: float = 0.0
+    basis: list[str] = []
+
+
+class PredictionErrorOut(Strict):
+    """By how much of what was measured the prediction was off, in percent; above zero: it promised more."""
+
+    total_percent: float | None = None
+    downtime_percent: float | None = None
+    bytes_percent: float | None = None
+
+
+class MeasurementOut(Strict):
+    """A running machine before its move. dirtied_bytes: written in interval_s, by sampling."""
+
+    at: datetime.datetime
+    interval_s: float
+    dirtied_bytes: int
+    memory_used_bytes: int
+    memory_bytes: int
 
 
 class ProgressOut(Strict):
@@ -59,6 +120,14 @@ class FiguresOut(Strict):
     network_checked_by: str | None = None
 
 
+_PREDICTED = {
+    "total_ms": {"low": 1200.0, "expected": 2000.0, "high": 5200.0},
+    "downtime_ms": {"low": 8.0, "expected": 33.0, "high": 120.0},
+    "bytes_transferred": {"low": 201326592.0, "expected": 278000000.0, "high": 420000000.0},
+    "basis": ["link: 112 MiB/s, as 7 earlier moves between the two nodes had it"],
+}
+
+
 class Migration(Strict):
     id: str
     vm_id: str
@@ -70,17 +139,23 @@ class Migration(Strict):
     source_node_id: str
     target_node: str
     target_node_id: str
+    at_rest: bool
     may_cancel: bool
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
     finish_within_s: float
+    max_slowdown_percent: int
+    may_pause: bool
+    never_postcopy: bool
     labels: dict[str, str]
     explanation: list[str]
     steps_begun: list[str]
     steps_done: list[str]
     steps_undone: list[str]
     progress: ProgressOut | None
+    predicted: PredictionOut | None
     figures: FiguresOut
+    prediction_error: PredictionErrorOut | None
     problem: VmProblem | None
     created_at: datetime.datetime
     updated_at: datetime.datetime
@@ -99,21 +174,121 @@ class Migration(Strict):
             "source_node_id": "0190b36e-7c1a-7000-8000-000000000002",
             "target_node": "node-2",
             "target_node_id": "0190b36e-7c1a-7000-8000-000000000007",
+            "at_rest": False,
             "may_cancel": False,
             "max_downtime_ms": 100,
             "bandwidth_bytes_per_s": 0,
             "finish_within_s": 3600.0,
+            "max_slowdown_percent": 0,
+            "may_pause": False,
+            "never_postcopy": False,
             "labels": {},
             "explanation": ["target node-2: chosen, it scored best of 2 other nodes"],
             "steps_begun": ["accept", "send", "commit", "take_over", "verify", "release"],
             "steps_done": ["accept", "send", "commit", "take_over", "verify", "release"],
             "steps_undone": [],
             "progress": None,
+            "predicted": _PREDICTED,
             "figures": {"total_ms": 1830.5, "downtime_qemu_ms": 41.0, "bytes_transferred": 281018368},
+            "prediction_error": {"total_percent": 9.3, "bytes_percent": -1.1},
             "problem": None,
             "created_at": "2026-01-02T03:10:00Z",
             "updated_at": "2026-01-02T03:10:02Z",
             "finished_at": "2026-01-02T03:10:02Z",
             "revision": 61,
+        }
+    )
+
+
+class GoalsOut(Strict):
+    """The goals as they come to."""
+
+    max_downtime_ms: int
+    finish_within_s: float
+    max_slowdown_percent: int
+    bandwidth_bytes_per_s: int
+    may_pause: bool
+    never_postcopy: bool
+
+
+class NodePlan(Strict):
+    """One node. is_here: the VM is there. can: it could go there, and reach its goals; else `reasons` says all that
+    stands in the way. start: what to send to POST /migrations to have exactly this; null when it cannot.
+    """
+
+    node: str
+    node_id: str
+    is_here: bool
+    can: bool
+    chosen: bool
+    kind: MigrationKind | None
+    strategy: Strategy | None
+    predicted: PredictionOut | None
+    reasons: list[ReasonOut]
+    explanation: list[str]
+    start: MigrationCreate | None
+
+
+class MigrationPlan(Strict):
+    """What a migration would do and cost, node by node. Nothing has changed.
+
+    goals_said_by: by goal, who said it; goals nobody has said are as is usual. target_node: where it would go if it
+    were begun now; null: nowhere. note: why it was not measured.
+    """
+
+    vm: str
+    vm_id: str
+    at_rest: bool
+    source_node: str
+    source_node_id: str
+    target_node: str | None
+    target_node_id: str | None
+    goals: GoalsOut
+    goals_said_by: dict[str, str]
+    measured: MeasurementOut | None
+    note: str
+    nodes: list[NodePlan]
+
+    model_config = Strict.model_config | example(
+        {
+            "vm": "web-1",
+            "vm_id": "0190b36e-7c1a-7000-8000-000000000001",
+            "at_rest": False,
+            "source_node": "node-1",
+            "source_node_id": "0190b36e-7c1a-7000-8000-000000000002",
+            "target_node": "node-2",
+            "target_node_id": "0190b36e-7c1a-7000-8000-000000000007",
+            "goals": {
+                "max_downtime_ms": 50,
+                "finish_within_s": 3600.0,
+                "max_slowdown_percent": 0,
+                "bandwidth_bytes_per_s": 0,
+                "may_pause": False,
+                "never_postcopy": False,
+            },
+            "goals_said_by": {"max_downtime_ms": "asked for"},
+            "measured": None,
+            "note": "it was not measured: nobody asked for that",
+            "nodes": [
+                {
+                    "node": "node-2",
+                    "node_id": "0190b36e-7c1a-7000-8000-000000000007",
+                    "is_here": False,
+                    "can": True,
+                    "chosen": True,
+                    "kind": "live",
+                    "strategy": "precopy",
+                    "predicted": _PREDICTED,
+                    "reasons": [],
+                    "explanation": ["target node-2: chosen, it scored best of 1 other nodes"],
+                    "start": {
+                        "vm": "web-1",
+                        "target_node": "node-2",
+                        "kind": "live",
+                        "strategy": "precopy",
+                        "max_downtime_ms": 50,
+                    },
+                }
+            ],
         }
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from novacron.model.node import NodeState
-from novacron.wire.rest.common import Labels, Strict, example
+from novacron.wire.rest.common import Labels, ReasonOut, Strict, example
 
 
 class AcceleratorOut(Strict):
@@ -108,3 +108,62 @@ class NodeUpdate(Strict):
     cordoned: bool | None = None
 
     model_config = Strict.model_config | example({"cordoned": True})
+
+
+class BaselineOut(Strict):
+    """Nodes of one accelerator. cpu_model: the newest that all of them run; null: there is none. lacks_flags: by node,
+    what other hosts have and it has not.
+    """
+
+    accelerator: str
+    nodes: list[str]
+    cpu_model: str | None
+    cpu_models: list[str]
+    cpu_flags: list[str]
+    lacks_flags: dict[str, list[str]]
+    machine_types: list[str]
+
+
+class BoundVm(Strict):
+    """A VM that not every other node could take, by its CPU model, machine type and accelerator. is_locked_in: none."""
+
+    vm: str
+    vm_id: str
+    node: str | None
+    cpu_model: str
+    machine_type: str
+    accelerator: str
+    cannot: list[ReasonOut]
+    could: list[str]
+    is_locked_in: bool
+
+
+class CpuBaseline(Strict):
+    """vms: those that are bound, the locked-in ones first, at most 500; vms_left_off: how many more there are.
+
+    unknown: nodes that have not said what they have.
+    """
+
+    baselines: list[BaselineOut]
+    vms: list[BoundVm]
+    vms_left_off: int
+    unknown: list[str]
+
+    model_config = Strict.model_config | example(
+        {
+            "baselines": [
+                {
+                    "accelerator": "kvm",
+                    "nodes": ["node-1", "node-2"],
+                    "cpu_model": "Cascadelake-Server",
+                    "cpu_models": ["Cascadelake-Server", "Skylake-Server", "qemu64"],
+                    "cpu_flags": ["avx2", "sse2"],
+                    "lacks_flags": {"node-1": ["avx512_vnni"]},
+                    "machine_types": ["pc-q35-7.2"],
+                }
+            ],
+            "vms": [],
+            "vms_left_off": 0,
+            "unknown": [],
+        }
+    )

@@ -20,8 +20,8 @@ ATTACH_DEADLINE_S = 2.0
 async def adopt(path: Path, clock: Clock, listener: ReportListener) -> Machine | None:
     """The machine of that run directory, its process held and its status asked for; None: there is no record.
 
-    A process whose monitor does not answer is held all the same, as `unknown`, and its monitor is opened as soon as
-    it does. One that is gone is stopped if that was noted before, else crashed.
+    A process whose monitor does not answer is held all the same, and its monitor is opened as soon as it does. One
+    that is gone is stopped if that was noted before, else crashed.
     """
     run_dir = RunDir(path)
     noted = record.load(run_dir)
@@ -42,7 +42,7 @@ async def adopt(path: Path, clock: Clock, listener: ReportListener) -> Machine |
         await machine.attach(ATTACH_DEADLINE_S)
     except (MonitorFailed, DeadlineExceeded) as wrong:
         if not await held.wait(HANG_UP_DEADLINE_S):  # it may be ending this very moment
-            machine.become(MachineStatus.UNKNOWN, wrong.message)
+            machine.unheard(wrong.message)
             machine.reattach_later()
         return machine
     if noted.copying and noted.ending is None:  # it is still somebody else inside

@@ -13,6 +13,7 @@ from novacron.agent.drivers.base import (
     Arrival,
     Beside,
     Departure,
+    Fetched,
     Launch,
     ProgressListener,
     Reception,
@@ -22,19 +23,23 @@ from novacron.agent.drivers.base import (
 from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import adopt as adoption
 from novacron.agent.drivers.qemu import devices, incoming, launcher, outgoing, parking, power, snapshot, stall, tpm
+from novacron.agent.drivers.qemu import measure as measuring
 from novacron.agent.drivers.qemu.accelerator import choose
 from novacron.agent.drivers.qemu.command import Host, wants_uefi
 from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
 from novacron.agent.drivers.qemu.firmware import NETWORK_BOOT, find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.gate import Gate
 from novacron.agent.drivers.qemu.machine import STDERR_FILE, Machine
+from novacron.agent.drivers.qemu.postcopy import fetched, open_, relink, reopen
+from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.agent.drivers.qemu.record import Record, Role
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.clock import Clock
 from novacron.errors import NotFound, StateConflict
 from novacron.model.machine import MachineReport, MachineStatus, StopMode
-from novacron.model.migration import Figures, Goals
+from novacron.model.migration import Figures, Goals, Tactics
 from novacron.model.node import Accelerator, DriverFacts
+from novacron.model.prediction import Measurement
 
 STALL_S = 30.0
 TRIM_INTERVAL_S = 10.0
@@ -63,7 +68,8 @@ class QemuDriver:
         self._listeners: list[ReportListener] = []
         self._machines: dict[str, Machine] = {}
         self._gates: dict[str, Gate] = {}
-        self._known: tuple[Path, Probed, Accelerator] | None = None
+        self._known: tuple[Path, Probed, Accelerator, str] | None = None
+        self._postcopy = PostcopyProbe(cache_dir, clock)
         self._probing = asyncio.Lock()
         self._trimmer: asyncio.Task[None] | None = None
 
@@ -73,11 +79,12 @@ class QemuDriver:
         self._listeners.append(listener)
 
     async def probe(self) -> DriverFacts:
-        binary, found, accelerator = await self._facts()
+        binary, found, accelerator, key = await self._facts()
+        arrivals = await self._postcopy.features(binary, key, accelerator.name)
         return DriverFacts(
             name=self.name,
             version=found.version,
-            features=(*found.features, *self._extras(binary)),
+            features=(*found.features, *self._extras(binary), *arrivals),
             machine_types=found.machine_types,
             default_machine_types=found.default_machine_types,
             cpu_models=found.cpu_models,
@@ -168,20 +175,45 @@ class QemuDriver:
         await machine.let_go()
         launcher.clear(machine.run_dir)
 
+    async def measure(self, vm_id: str) -> Measurement:
+        _, found, *_ = await self._facts()
+        return await measuring.measured(self._expect(vm_id), found.features)
+
     # -- migration -------------------------------------------------------------------------------------------
 
     async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
         return await self._run(launch.spec.vm_id, "accept", self._accept(launch, migration_id, host))
 
     async def send(
-        self, vm_id: str, migration_id: str, to: Reception, goals: Goals, progress: ProgressListener
+        self,
+        vm_id: str,
+        migration_id: str,
+        to: Reception,
+        goals: Goals,
+        progress: ProgressListener,
+        tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
     ) -> Departure:
         """As the contract says. A caller that leaves does not end the transfer: `reclaim` does."""
         machine = self._expect(vm_id)
         machine.progress = progress
-        _, found, _ = await self._facts()
-        await self._run(vm_id, "send", outgoing.begin(machine, migration_id, to, goals, found.features, self._stall_s))
+        _, found, *_ = await self._facts()
+        order = outgoing.Order(migration_id, to, goals, tactics, found.features, self._stall_s)
+        await self._run(vm_id, "send", outgoing.begin(machine, order))
         return await outgoing.departed(machine)
+
+    async def open_postcopy(self, vm_id: str, migration_id: str) -> None:
+        await self._with(vm_id, "open_postcopy", lambda machine: open_(machine, migration_id, self._stall_s))
+
+    async def fetch_rest(
+        self, vm_id: str, migration_id: str, progress: ProgressListener, to: Reception | None = None
+    ) -> Fetched:
+        machine = self._expect(vm_id)
+        machine.progress = progress
+        why = await self._run(vm_id, "fetch_rest", relink(machine, migration_id, to))
+        return await fetched(machine, self._stall_s, why)
+
+    async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
+        return await self._with(vm_id, "reopen", lambda machine: reopen(machine, migration_id, host))
 
     async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
         return await self._with(
@@ -215,9 +247,10 @@ class QemuDriver:
             unfinished = known.transfer(migration_id, Role.TARGET)
             if unfinished is None or not await self._discard(known.vm_id, migration_id):
                 raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("absent",), "accept")
-        _, found, _ = await self._facts()
+        binary, found, accelerator, key = await self._facts()
+        features = (*found.features, *await self._postcopy.features(binary, key, accelerator.name))
         machine, chosen = await self._make(launch)
-        given = await incoming.accept(machine, launch, chosen, found.features, migration_id, host)
+        given = await incoming.accept(machine, launch, chosen, features, migration_id, host)
         self._enlist(machine)
         return given
 
@@ -302,7 +335,7 @@ class QemuDriver:
 
     async def _make(self, launch: Launch) -> tuple[Machine, Host]:
         """A machine not yet started or listed, in the place of one that has ended."""
-        binary, found, accelerator = await self._facts()
+        binary, found, accelerator, _ = await self._facts()
         spec = launch.spec
         machine_type, cpu_model = hardware(spec, found, accelerator.name)
         host = Host(
@@ -350,14 +383,14 @@ class QemuDriver:
     def _absent(self, vm_id: str) -> MachineReport:
         return MachineReport(vm_id=vm_id, generation=0, status=MachineStatus.ABSENT, since=self._clock.wall())
 
-    async def _facts(self) -> tuple[Path, Probed, Accelerator]:
+    async def _facts(self) -> tuple[Path, Probed, Accelerator, str]:
         async with self._probing:
             if self._known is None:
                 binary = locate(self._binary)
                 key = await asyncio.to_thread(fingerprint, binary)
                 accelerator = await choose(self._wish, binary, self._cache_dir, key, self._clock)
                 found = await probe(binary, accelerator.name, self._cache_dir, key, self._clock)
-                self._known = binary, found, accelerator
+                self._known = binary, found, accelerator, key
             return self._known
 
     async def _trim(self) -> None:

@@ -94,7 +94,7 @@ async def probe(binary: Path, accelerator: str, cache_dir: Path, key: str, clock
         kept = msgspec.json.decode(cached.read_bytes(), type=Probed)
         if kept.format == FORMAT:
             return kept
-    async with _asked(binary, accelerator, cache_dir, clock) as monitor:
+    async with asked(binary, accelerator, cache_dir, clock) as monitor:
         found = await _ask(monitor)
     keep(cached, msgspec.json.encode(found))
     return found
@@ -150,16 +150,22 @@ def scratch(cache_dir: Path, prefix: str) -> Iterator[RunDir]:
 
 
 @contextlib.asynccontextmanager
-async def _asked(binary: Path, accelerator: str, cache_dir: Path, clock: Clock) -> AsyncIterator[Monitor]:
-    """A monitor of a process with no machine, ended afterwards."""
+async def asked(
+    binary: Path, accelerator: str, cache_dir: Path, clock: Clock, *more: str, uid: int | None = None
+) -> AsyncIterator[Monitor]:
+    """A monitor of a process with no machine, ended afterwards. more: arguments; uid: the user it runs as.
+
+    :raise DriverError: it cannot be started, or hangs up, or refuses what it is asked.
+    """
     with scratch(cache_dir, "probe-") as run_dir:
         stderr = run_dir.create("stderr.log", os.O_WRONLY | os.O_APPEND, None, None)
         with run_dir.listen("qmp") as listening:
             argv = [str(binary), "-nodefaults", "-no-user-config", "-display", "none", "-S", "-machine", "none"]
-            argv += ["-accel", accelerator, "-mon", "chardev=qmp,mode=control"]
+            argv += ["-accel", accelerator, "-mon", "chardev=qmp,mode=control", *more]
             argv += ["-chardev", f"socket,id=qmp,fd={listening.fileno()},server=on,wait=off"]
             try:
-                process = spawn(argv, directory=run_dir.path, stderr=stderr, pass_fds=[listening.fileno()])
+                fds = [listening.fileno()]
+                process = spawn(argv, directory=run_dir.path, stderr=stderr, uid=uid, gid=uid, pass_fds=fds)
             finally:
                 os.close(stderr)
         monitor = Monitor(clock, lambda _: None, lambda: None)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from novacron.agent.drivers.base import Arrival, Launch, Reception
-from novacron.agent.drivers.qemu import status, tls, tpm
+from novacron.agent.drivers.qemu import postcopy_probe, status, tls, tpm
 from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
 from novacron.agent.drivers.qemu.launcher import abandon, launch
 from novacron.agent.drivers.qemu.machine import Machine
-from novacron.agent.drivers.qemu.migration import ANNOUNCE, Info, capabilities, require, target_parameters, uri
+from novacron.agent.drivers.qemu.migration import (
+    ANNOUNCE,
+    POSTCOPY,
+    Info,
+    capabilities,
+    only,
+    require,
+    target_parameters,
+    uri,
+)
 from novacron.agent.drivers.qemu.record import Ending, Role, Transfer
-from novacron.errors import MonitorFailed, StateConflict
+from novacron.errors import DeadlineExceeded, MonitorFailed, StateConflict
 from novacron.model.machine import MachineReport, MachineStatus
 
 LOAD_DEADLINE_S = 60.0
 RESUME_DEADLINE_S = 10.0
+LOAD_PAUSE_S = 0.002
+WHOLE_DEADLINE_S = 5.0  # the source has heard of it by then
 
 
 async def accept(
@@ -32,6 +45,9 @@ async def accept(
         monitor = machine.door()
         await tls.install(monitor, machine.run_dir, migration_id, "server")
         await monitor.execute("migrate-set-capabilities", capabilities(on=True))
+        if postcopy_probe.FEATURE in features:
+            # It takes a stream of either kind then; whether it will be needed is decided on the way.
+            await monitor.execute("migrate-set-capabilities", only(POSTCOPY))
         await monitor.execute("migrate-set-parameters", target_parameters(tls.OBJECT_ID))
         await monitor.execute("migrate-incoming", {"uri": listen_at})
         machine.record.transfer.port = await _port(machine)
@@ -62,8 +78,10 @@ async def take_over(machine: Machine, migration_id: str, generation: int) -> Arr
     if transfer is None:
         raise StateConflict.of(f"machine {machine.vm_id}", machine.status.value, ("incoming",), "take over")
     if machine.status is not MachineStatus.RUNNING:
-        await machine.until(lambda: machine.ended or machine.migration_state in status.OVER, LOAD_DEADLINE_S, "load")
-        await _require_loaded(machine)
+        await machine.until(
+            lambda: machine.ended or machine.migration_state in status.OVER | status.POSTCOPY, LOAD_DEADLINE_S, "load"
+        )
+        await _require_loaded(machine, transfer)
         await _continue(machine, transfer, generation)
     now = machine.clock.monotonic_s()
     resumed_at_s = now if transfer.resumed_at_s is None else transfer.resumed_at_s
@@ -75,8 +93,12 @@ async def take_over(machine: Machine, migration_id: str, generation: int) -> Arr
 async def verify(machine: Machine) -> MachineReport:
     """Ask whether it really runs, announce it to the network, and forget the key.
 
-    :raise StateConflict: it does not run.
+    :raise StateConflict: it does not run. :raise DeadlineExceeded: a part of its memory is missing.
     """
+    if machine.record.transfer is not None and machine.record.transfer.in_part:
+        await machine.until(
+            lambda: machine.ended or machine.migration_state == "completed", WHOLE_DEADLINE_S, "get all its memory"
+        )
     report = await machine.refresh()
     if report.status is MachineStatus.STOPPED:
         return report  # the guest has shut down since; that is its own affair
@@ -113,7 +135,20 @@ async def _port(machine: Machine) -> int:
     raise MonitorFailed("QEMU listens for a stream, and does not say where")
 
 
-async def _require_loaded(machine: Machine) -> None:
+async def _require_loaded(machine: Machine, transfer: Transfer) -> None:
+    """Its devices' state is there, and its memory: whole, or, in post-copy, as far as it had been sent.
+
+    :raise MachineDied, MonitorFailed, DeadlineExceeded: it is not; it never ran, and never will without being told.
+    """
+    transfer.in_part = machine.migration_state in status.POSTCOPY
+    give_up_s = machine.clock.monotonic_s() + LOAD_DEADLINE_S
+    while transfer.in_part and not machine.ended:
+        answer = await machine.door().ask(dict[str, object], "query-status")
+        if answer["status"] != "inmigrate":
+            return
+        if machine.clock.monotonic_s() > give_up_s:
+            raise DeadlineExceeded(f"the state of machine {machine.vm_id} is half there, and nothing more comes")
+        await machine.clock.sleep(LOAD_PAUSE_S)
     if machine.ended:
         raise machine.died()
     if machine.migration_state != "completed":
@@ -127,14 +162,8 @@ async def _continue(machine: Machine, transfer: Transfer, generation: int) -> No
     generation_before, machine.record.generation = machine.record.generation, generation
     machine.save()
     tpm.claim(machine.record.keep, machine.record.tpm)
-    asked_at_s = machine.clock.monotonic_s()
-
-    def resumed() -> bool:
-        return machine.seen_at_s.get("RESUME", 0.0) >= asked_at_s or machine.ended
-
     try:
-        await machine.door().execute("cont")
-        await machine.until(resumed, RESUME_DEADLINE_S, "continue")
+        await _tell_to_continue(machine)
     except MonitorFailed:
         if not machine.monitor or not machine.monitor.connected:
             machine.become(MachineStatus.UNKNOWN, "it was told to continue, and its monitor was lost")
@@ -151,3 +180,23 @@ async def _continue(machine: Machine, transfer: Transfer, generation: int) -> No
     else:
         transfer.resumed_at_s = machine.seen_at_s.get("RESUME")
         machine.become(machine.status if machine.ended else MachineStatus.RUNNING)
+
+
+async def _tell_to_continue(machine: Machine) -> None:
+    """Its event is believed, not the answer alone: a machine that runs may wait for a page before it answers."""
+    machine.seen_at_s.pop("RESUME", None)  # when it came is known to a few ms, whether it came exactly
+
+    def resumed() -> bool:
+        return "RESUME" in machine.seen_at_s
+
+    telling = asyncio.create_task(machine.door().execute("cont"))
+    hearing = asyncio.create_task(machine.until(lambda: resumed() or machine.ended, RESUME_DEADLINE_S, "continue"))
+    try:
+        await asyncio.wait({telling, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        if not resumed():
+            await telling
+        await hearing
+    finally:
+        telling.cancel()
+        hearing.cancel()
+        await asyncio.gather(telling, hearing, return_exceptions=True)

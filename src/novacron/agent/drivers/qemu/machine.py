@@ -138,6 +138,10 @@ class Machine:
             return self.run_dir.tail(STDERR_FILE, LAST_WORDS_BYTES).decode("utf-8", "replace").strip()
         return ""
 
+    def oob(self) -> Monitor:
+        """The monitor for commands out of band: one that is kept free. Errors as for `door`."""
+        return self.rescue if self.rescue is not None and self.rescue.connected else self.door()
+
     # -- the process and its monitors ------------------------------------------------------------------------
 
     def hold(self, process: Process) -> None:
@@ -198,9 +202,11 @@ class Machine:
             answer = await monitor.ask(dict[str, object], "query-status")
             transfer = self.record.transfer
             if transfer is not None:
-                self.migration_state = (await monitor.ask(Info, "query-migrate")).status
-            arriving = transfer is not None and transfer.role is Role.TARGET and not transfer.taken_over
-            sent = transfer is not None and transfer.role is Role.SOURCE and self.migration_state == "completed"
+                before = self.migration_state
+                seen = (await monitor.ask(Info, "query-migrate")).status
+                # An event that came meanwhile is newer than this answer.
+                self.migration_state = seen if self.migration_state == before else self.migration_state
+            arriving, sent = self._halves(str(answer["status"]))
             new, reason = status.meaning(str(answer["status"]), arriving=arriving, sent=sent)
             if answer["status"] == status.IO_ERROR:
                 reason, self.full = await stall.failing(monitor)
@@ -208,13 +214,31 @@ class Machine:
             hung_up = self.monitor is None or not self.monitor.connected
             ends = hung_up and await self.process.wait(HANG_UP_DEADLINE_S)
             if not ends and self.record.ending is None:
-                self.become(MachineStatus.UNKNOWN, wrong.message)
+                self.unheard(wrong.message)
             return self.report()
         if new is MachineStatus.STOPPED:
             await self.end(Ending(new, reason))
         else:
             self.become(new, reason)
         return self.report()
+
+    def _halves(self, run_state: str) -> tuple[bool, bool]:
+        """Whether it arrives and has not been taken over; whether it has left, or stands still so that it can."""
+        transfer = self.record.transfer
+        if transfer is None:
+            return False, False
+        if transfer.role is Role.TARGET:
+            return not transfer.taken_over, False
+        stands = transfer.switching and run_state != "running"
+        return False, transfer.opened or stands or self.migration_state == "completed"
+
+    def unheard(self, why: str) -> None:
+        """Its monitor does not answer. One that waits for memory from its source cannot, and is none the worse."""
+        transfer = self.record.transfer
+        if transfer is not None and transfer.taken_over and transfer.in_part and not transfer.closed:
+            self.become(MachineStatus.RUNNING, f"it may wait for memory that is still on its way: {why}")
+        else:
+            self.become(MachineStatus.UNKNOWN, why)
 
     async def end(self, ending: Ending) -> None:
         """Let QEMU flush and leave; kill it if it does not. The ending is noted first, so that it is no crash.
@@ -313,7 +337,7 @@ class Machine:
         self._ring()
 
     def reattach_later(self) -> None:
-        """Open the monitors as soon as QEMU answers; until then the status is `unknown`."""
+        """Open the monitors as soon as QEMU answers; until then it is as `unheard` says."""
         self.later(self._reattach())
 
     async def _reattach(self) -> None:
@@ -324,7 +348,7 @@ class Machine:
             try:
                 await self.attach(REATTACH_DEADLINE_S)
             except (MonitorFailed, DeadlineExceeded) as wrong:
-                self.become(MachineStatus.UNKNOWN, wrong.message)
+                self.unheard(wrong.message)
                 continue
             await self.refresh()
             self.after_attach(self)

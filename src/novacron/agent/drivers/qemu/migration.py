@@ -3,6 +3,9 @@
 The sequence (measured safe on 7.2 to 10): the target waits with `-S -incoming defer`; both sides get the
 capabilities below, the source its goals; `migrate`; at `pre-switchover` the guest stands and the source says
 `migrate-continue`; at `completed` both sides are paused and whole. Who runs on is decided elsewhere.
+
+In post-copy the source says `stop` and `migrate-start-postcopy`, and waits at `pre-switchover` until the ownership has
+moved; then `migrate-continue`, and at `postcopy-active` the target gets what it needs to run.
 """
 
 from __future__ import annotations
@@ -14,19 +17,27 @@ from collections.abc import Collection
 import msgspec
 
 from novacron.agent.drivers.base import Reception
+from novacron.agent.drivers.qemu.convergence import (
+    THROTTLE_FROM_PERCENT,
+    THROTTLE_STEP_PERCENT,
+    Sample,
+    memory_ms,
+    throttle_percent,
+)
 from novacron.errors import Unsupported
-from novacron.model.migration import Figures, Goals, Progress
+from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 
 CAPABILITIES = ("events", "return-path", "pause-before-switchover", "late-block-activate")
 """return-path: without it a source believes in a target that died while loading. late-block-activate: nobody holds
 the disks' locks between the two, so that the source can continue when the target is discarded."""
 
-MEMORY_SHARE = 0.3
-"""The part of the downtime goal QEMU may spend on memory; the rest is for device state, the two-stopped hand-off and
-the network. With 30 ms of 100 the guest stood still for 14 to 54 ms."""
+POSTCOPY = "postcopy-ram"
+THROTTLE = "auto-converge"
+
 NO_BOUND_MS = 2_000_000  # the most QEMU takes
 DEFAULT_DOWNTIME_MS = 300
 DEFAULT_BANDWIDTH = 128 << 20
+DEFAULT_THROTTLE_PERCENT = 99
 ANNOUNCE = {"initial": 20, "max": 200, "rounds": 6, "step": 40}  # frames at 0, 20, 80, 180, 320, 500 ms
 
 
@@ -62,27 +73,51 @@ class Info(msgspec.Struct, rename="kebab"):
     socket_address: list[TcpAddress] = []
 
 
-def require(features: Collection[str]) -> None:
+def require(features: Collection[str], tactics: Tactics = Tactics()) -> None:  # noqa: B008 (frozen)
     """:raise Unsupported: this QEMU lacks a capability we cannot do without."""
-    missing = [name for name in CAPABILITIES if f"migrate.{name}" not in features]
+    missing = [name for name in wanted(tactics) if f"migrate.{name}" not in features]
     if missing:
         raise Unsupported(f"this QEMU cannot hand a machine over safely: it lacks {', '.join(missing)}")
 
 
-def capabilities(*, on: bool) -> dict[str, object]:
+def wanted(tactics: Tactics) -> tuple[str, ...]:
+    """The capabilities a source is given."""
+    postcopy = (POSTCOPY,) if tactics.strategy is not Strategy.PRECOPY else ()
+    return (*CAPABILITIES, *postcopy, *((THROTTLE,) if tactics.max_throttle_percent else ()))
+
+
+def capabilities(*, on: bool, tactics: Tactics = Tactics()) -> dict[str, object]:  # noqa: B008 (frozen)
     """Arguments for migrate-set-capabilities: what a transfer of ours needs, or none of it."""
-    return {"capabilities": [{"capability": name, "state": on} for name in CAPABILITIES]}
+    names = wanted(tactics) if on else (*CAPABILITIES, POSTCOPY, THROTTLE)
+    return {"capabilities": [{"capability": name, "state": on} for name in names]}
 
 
-def source_parameters(goals: Goals, credentials: str) -> dict[str, object]:
-    """Arguments for migrate-set-parameters of a transfer with these goals and TLS credentials."""
-    memory_ms = max(1, round(goals.max_downtime_ms * MEMORY_SHARE)) if goals.max_downtime_ms else NO_BOUND_MS
-    return {
+def only(name: str) -> dict[str, object]:
+    """Arguments for migrate-set-capabilities: this one more."""
+    return {"capabilities": [{"capability": name, "state": True}]}
+
+
+def source_parameters(
+    goals: Goals,
+    credentials: str,
+    tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
+) -> dict[str, object]:
+    """Arguments for migrate-set-parameters of a transfer with these goals, tactics and TLS credentials.
+
+    A guest that stands still has no bound to keep, and gets one all the same: with none QEMU sends all memory in its
+    last step, in which it answers nothing.
+    """
+    parameters = default_parameters() | {
         "max-bandwidth": goals.bandwidth_bytes_per_s,
-        "downtime-limit": min(memory_ms, NO_BOUND_MS),
+        "max-postcopy-bandwidth": goals.bandwidth_bytes_per_s,
         "tls-creds": credentials,
-        "tls-hostname": "",
     }
+    if not tactics.stands_still:
+        parameters["downtime-limit"] = memory_ms(goals) or NO_BOUND_MS
+    most = throttle_percent(tactics)
+    if most:
+        parameters |= {"cpu-throttle-initial": min(THROTTLE_FROM_PERCENT, most), "max-cpu-throttle": most}
+    return parameters
 
 
 def target_parameters(credentials: str) -> dict[str, object]:
@@ -94,6 +129,10 @@ def default_parameters() -> dict[str, object]:
     """What QEMU starts with: the next transfer must not inherit this one's limits or keys."""
     return {
         "max-bandwidth": DEFAULT_BANDWIDTH,
+        "max-postcopy-bandwidth": 0,
+        "cpu-throttle-initial": THROTTLE_FROM_PERCENT,
+        "cpu-throttle-increment": THROTTLE_STEP_PERCENT,
+        "max-cpu-throttle": DEFAULT_THROTTLE_PERCENT,
         "downtime-limit": DEFAULT_DOWNTIME_MS,
         "tls-creds": "",
         "tls-hostname": "",
@@ -130,6 +169,19 @@ def progress_of(info: Info, now: datetime.datetime) -> Progress:
         predicted_end=now + datetime.timedelta(seconds=memory.remaining / (rate - dirty_rate))
         if rate > dirty_rate
         else None,
+    )
+
+
+def sample_of(info: Info, now_s: float) -> Sample:
+    """What the decision about a transfer looks at."""
+    memory = info.ram
+    return Sample(
+        at_s=now_s,
+        remaining_bytes=memory.remaining,
+        transferred_bytes=memory.transferred,
+        dirty_bytes_per_s=float(memory.dirty_pages_rate * memory.page_size),
+        rate_bytes_per_s=memory.mbps * 1e6 / 8,
+        iteration=memory.dirty_sync_count,
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 from novacron.agent.drivers.qemu.process import Identity
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.model.machine import Endpoint, MachineSpec, MachineStatus
-from novacron.model.migration import Figures
+from novacron.model.migration import Figures, Goals, Tactics
 
 FILE = "machine.json"
 MAX_BYTES = 256 << 10
@@ -23,21 +23,32 @@ class Role(StrEnum):
 class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One migration seen from here. Times are of the agent's monotonic clock, which counts from the host's boot.
 
-    was_paused: (source) reclaim must leave it so; finish_by_s: (source) given up then. taken_over: (target) it was
-    told to run, or is about to be; from then on it is never discarded. closed: both sides are done with it; only its
-    answers are still known.
+    Source: was_paused: reclaim must leave it so. finish_by_s: given up then. halted: we had its guest stand still, or
+    were about to, so that QEMU does not let it go on by itself. switching: likewise, and the rest is to follow in
+    post-copy. opened: the target was sent what it needs to run, or is about to be.
+
+    Target: taken_over: it was told to run, or is about to be; from then on it is never discarded. in_part: it runs, or
+    is about to, with memory that is not all there.
+
+    closed: both sides are done with it; only its answers are still known.
     """
 
     migration_id: str
     role: Role
     host: str = ""
     port: int = 0
+    goals: Goals = Goals()
+    tactics: Tactics = Tactics()
     was_paused: bool = False
     finish_by_s: float = 0.0
     began_at_s: float = 0.0
     stopped_at_s: float | None = None
     resumed_at_s: float | None = None
+    halted: bool = False
+    switching: bool = False
+    opened: bool = False
     taken_over: bool = False
+    in_part: bool = False
     closed: bool = False
     figures: Figures | None = None
 

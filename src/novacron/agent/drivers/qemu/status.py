@@ -9,7 +9,13 @@ IO_ERROR = "io-error"
 NOT_BEGUN = "it has not begun to run"
 
 UNDER_WAY = frozenset({"setup", "wait-unplug", "active", "pre-switchover", "device", "cancelling"})
-"""Migration states in which a transfer is under way."""
+"""Migration states in which a transfer is under way, all of it before any switch to post-copy."""
+
+BROKEN = frozenset({"postcopy-paused", "postcopy-recover", "postcopy-recover-setup"})
+"""Migration states of a post-copy without a link, or on the way to another one."""
+
+POSTCOPY = frozenset({"postcopy-active"}) | BROKEN
+"""Migration states in which the target has all it needs to run, and not all memory."""
 
 OVER = frozenset({"completed", "failed", "cancelled"})
 """Migration states in which it is not any more."""
@@ -32,12 +38,13 @@ _MEANS: dict[str, tuple[MachineStatus, str]] = {
 def meaning(run_state: str, *, arriving: bool, sent: bool) -> tuple[MachineStatus, str]:
     """The status and its reason.
 
-    arriving: it was started for a stream and has not been taken over. sent: its state has left whole and has not been
-    reclaimed, so that no pause of it is an ordinary one; and when it has been, `postmigrate` is no more than a pause.
+    arriving: it was started for a stream and has not been taken over. sent: its state has left, or is about to, and has
+    not been reclaimed, so that no pause of it is an ordinary one; and when it has been, `postmigrate` is no more than a
+    pause.
     """
     status, reason = _MEANS.get(run_state, (MachineStatus.PAUSED, f"QEMU says {run_state}"))
     if arriving and status is MachineStatus.PAUSED:
         return MachineStatus.INCOMING, ""
-    if status in (MachineStatus.HANDED_OFF, MachineStatus.PAUSED) and run_state != "finish-migrate":
+    if status in (MachineStatus.HANDED_OFF, MachineStatus.PAUSED):
         return (MachineStatus.HANDED_OFF, "") if sent else (MachineStatus.PAUSED, reason)
     return status, reason

@@ -68,15 +68,17 @@ def erase(run_dir: RunDir) -> None:
     run_dir.remove_secret(FOLDER, FILE, GROUP_FILE)
 
 
-async def install(monitor: Monitor, run_dir: RunDir, migration_id: str, endpoint: str) -> None:
+async def install(
+    monitor: Monitor, run_dir: RunDir, migration_id: str, endpoint: str, *, object_id: str = OBJECT_ID
+) -> None:
     """Have QEMU hold the key that `write` left; endpoint: server (target) or client (source).
 
     :raise MonitorFailed: QEMU cannot read it, or was built without TLS.
     """
-    await remove(monitor)
+    await remove(monitor, object_id=object_id)
     credentials: dict[str, object] = {
         "qom-type": "tls-creds-psk",
-        "id": OBJECT_ID,
+        "id": object_id,
         "endpoint": endpoint,
         "dir": str(run_dir.path / FOLDER),
     }
@@ -85,10 +87,10 @@ async def install(monitor: Monitor, run_dir: RunDir, migration_id: str, endpoint
     await monitor.execute("object-add", credentials)
 
 
-async def remove(monitor: Monitor) -> None:
+async def remove(monitor: Monitor, *, object_id: str = OBJECT_ID) -> None:
     """Have QEMU forget the key. None there: fine."""
     try:
-        await monitor.execute("object-del", {"id": OBJECT_ID})
+        await monitor.execute("object-del", {"id": object_id})
     except MonitorFailed:
         if not monitor.connected:
             raise

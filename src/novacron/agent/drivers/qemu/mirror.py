@@ -1,0 +1,243 @@
+"""Disks that move with their machine: mirrored into the target's own, over NBD under the migration's key.
+
+    target   open_exports → (filled) → close_exports, before it continues
+    source   begin → ready (alike, and kept so) → finish, while the guest stands; or drop, at whatever moment
+
+A mirror goes on in QEMU whatever becomes of the agent; who asks again joins it. Sequence and pitfalls: measured on QEMU
+7.2 and 10 (a ready mirror is cancelled, not completed: completing would put the source itself on the target's disk).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+
+from novacron.agent.drivers.base import DiskReception
+from novacron.agent.drivers.qemu import tls
+from novacron.agent.drivers.qemu.devices import node_of
+from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.qmp import Monitor
+from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, Reason
+
+JOB = "mirror-"
+KEY_ID = "disk-key"
+LISTENER = "disk-exports"
+PROGRESS_INTERVAL_S = 0.5
+FINISH_DEADLINE_S = 30.0
+DROP_DEADLINE_S = 2.0
+_NODE = "t"  # for the v of the disk's own
+_ENDED = frozenset({"concluded", "null", "aborting"})
+
+
+class Job(msgspec.Struct, rename="kebab"):
+    """One entry of query-jobs."""
+
+    id: str
+    type: str
+    status: str
+    current_progress: int = 0
+    total_progress: int = 0
+    error: str = ""
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """How much of all disks has been copied, in bytes; both grow as the guest writes."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+# -- the target ------------------------------------------------------------------------------------------------
+
+
+async def open_exports(machine: Machine, volume_ids: Sequence[str], address: str) -> int:
+    """Let who holds the migration's key fill these disks; the port. The key is installed (`tls.install`).
+
+    :raise DriverError: the address is not this host's. :raise MonitorFailed
+    """
+    monitor = machine.door()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        try:
+            listening.bind((address, 0))
+            listening.listen(len(volume_ids) + 1)
+        except OSError as wrong:
+            raise DriverError(f"no disk can be received at {address}: {wrong}") from wrong
+        port: int = listening.getsockname()[1]
+        await monitor.hand(LISTENER, listening.fileno())
+        where = {"type": "fd", "data": {"str": LISTENER}}
+        await monitor.execute("nbd-server-start", {"addr": where, "tls-creds": tls.OBJECT_ID})
+    for volume_id in volume_ids:
+        node = node_of(volume_id)
+        export = {"type": "nbd", "id": f"export-{node}", "node-name": node, "name": volume_id, "writable": True}
+        await monitor.execute("block-export-add", export)
+    return port
+
+
+async def close_exports(machine: Machine) -> None:
+    """Nobody fills them any more, and QEMU alone has them. None open: fine."""
+    monitor = machine.door()
+    try:
+        await monitor.execute("nbd-server-stop")
+    except MonitorFailed:
+        if not monitor.connected:
+            raise
+
+
+# -- the source ------------------------------------------------------------------------------------------------
+
+
+async def begin(
+    machine: Machine, to: DiskReception, host: str, features: Collection[str], layered: Collection[str]
+) -> None:
+    """Begin to mirror, or find it begun. The migration's key lies in the machine's directory (`tls.write`).
+
+    layered: volumes that are children of an image here: where they are children of the same one there, only what is
+    their own is copied.
+
+    :raise MigrationFailed: it could not begin; nothing of it is left.
+    """
+    monitor = machine.door()
+    known = {job.id for job in await jobs(monitor)}
+    missing = [volume_id for volume_id in to.volume_ids if _job_of(volume_id) not in known]
+    if not missing:
+        return
+    try:
+        await tls.install(monitor, machine.run_dir, to.migration_id, "client", object_id=KEY_ID)
+        for volume_id in missing:
+            await _mirror(monitor, volume_id, to, host, features, layered)
+    except DriverError as wrong:
+        await drop(machine)
+        raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
+
+
+async def _mirror(
+    monitor: Monitor,
+    volume_id: str,
+    to: DiskReception,
+    host: str,
+    features: Collection[str],
+    layered: Collection[str],
+) -> None:
+    node = node_of(volume_id)
+    await monitor.execute(
+        "blockdev-add",
+        {
+            "driver": "nbd",
+            "node-name": _NODE + node[1:],
+            "server": {"type": "inet", "host": host, "port": str(to.port)},
+            "export": volume_id,
+            "tls-creds": KEY_ID,
+            "detect-zeroes": "unmap",
+            "discard": "unmap",
+        },
+    )
+    own_part = volume_id in layered and volume_id in to.layered
+    # Where it can be changed later, the guest's writes wait for the target only at the end (see `ready`).
+    late = "qmp.block-job-change" in features
+    arguments = {
+        "job-id": _job_of(volume_id),
+        "device": node,
+        "target": _NODE + node[1:],
+        "sync": "top" if own_part else "full",
+        "copy-mode": "background" if late else "write-blocking",
+        "on-source-error": "report",
+        "on-target-error": "report",
+        "auto-dismiss": False,
+    }
+    try:
+        await monitor.execute("blockdev-mirror", arguments)
+    except MonitorFailed:
+        await monitor.execute("blockdev-del", {"node-name": _NODE + node[1:]})
+        raise
+
+
+async def ready(machine: Machine, told: Callable[[Copied], None], features: Collection[str]) -> None:
+    """Wait until target and source are alike and stay so: from then on each write of the guest's is in both.
+
+    :raise MigrationFailed: a disk could not be copied. What is left of the others is `drop`ped by who takes it back.
+    """
+    while True:
+        found = await jobs(machine.door())
+        _check(found)
+        told(Copied(sum(job.current_progress for job in found), sum(job.total_progress for job in found)))
+        if all(job.status == "ready" for job in found):
+            break
+        await _news(machine)
+    if "qmp.block-job-change" in features:
+        for job in found:
+            change = {"id": job.id, "type": "mirror", "copy-mode": "write-blocking"}
+            await machine.door().execute("block-job-change", change)
+
+
+async def _news(machine: Machine) -> None:
+    """Wait until a job says something, or for a while: how far they are comes unasked from nobody."""
+    before = dict(machine.jobs)
+    with contextlib.suppress(DeadlineExceeded):
+        await machine.until(lambda: machine.jobs != before or machine.ended, PROGRESS_INTERVAL_S, "copy")
+
+
+async def finish(machine: Machine) -> None:
+    """Let go of the target's disks, which hold all that the guest, which stands still, has written. None: fine.
+
+    :raise MigrationFailed: one of them may lack something: the source's are the only good ones.
+    """
+    monitor = machine.door()
+    found = await jobs(monitor)
+    for job in found:
+        if job.status == "ready":  # cancelled once ready, a mirror first writes what is left
+            await monitor.execute("block-job-cancel", {"device": job.id})
+    try:
+        await machine.until(lambda: _over(machine, found), FINISH_DEADLINE_S, "finish copying its disks")
+    except DeadlineExceeded as late:
+        raise MigrationFailed(late.message) from late
+    ended = await jobs(monitor)
+    _check(ended, finishing=True)
+    await _clear(monitor, ended)
+
+
+async def drop(machine: Machine) -> None:
+    """End every mirror, also over a link that hangs, and let go of its target. None: fine."""
+    monitor = machine.door()
+    found = await jobs(monitor)
+    for job in found:
+        if job.status not in _ENDED:
+            await monitor.execute("block-job-cancel", {"device": job.id, "force": True})
+    try:
+        await machine.until(lambda: _over(machine, found), DROP_DEADLINE_S, "stop copying its disks")
+    except DeadlineExceeded:
+        nodes = [{"type": "block-node", "node-name": _NODE + job.id.removeprefix(JOB)} for job in found]
+        await monitor.execute_oob("yank", {"instances": nodes})
+        await machine.until(lambda: _over(machine, found), FINISH_DEADLINE_S, "stop copying its disks")
+    await _clear(monitor, await jobs(monitor))
+    with contextlib.suppress(MonitorFailed):  # it was never installed
+        await tls.remove(monitor, object_id=KEY_ID)
+
+
+async def jobs(monitor: Monitor) -> list[Job]:
+    """The mirrors there are."""
+    return [job for job in await monitor.ask(list[Job], "query-jobs") if job.id.startswith(JOB)]
+
+
+async def _clear(monitor: Monitor, ended: Sequence[Job]) -> None:
+    for job in ended:
+        await monitor.execute("job-dismiss", {"id": job.id})
+        await monitor.execute("blockdev-del", {"node-name": _NODE + job.id.removeprefix(JOB)})
+
+
+def _over(machine: Machine, found: Sequence[Job]) -> bool:
+    return machine.ended or all(machine.jobs.get(job.id, job.status) in _ENDED - {"aborting"} for job in found)
+
+
+def _check(found: Sequence[Job], *, finishing: bool = False) -> None:
+    wrong = [job for job in found if job.error or (job.status in _ENDED and not finishing)]
+    if wrong:
+        reasons = [Reason("qemu.mirror", job.error or job.status, subject=job.id.removeprefix(JOB)) for job in wrong]
+        raise MigrationFailed(f"a disk could not be copied: {wrong[0].error or wrong[0].status}", reasons)
+
+
+def _job_of(volume_id: str) -> str:
+    return JOB + node_of(volume_id)[1:]

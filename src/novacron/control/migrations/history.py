@@ -1,0 +1,133 @@
+"""What past migrations of this cluster tell about the next: how fast a link is, what a move costs beside memory. Pure.
+
+The newest count most. What was never seen has a default that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from novacron.model.migration import Goals, Migration, MigrationKind, MigrationState
+from novacron.model.prediction import FEW, Range, spread
+
+MIB = 1 << 20
+SMOOTHING = 0.3
+"""The weight of the newest figure."""
+KEPT = 50
+TELLING_BYTES = 32 * MIB
+"""A stream of less is over before it has its speed."""
+CAPPED_FROM = 0.9
+"""A stream that reached this part of its own cap says nothing about what the link could carry."""
+
+UNKNOWN_LINK = Range(30.0 * MIB, 100.0 * MIB, 400.0 * MIB)
+"""1 Gbit/s, less what TLS and framing take: no node is connected by less, on purpose."""
+OVERHEAD_MS = Range(300.0, 900.0, 3000.0)
+"""From the request to the stream, and from its end to the last step: a target QEMU started, figures read."""
+HANDOVER_MS = Range(8.0, 25.0, 80.0)
+"""Device state saved and loaded, the last word of each side, one write to the store."""
+POSTCOPY_SWITCH_MS = Range(20.0, 60.0, 250.0)
+"""The same where the ownership moves before the state does: one way more between the two stops."""
+SHUTDOWN_MS = Range(1000.0, 10_000.0, 60_000.0)
+BOOT_MS = Range(500.0, 10_000.0, 60_000.0)
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """What the stream from one node to another carries, in bytes a second; basis: how that is known."""
+
+    rate: Range
+    basis: str
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """What moves cost beside memory, in milliseconds. overhead: with the guest running, downtime: without.
+
+    handover: of a guest whose memory is there whole; postcopy: of one whose is not; reboot: shut down and booted.
+    """
+
+    overhead: Range = OVERHEAD_MS
+    handover: Range = HANDOVER_MS
+    postcopy: Range = POSTCOPY_SWITCH_MS
+    reboot: Range = SHUTDOWN_MS.plus(BOOT_MS)
+    basis: tuple[str, ...] = ()
+
+
+def completed(migrations: Iterable[Migration]) -> list[Migration]:
+    """Those whose figures count, oldest first."""
+    ended = [one for one in migrations if one.state is MigrationState.COMPLETED and not one.at_rest]
+    return sorted(ended, key=lambda one: one.updated_at)
+
+
+def link(past: Sequence[Migration], source: str, target: str, goals: Goals) -> Link:
+    """What the link carries: as seen, either way, else a default; never more than the goals allow.
+
+    past: as `completed` answers.
+    """
+    seen = [
+        one.figures.rate_bytes_per_s
+        for one in past
+        if {one.source_node, one.target_node} == {source, target} and _tells(one)
+    ]
+    rates = [rate for rate in seen if rate][-KEPT:]
+    if rates:
+        rate = _smoothed(rates)
+        basis = f"link: {rate.expected / MIB:.0f} MiB/s, as {len(rates)} earlier moves between the two nodes had it"
+    else:
+        rate = UNKNOWN_LINK
+        basis = f"link: {rate.expected / MIB:.0f} MiB/s assumed: nothing has moved between the two nodes yet"
+    cap = goals.bandwidth_bytes_per_s
+    if cap and cap < rate.expected:
+        basis = f"link: {cap / MIB:.1f} MiB/s: the goals allow no more"
+    return Link(rate=rate.at_most(cap) if cap else rate, basis=basis)
+
+
+def costs(past: Sequence[Migration]) -> Costs:
+    """What moves of this cluster have cost beside memory. past: as `completed` answers."""
+    streamed = [one for one in past if one.kind is not MigrationKind.COLD][-KEPT:]
+    whole = [one for one in streamed if not _was_postcopied(one)]
+    overhead = [
+        one.figures.total_ms - one.figures.transfer_ms
+        for one in streamed
+        if one.figures.total_ms is not None and one.figures.transfer_ms is not None
+    ]
+    handover = [still for one in whole if one.kind is MigrationKind.LIVE and (still := _beside_memory(one)) is not None]
+    postcopy = [still for one in streamed if _was_postcopied(one) and (still := _beside_memory(one)) is not None]
+    reboot = [one.figures.downtime_stopped_ms for one in past if one.kind is MigrationKind.COLD][-KEPT:]
+    sure = f"beside memory: as {len(overhead)} earlier moves of this cluster had it"
+    return Costs(
+        overhead=spread((max(0.0, one) for one in overhead), OVERHEAD_MS),
+        handover=spread(handover, HANDOVER_MS),
+        postcopy=spread(postcopy, POSTCOPY_SWITCH_MS),
+        reboot=spread((one for one in reboot if one is not None), SHUTDOWN_MS.plus(BOOT_MS)),
+        basis=(sure if overhead else "beside memory: assumed, nothing has moved in this cluster yet",),
+    )
+
+
+def _was_postcopied(migration: Migration) -> bool:
+    return "open_postcopy" in migration.did
+
+
+def _beside_memory(migration: Migration) -> float | None:
+    """How much of its downtime was not the memory that was expected to be left."""
+    still_ms = migration.figures.downtime_stopped_ms
+    if still_ms is None:
+        return None
+    residue_ms = migration.predicted.residue_ms if migration.predicted else 0.0
+    return max(still_ms - residue_ms, still_ms * 0.25)
+
+
+def _tells(migration: Migration) -> bool:
+    cap, rate = migration.goals.bandwidth_bytes_per_s, migration.figures.rate_bytes_per_s
+    enough = (migration.figures.bytes_transferred or 0) >= TELLING_BYTES
+    return rate is not None and enough and (not cap or rate < cap * CAPPED_FROM)
+
+
+def _smoothed(rates: Sequence[float]) -> Range:
+    """The smoothed rate, with the smoothed distance from it as its bar."""
+    mean, off = rates[0], rates[0] * 0.25
+    for rate in rates[1:]:
+        off = SMOOTHING * abs(rate - mean) + (1 - SMOOTHING) * off
+        mean = SMOOTHING * rate + (1 - SMOOTHING) * mean
+    wide = 2.0 if len(rates) >= FEW else 3.0
+    return Range(max(mean - wide * off, mean * 0.25), mean, mean + wide * off)

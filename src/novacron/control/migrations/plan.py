@@ -1,0 +1,196 @@
+"""The plan of a move: for every node whether the VM can go there, why not, how it would, and what that costs. Pure.
+
+The dry run shows it and a migration begins from it: there is no other way to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from novacron.control.migrations import choice, decide, history, predict
+from novacron.control.migrations.choice import Choice, Course
+from novacron.control.migrations.goals import Effective, sentences
+from novacron.control.scheduler.placement import Candidate, Limits, Need, choose, refusals
+from novacron.control.scheduler.snapshot import PoolNeed
+from novacron.errors import GoalsUnmet, InvalidInput, NoRoom, NovaCronError, Reason
+from novacron.model.machine import MachineStatus
+from novacron.model.migration import Migration, MigrationKind, Strategy
+from novacron.model.prediction import Measurement
+from novacron.model.vm import Vm, running_spec, status_of
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for. target_id empty, kind None, strategy None: the engine chooses."""
+
+    effective: Effective
+    target_id: str = ""
+    kind: MigrationKind | None = None
+    strategy: Strategy | None = None
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to decide from. measured None: it was not, and `note` says why; past: migrations, in any order."""
+
+    nodes: list[Candidate]
+    limits: Limits
+    pools: tuple[PoolNeed, ...] = ()
+    measured: Measurement | None = None
+    note: str = ""
+    past: Sequence[Migration] = ()
+
+
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One node. is_here: it is there already. cannot: why it cannot take it; unmet: why no way there reaches the goals.
+
+    choice: how it would go; None when there are reasons. score: the scheduler's; None when it cannot take it.
+    """
+
+    node_id: str
+    node_name: str
+    is_here: bool = False
+    cannot: tuple[Reason, ...] = ()
+    unmet: tuple[Reason, ...] = ()
+    choice: Choice | None = None
+    score: float | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """chosen: where it would go if it were begun now; None: nowhere. source_id: where it is."""
+
+    vm_id: str
+    vm_name: str
+    source_id: str
+    at_rest: bool
+    asked: Asked
+    measured: Measurement | None
+    note: str
+    nodes: tuple[NodePlan, ...]
+    chosen: NodePlan | None
+
+    def explanation(self, node: NodePlan) -> tuple[str, ...]:
+        """Why that node, that kind and that strategy, in sentences; empty when it cannot go there."""
+        if node.choice is None:
+            return ()
+        if self.chosen is not node:
+            target = "another was asked for" if self.asked.target_id else "another scored better"
+        else:
+            best = f"chosen, it scored best of {len(self.nodes) - 1} other nodes"
+            target = "asked for" if self.asked.target_id else best
+        words = f"target {node.node_name}: {target}"
+        note = (self.note,) if self.note else ()
+        basis = node.choice.way.predicted.basis
+        return (words, *node.choice.why, *sentences(self.asked.effective), *basis, *note)
+
+
+def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
+    """The plan for this VM.
+
+    :raise InvalidInput: the target is where it is already.
+    :raise StateConflict, Busy: it cannot be moved now, anywhere. :raise Unsupported: its node cannot send it.
+    """
+    kind = MigrationKind.LIVE if asked.kind is None and asked.strategy is not None else asked.kind
+    decide.check_vm(vm, kind)
+    if asked.target_id == vm.node_id:
+        raise InvalidInput.field("target_node", f"{vm.name} is there already", "name another node, or none")
+    source = decide.source_of(vm, known.nodes)
+    at_rest = decide.is_at_rest(vm)
+    streams = not at_rest and kind is not MigrationKind.COLD
+    need = decide.need_of(vm, source, streams=streams, pools=known.pools)
+    if streams:
+        decide.check_source(vm, source, need)
+    past = history.completed(known.past)
+    outline = Course(
+        node="",
+        load=predict.load_of(known.measured, running_spec(vm).memory_mib, runs=status_of(vm) is MachineStatus.RUNNING),
+        link=history.link((), "", "", asked.effective.goals),
+        costs=history.costs(past),
+        at_rest=at_rest,
+        asked_kind=kind,
+        asked_strategy=asked.strategy,
+    )
+    scores = {one.node_id: one.total for one in choose(need, known.nodes, known.limits).scores}
+    nodes = tuple(
+        _node(candidate, source, need, outline, asked, known, past, scores)
+        for candidate in sorted(known.nodes, key=lambda one: one.node.name)
+    )
+    return Plan(
+        vm_id=vm.id,
+        vm_name=vm.name,
+        source_id=vm.node_id,
+        at_rest=at_rest,
+        asked=asked,
+        measured=known.measured,
+        note=known.note,
+        nodes=nodes,
+        chosen=_chosen(nodes, asked.target_id),
+    )
+
+
+def _node(
+    candidate: Candidate,
+    source: Candidate,
+    need: Need,
+    outline: Course,
+    asked: Asked,
+    known: Known,
+    past: Sequence[Migration],
+    scores: Mapping[str, float],
+) -> NodePlan:
+    node = candidate.node
+    found = NodePlan(node_id=node.id, node_name=node.name, is_here=candidate is source, score=scores.get(node.id))
+    if candidate is source:
+        return found
+    cannot = refusals(need, candidate, known.limits)
+    if cannot:
+        return msgspec.structs.replace(found, cannot=cannot)
+    goals = asked.effective.goals
+    course = msgspec.structs.replace(
+        outline,
+        node=node.name,
+        link=history.link(past, source.node.id, node.id, goals),
+        no_postcopy=decide.no_postcopy(source, candidate, need.driver),
+    )
+    answer = choice.choose(course, asked.effective)
+    if isinstance(answer, Choice):
+        return msgspec.structs.replace(found, choice=answer)
+    return msgspec.structs.replace(found, unmet=answer.reasons)
+
+
+def _chosen(nodes: Sequence[NodePlan], target_id: str) -> NodePlan | None:
+    """The node asked for; else the one that scores best. Equal scores: the name that sorts first."""
+    able = [one for one in nodes if one.choice is not None and target_id in ("", one.node_id)]
+    return min(able, key=lambda one: (-(one.score or 0.0), one.node_name), default=None)
+
+
+def begun(made: Plan) -> tuple[NodePlan, Choice]:
+    """Where it goes and how.
+
+    :raise GoalsUnmet: a node could take it, but no way that is allowed reaches the goals.
+    :raise NoRoom: no node, or not the one asked for, can take it; reasons for each.
+    """
+    if made.chosen is not None and made.chosen.choice is not None:
+        return made.chosen, made.chosen.choice
+    raise _refusal(made)
+
+
+def check_room(made: Plan) -> None:
+    """Whether a node could take it, whatever the goals. :raise NoRoom"""
+    if all(one.cannot for one in _looked_at(made)):
+        raise _refusal(made)
+
+
+def _looked_at(made: Plan) -> list[NodePlan]:
+    return [one for one in made.nodes if not one.is_here and made.asked.target_id in ("", one.node_id)]
+
+
+def _refusal(made: Plan) -> NovaCronError:
+    target_id, looked_at = made.asked.target_id, _looked_at(made)
+    unmet = [reason for one in looked_at for reason in one.unmet]
+    if unmet:
+        return GoalsUnmet(f"cannot migrate {made.vm_name} as asked: {unmet[0].message}", unmet)
+    telling = [reason for one in looked_at for reason in one.cannot]
+    told = "; ".join(reason.message for reason in telling[:5]) or "there is no other node"
+    where = "the target cannot take it" if target_id else "no other node can take it"
+    return NoRoom(f"cannot migrate {made.vm_name}: {where}: {told}", telling)

@@ -1,0 +1,109 @@
+"""Makes the plan of a move from the records, and measures the machine before it: what `plan` decides from.
+
+A measurement is kept for a while, so that a migration begun from a plan decides from the same one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from novacron.clock import Clock
+from novacron.control.link import Agents
+from novacron.control.migrations.decide import STREAMED_FROM
+from novacron.control.migrations.goals import effective
+from novacron.control.migrations.plan import Asked, Known, Plan, plan
+from novacron.control.named import named
+from novacron.control.pools.reach import needs_of
+from novacron.control.room import Room
+from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, Records
+from novacron.errors import InvalidInput, NovaCronError
+from novacron.model.migration import MigrationKind, Strategy
+from novacron.model.policy import Wishes
+from novacron.model.prediction import Measurement
+from novacron.model.vm import Vm, running_spec, status_of
+from novacron.wire.agent import Measure
+from novacron.wire.rest.migrations import MigrationCreate
+
+KEPT_S = 120.0
+REMEMBERED = 500
+"""So many of the newest migrations are learnt from."""
+DEADLINE_S = 15.0
+BINDING = ("max_downtime_ms", "finish_within_s")
+"""Goals that are worth a second's measuring before a migration begins, when somebody has said them."""
+NOT_ASKED = "it was not measured: nobody asked for that"
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    measured: Measurement
+    generation: int
+    at_s: float
+
+
+class Planner:
+    """`measure`, then `plan`. Measurements are held in memory only."""
+
+    def __init__(self, records: Records, room: Room, agents: Agents, clock: Clock) -> None:
+        self._records = records
+        self._room = room
+        self._agents = agents
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}
+
+    def asked(self, body: MigrationCreate, vm: Vm) -> Asked:
+        """The request with its policies. :raise InvalidInput: no such node or policy, or fields that do not agree."""
+        if body.strategy is not None and body.kind not in (None, MigrationKind.LIVE):
+            raise InvalidInput.field("strategy", f"does not go with kind {body.kind}", "leave one of them out")
+        if body.never_postcopy and body.strategy in (Strategy.POSTCOPY, Strategy.HYBRID):
+            raise InvalidInput.field("never_postcopy", f"contradicts strategy {body.strategy}", "leave one of them out")
+        target = named(self._records, NODES, body.target_node, "target_node").record.id if body.target_node else ""
+        policy = named(self._records, POLICIES, body.policy, "policy").record if body.policy else None
+        every = (stored.record for stored in self._records.all(POLICIES))
+        return Asked(
+            effective=effective(wishes_of(body), policy, vm.labels, every),
+            target_id=target,
+            kind=body.kind,
+            strategy=body.strategy,
+        )
+
+    async def measure(self, vm: Vm, asked: Asked, *, wanted: bool | None) -> str:
+        """Measure it if that is wanted (None: if a goal binds) and was not done lately; why it was not, else empty."""
+        if status_of(vm) not in STREAMED_FROM or asked.kind is MigrationKind.COLD:
+            return ""
+        if self._fresh(vm) is not None:
+            return ""
+        if wanted is None:
+            wanted = any(asked.effective.is_said(goal) for goal in BINDING)
+        if not wanted:
+            return NOT_ASKED
+        verb = Measure(vm_id=vm.id, generation=vm.generation)
+        try:
+            found = await self._agents.call(vm.node_id, verb, Measurement, deadline_s=DEADLINE_S)
+        except NovaCronError as error:
+            return f"it was not measured: {error.message}"
+        now_s = self._clock.monotonic_s()
+        self._kept = {key: one for key, one in self._kept.items() if now_s - one.at_s < KEPT_S}
+        self._kept[vm.id] = _Kept(found, vm.generation, now_s)
+        return ""
+
+    def plan(self, vm: Vm, asked: Asked, note: str) -> Plan:
+        """The plan, from the records as they are now. Raises as `plan.plan`."""
+        known = Known(
+            nodes=self._room.candidates(),
+            limits=self._room.limits,
+            pools=needs_of(self._records, running_spec(vm).disks),
+            measured=self._fresh(vm),
+            note=note,
+            past=tuple(stored.record for stored in self._records.all(MIGRATIONS)[-REMEMBERED:]),
+        )
+        return plan(vm, asked, known)
+
+    def _fresh(self, vm: Vm) -> Measurement | None:
+        kept = self._kept.get(vm.id)
+        if kept is None or kept.generation != vm.generation or self._clock.monotonic_s() - kept.at_s >= KEPT_S:
+            return None
+        return kept.measured
+
+
+def wishes_of(body: MigrationCreate) -> Wishes:
+    """The goals that a request says."""
+    return Wishes(**{field: getattr(body, field) for field in Wishes.__struct_fields__})

@@ -1,0 +1,56 @@
+"""A migration policy: goals under a name, for the VMs that its labels select, for those who name it, or for all."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Goals of a migration, as far as somebody has said any. None: not said. The words are those of Goals."""
+
+    max_downtime_ms: int | None = None
+    finish_within_s: float | None = None
+    max_slowdown_percent: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    may_pause: bool | None = None
+    never_postcopy: bool | None = None
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record of one policy.
+
+    selector: it counts for VMs with all of these labels (an empty value: any value); empty: for none by itself.
+    is_default: it counts for whatever nobody else has said; at most one is.
+    """
+
+    id: str
+    name: str
+    goals: Wishes
+    created_at: datetime.datetime
+    updated_at: datetime.datetime
+    selector: dict[str, str] = {}
+    is_default: bool = False
+    labels: dict[str, str] = {}
+    description: str = ""
+
+
+def selects(policy: Policy, labels: Mapping[str, str]) -> bool:
+    """Whether a VM with these labels is one of its own."""
+    return bool(policy.selector) and all(
+        key in labels and value in ("", labels[key]) for key, value in policy.selector.items()
+    )
+
+
+def selected(policies: Iterable[Policy], labels: Mapping[str, str]) -> Policy | None:
+    """The one that says most exactly which VMs it is for: most labels, most values among them; then by name."""
+    fitting = [policy for policy in policies if selects(policy, labels)]
+    exactness = {one.id: (-len(one.selector), -sum(map(bool, one.selector.values())), one.name) for one in fitting}
+    return min(fitting, key=lambda one: exactness[one.id], default=None)
+
+
+def default_of(policies: Iterable[Policy]) -> Policy | None:
+    """The cluster's default, if there is one."""
+    return next((policy for policy in policies if policy.is_default), None)

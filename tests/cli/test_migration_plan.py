@@ -1,0 +1,175 @@
+"""Plans and policies on the command line: a line a node with why, goals sent as said, predictions beside figures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from novacron.wire.rest.migrations import MigrationPlan
+from novacron.wire.rest.policies import Policy
+from tests.cli.conftest import Run
+from tests.client.control_room import COMPLETED, MIGRATION_ID, NODE_ID, NOW, VM_ID, ControlRoom, migration, said
+
+PREDICTED = {
+    "total_ms": {"low": 1200.0, "expected": 2000.0, "high": 5200.0},
+    "downtime_ms": {"low": 8.0, "expected": 33.0, "high": 120.0},
+    "bytes_transferred": {"low": float(190 << 20), "expected": float(256 << 20), "high": float(400 << 20)},
+}
+
+
+def page(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"items": list(items), "next_cursor": None}
+
+
+def node(name: str, **changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "node": name, "node_id": NODE_ID, "is_here": False, "can": False, "chosen": False, "kind": None,
+        "strategy": None, "predicted": None, "reasons": [], "explanation": [], "start": None,
+    }  # fmt: skip
+    return data | changes
+
+
+def plan(*, target: str | None = "node-2") -> dict[str, Any]:
+    goes = node(
+        "node-2", can=True, chosen=True, kind="live", strategy="precopy", predicted=PREDICTED,
+        explanation=["target node-2: chosen", "goal: downtime up to 50 ms: asked for"],
+        start={"vm": "web-1", "target_node": "node-2", "kind": "live"},
+    )  # fmt: skip
+    reason = {"code": "memory.short", "message": "node-3: 2048 MiB asked for, 100 free", "remedy": "stop VMs"}
+    data = {
+        "vm": "web-1", "vm_id": VM_ID, "at_rest": False, "source_node": "node-1", "source_node_id": NODE_ID,
+        "target_node": target, "target_node_id": NODE_ID if target else None,
+        "goals": {"max_downtime_ms": 50, "finish_within_s": 3600, "max_slowdown_percent": 0,
+                  "bandwidth_bytes_per_s": 0, "may_pause": False, "never_postcopy": False},
+        "goals_said_by": {"max_downtime_ms": "asked for"},
+        "measured": {"at": NOW, "interval_s": 1.0, "dirtied_bytes": 3 << 20, "memory_used_bytes": 300 << 20,
+                     "memory_bytes": 2 << 30},
+        "note": "",
+        "nodes": [node("node-1", is_here=True), *([goes] if target else []), node("node-3", reasons=[reason])],
+    }  # fmt: skip
+    return json.loads(MigrationPlan.model_validate(data).model_dump_json())  # type: ignore[no-any-return]
+
+
+def policy(**changes: Any) -> dict[str, Any]:
+    data = {
+        "id": NODE_ID, "name": "database", "goals": {"max_downtime_ms": 50, "never_postcopy": True},
+        "selector": {"tier": "db"}, "is_default": False, "labels": {}, "description": "", "created_at": NOW,
+        "updated_at": NOW, "revision": 9,
+    }  # fmt: skip
+    return json.loads(Policy.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
+
+
+def test_a_dry_run_answers_for_every_node_and_begins_nothing(room: ControlRoom, run: Run) -> None:
+    room.on("GET", "/vms/web-1/migration-plan", said(plan()))
+    result = run("vm migrate web-1 --to node-2 --dry-run --max-downtime-ms 50 --finish-within 2m --no-may-pause")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["NODE", "ANSWER", "HOW", "TOTAL", "DOWNTIME", "SENT"]
+    assert lines[1].startswith("node-1  is here")
+    assert (
+        "would be taken  live, precopy  2.0 s (1.2s-5.2s)  33 ms (8ms-120ms)  256 MiB (190 MiB - 400 MiB)" in lines[2]
+    )
+    assert lines[3].startswith("node-3  cannot")
+    assert "measured: 300 MiB in use, 3 MiB/s written, by sampling" in lines
+    assert "node-3: 2048 MiB asked for, 100 free; try: stop VMs" in lines
+    assert lines[-1] == "goal: downtime up to 50 ms: asked for"
+    asked = dict(room.asked[0].query_params)
+    assert asked == {
+        "target_node": "node-2", "max_downtime_ms": "50", "finish_within_s": "120.0", "may_pause": "false",
+    }  # fmt: skip
+    assert len(room.asked) == 1
+
+
+def test_a_dry_run_that_leads_nowhere_fails(room: ControlRoom, run: Run) -> None:
+    room.on("GET", "/vms/web-1/migration-plan", said(plan(target=None)))
+    assert run("vm migrate web-1 --dry-run").exit_code == 1
+
+
+def test_a_plan_for_programs_is_whole(room: ControlRoom, run: Run) -> None:
+    room.on("GET", "/vms/web-1/migration-plan", said(plan()))
+    told = json.loads(run("vm migrate web-1 --dry-run -o json").stdout)
+    assert told["nodes"][1]["predicted"]["total_ms"]["expected"] == 2000.0
+    assert run("vm migrate web-1 --dry-run -o name").stdout == "node-2\n"
+
+
+def test_migrate_sends_kind_strategy_policy_and_every_goal(room: ControlRoom, run: Run) -> None:
+    room.on("POST", "/migrations", said(migration(), 202))
+    run(
+        "vm migrate web-1 --kind live --strategy hybrid --policy database --max-slowdown 40 --may-pause "
+        "--allow-postcopy --no-measure --label why=test"
+    )
+    assert json.loads(room.bodies[0]) == {
+        "vm": "web-1", "kind": "live", "strategy": "hybrid", "policy": "database", "max_slowdown_percent": 40,
+        "may_pause": True, "never_postcopy": False, "measure": False, "labels": {"why": "test"},
+    }  # fmt: skip
+
+
+def test_what_was_predicted_stands_beside_what_it_cost(room: ControlRoom, run: Run) -> None:
+    error = {"total_percent": -71.5, "downtime_percent": 79.3, "bytes_percent": None}
+    done = migration(**COMPLETED, predicted=PREDICTED, prediction_error=error)
+    room.on("GET", f"/migrations/{MIGRATION_ID}", said(done))
+    shown = run(f"migration show {MIGRATION_ID}").stdout
+    assert "Predicted:  total 2.0 s (1.2s-5.2s), downtime 33 ms (8ms-120ms)" in shown
+    assert "Off by:     total -71 %, downtime +79 % (above zero: more was predicted)" in shown or "-72 %" in shown
+    assert "Goals:      downtime up to 100 ms, within 1h00m" in shown
+    room.on("GET", "/migrations", said(page(done)))
+    assert "downtime +79 %" in run("migration list -o wide").stdout
+
+
+def test_policies(room: ControlRoom, run: Run) -> None:
+    room.on("POST", "/migration-policies", said(policy(), 201))
+    made = run("migration-policy create database --vms tier=db --max-downtime-ms 50 --never-postcopy")
+    assert made.stdout == "database: downtime up to 50 ms, never post-copy\n"
+    assert json.loads(room.bodies[0]) == {
+        "name": "database", "selector": {"tier": "db"}, "goals": {"max_downtime_ms": 50, "never_postcopy": True},
+    }  # fmt: skip
+    room.on("GET", "/migration-policies", said(page(policy(), policy(name="usual", selector={}, is_default=True))))
+    lines = run("migration-policy list").stdout.splitlines()
+    assert lines[1].startswith("database  tier=db")
+    assert lines[2].startswith("usual     all others")
+    room.on("GET", "/migration-policies/database", said(policy()))
+    assert "Goals:    downtime up to 50 ms, never post-copy" in run("migration-policy show database").stdout
+
+
+def test_a_goal_is_changed_beside_the_others_and_can_be_forgotten(room: ControlRoom, run: Run) -> None:
+    room.on("GET", "/migration-policies/database", said(policy()))
+    room.on("PATCH", "/migration-policies/database", said(policy()))
+    run("migration-policy update database --may-pause --forget never_postcopy")
+    assert json.loads(room.bodies[-1]) == {"goals": {"max_downtime_ms": 50, "may_pause": True}}
+    assert room.asked[-1].headers["if-match"] == '"9"'
+
+
+@pytest.mark.parametrize("line", ["update database", "update database --forget nonsense", "create a --max-slowdown 95"])
+def test_what_is_no_change_or_no_goal_is_said(room: ControlRoom, run: Run, line: str) -> None:
+    assert run(f"migration-policy {line}").exit_code == 2
+    assert room.asked == []
+
+
+def test_deleting_a_policy(room: ControlRoom, run: Run) -> None:
+    from starlette.responses import Response
+
+    room.on("DELETE", "/migration-policies/database", Response(status_code=204))
+    assert run("migration-policy delete database --yes").stdout == "database: deleted\n"
+
+
+def test_the_cpu_baseline_names_who_is_locked_in(room: ControlRoom, run: Run) -> None:
+    found = {
+        "baselines": [
+            {"accelerator": "kvm", "nodes": ["node-1", "node-2"], "cpu_model": "Haswell", "cpu_models": ["Haswell"],
+             "cpu_flags": ["sse2"], "lacks_flags": {"node-2": ["avx2"]}, "machine_types": ["pc-q35-7.2"]},
+        ],
+        "vms": [
+            {"vm": "web-1", "vm_id": VM_ID, "node": "node-1", "cpu_model": "EPYC", "machine_type": "pc-q35-7.2",
+             "accelerator": "kvm", "cannot": [{"code": "x", "message": "node-2: it cannot run CPU model EPYC"}],
+             "could": [], "is_locked_in": True},
+        ],
+        "vms_left_off": 2, "unknown": [],
+    }  # fmt: skip
+    room.on("GET", "/cpu-baseline", said(found))
+    shown = run("node cpu-baseline --without node-3 --without node-4").stdout
+    assert "CPU model:    Haswell (all run: Haswell)" in shown
+    assert "VM:           web-1: locked in on node-1: node-2: it cannot run CPU model EPYC" in shown
+    assert "2 more" in shown
+    assert room.asked[0].query_params.getlist("without") == ["node-3", "node-4"]
