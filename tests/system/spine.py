@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, migrations, vms
+from novacron.errors import Unavailable
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.processes import until_ready
 from novacron.lab.rom import rom
@@ -65,6 +66,18 @@ async def ticks_on(lab: Lab, vm_id: str) -> None:
         while (now := await last_tick(lab, vm_id))[0] <= before:
             await asyncio.sleep(0.05)
     assert now[1] == 0
+
+
+async def its_node_answers(lab: Lab, vm_id: str) -> None:
+    """Return when the server has a line to the node of the VM."""
+    async with asyncio.timeout(END_S):
+        while True:
+            try:
+                await lab.client.do(vms.console_log(vm_id))
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 async def begin_slowly(lab: Lab, vm: vms.Vm) -> migrations.Migration:

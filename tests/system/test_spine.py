@@ -17,6 +17,7 @@ from tests.system.spine import (
     a_lab,
     a_vm,
     begin_slowly,
+    its_node_answers,
     last_tick,
     living_copies,
     needs_guest,
@@ -119,6 +120,7 @@ async def test_both_agents_killed_stop_no_vm(lab: Lab, vm: vms.Vm) -> None:
             await asyncio.sleep(0.05)
     again = await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
     assert again.pid == vm.pid
+    await its_node_answers(lab, vm.id)  # what was heard may have been the agent before
     await ticks_on(lab, vm.id)
 
 
