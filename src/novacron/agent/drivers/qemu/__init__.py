@@ -1,4 +1,4 @@
-"""The QEMU driver: machines as QEMU processes, spoken to over QMP, moved by pre-copy migration."""
+"""The QEMU driver: machines as QEMU processes, spoken to over QMP, moved whole or in post-copy."""
 
 from novacron.agent.drivers.qemu.driver import QemuDriver
 
