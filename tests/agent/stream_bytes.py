@@ -73,3 +73,11 @@ def stream(pages: Sequence[bytes], seed: int = 1, *, at_the_end: int = 3) -> byt
     middle = len(running) // 2
     memory = part(records(running[:middle])) + part(records(running[middle:], middle))
     return HEAD + CONFIGURATION + setup() + memory + part(records(still, len(running)), last=True) + devices(dice)
+
+
+def postcopy(before: Sequence[bytes], behind: Sequence[bytes]) -> bytes:
+    """A migration whose guest runs at the target before its last pages are there."""
+    dice = random.Random(1)
+    package = struct.pack(">BHHI", 8, 8, 4, 5000) + dice.randbytes(5000)
+    late = part(records(behind, len(before)))
+    return HEAD + CONFIGURATION + setup() + part(records(before)) + package + late + devices(dice)

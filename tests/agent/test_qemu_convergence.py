@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from novacron.agent.drivers.qemu.convergence import (
@@ -70,11 +70,13 @@ def decisions(
 sizes = st.floats(min_value=64 * MIB, max_value=1024 * MIB)
 
 
+@settings(deadline=None)
 @given(memory=sizes, tactics=st.sampled_from([PRECOPY, HYBRID, PAUSING, POSTCOPY]))
 def test_in_the_first_pass_nothing_is_decided(memory: float, tactics: Tactics) -> None:
     assert all(isinstance(made, Keep) for made in decisions(course([memory]), tactics))
 
 
+@settings(deadline=None)
 @given(memory=sizes, residue=sizes)
 def test_postcopy_comes_right_after_the_first_pass(memory: float, residue: float) -> None:
     samples = course([memory, residue])
@@ -84,6 +86,7 @@ def test_postcopy_comes_right_after_the_first_pass(memory: float, residue: float
     assert samples[len(made) - 2].iteration == 1
 
 
+@settings(deadline=None)
 @given(
     memory=st.floats(min_value=64 * MIB, max_value=512 * MIB),  # at its slowest a matter of 20 s
     ratio=st.floats(min_value=0.05, max_value=0.8),
@@ -98,6 +101,7 @@ def test_what_shrinks_geometrically_is_never_cut_short(
     assert all(isinstance(made, Keep) for made in decisions(samples, tactics))
 
 
+@settings(deadline=None)
 @given(
     memory=sizes,
     residue=st.floats(min_value=16 * MIB, max_value=512 * MIB),
@@ -111,6 +115,7 @@ def test_what_stays_as_it_is_is_always_decided(
     assert isinstance(made[-1], expected)
 
 
+@settings(deadline=None)
 @given(residue=st.floats(min_value=16 * MIB, max_value=512 * MIB), passes=st.integers(min_value=2, max_value=4))
 def test_a_guest_that_writes_for_a_moment_is_waited_for(residue: float, passes: int) -> None:
     calm = [residue * 0.3**number for number in range(1, 5)]
@@ -158,6 +163,7 @@ def test_a_plain_precopy_is_given_up_only_when_it_is_clear() -> None:
     assert all(isinstance(one, Keep) for one in decisions(quick, PRECOPY))
 
 
+@settings(deadline=None)
 @given(passes=st.lists(st.integers(min_value=1, max_value=5), min_size=1, max_size=100))
 def test_the_history_is_bounded_and_keeps_where_passes_begin(passes: list[int]) -> None:
     history: History = ()

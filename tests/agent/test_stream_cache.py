@@ -53,6 +53,14 @@ def test_a_table_finds_the_newest_and_never_the_wrong(keys: list[bytes]) -> None
     assert len(where) <= 64
 
 
+def test_the_end_of_one_key_and_the_beginning_of_the_next_are_no_key() -> None:
+    table = KeyTable(WAYS)
+    for letters in (b"aaaaaabbbbbb", b"ccccccdddddd"):
+        table.put(table.room(letters), letters)
+    assert table.find(b"bbbbbbcccccc") is None
+    assert table.find(b"ccccccdddddd") == 1
+
+
 def test_pages_come_back(cache: PageCache) -> None:
     scope = cache.scope("one")
     pairs = keyed(scope, some(1, 500))

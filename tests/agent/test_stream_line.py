@@ -44,7 +44,7 @@ def test_messages_arrive_once_and_in_order_whatever_channels_break(seed: int, ch
             out.lost(names[number])
             flying[number], names[number] = flying[number][: dice.randint(0, 1)], object()
     assert came == messages
-    assert (out.waiting_bytes, out.flying_bytes) == (0, 0)
+    assert (out.waiting_bytes, out.flying_bytes, into.early_bytes) == (0, 0, 0)
 
 
 def test_what_no_sender_sends_is_refused() -> None:

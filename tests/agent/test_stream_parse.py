@@ -72,11 +72,12 @@ def test_runs_become_single_ops() -> None:
 
 
 def test_post_copy_is_known_by_its_package() -> None:
-    package = b"\x08\0\x08\0\4" + struct.pack(">I", 500) + bytes(500)
     pages = made.contents(random.Random(4), 20, zeros=0)
+    stream = made.postcopy(pages, pages)
+    half = stream.index(b"\x08\0\x08\0\4")
     splitter = Splitter()
-    before = batches(splitter, [made.HEAD + made.setup() + made.part(made.records(pages))])
-    behind = batches(splitter, [package, made.part(made.records(pages))])
+    before = batches(splitter, [stream[:half]])
+    behind = batches(splitter, [stream[half:]])
     assert [batch.haste for batch in before] == [Haste.NONE]
     assert {batch.haste for batch in behind} == {Haste.AWAITED}
     assert count(behind, PAGES) == 19
@@ -90,6 +91,18 @@ def test_what_it_does_not_know_passes_and_ends_the_search(flags: int) -> None:
     splitter = Splitter()
     assert b"".join(map(again, batches(splitter, cut(stream, [7000] * 10)))) == stream
     assert not splitter.understands
+
+
+def test_no_more_is_held_back_than_a_page_with_its_name() -> None:
+    strange = b"\x08\0\x08\x40\0" + bytes(100_000)  # a package whose size has 16 KiB
+    splitter = Splitter()
+    found = batches(splitter, [made.HEAD + made.setup(), *cut(strange, [1000] * 200)])
+    assert b"".join(map(again, found)) == made.HEAD + made.setup() + strange
+    splitter = Splitter()
+    splitter.feed(made.HEAD + made.setup())
+    for piece in cut(strange, [1000] * 10):
+        splitter.feed(piece)
+    assert not splitter.holds or len(splitter.release().raw) <= MAX_HELD_BYTES
 
 
 def test_a_page_that_is_not_whole_can_be_given_away() -> None:

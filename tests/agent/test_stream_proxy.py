@@ -67,6 +67,29 @@ async def test_what_an_earlier_guest_brought_is_not_sent_again(scope: Scope) -> 
     assert second.held_pages > 900
 
 
+async def test_a_guest_that_stands_still_waits_for_no_answer_but_is_not_sent_whole(scope: Scope) -> None:
+    """The link is filled first; behind that pages are asked about as ever."""
+    like = pages(1)
+    async with ends(scope) as both:
+        await moved(both, made.stream(like))
+    async with ends(scope) as both:
+        await moved(both, made.stream(like, at_the_end=400))  # within what is never asked about
+        assert 0 < both.sender.figures().held_pages < 800
+    async with ends(scope) as both:
+        await moved(both, made.stream(like, at_the_end=1490))
+        assert both.sender.figures().held_pages > 400
+
+
+async def test_pages_a_running_guest_waits_for_are_never_asked_about(scope: Scope) -> None:
+    like = pages(1)
+    async with ends(scope) as both:
+        await moved(both, made.stream(like))
+    async with ends(scope) as both:
+        await moved(both, made.postcopy([], like))
+        assert both.sender.figures().held_pages == 0
+        assert both.sender.figures().pages > 900
+
+
 async def test_image_blocks_are_not_sent_even_once(scope: Scope, tmp_path: Path) -> None:
     blocks = pages(1)
     (tmp_path / "image").write_bytes(b"".join(blocks))

@@ -87,7 +87,7 @@ class Incoming:
         self._limit, self._message_limit = limit_bytes, message_bytes
         self.next = 0
         self._early: dict[int, Chunk] = {}
-        self._early_bytes = 0
+        self.early_bytes = 0
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -99,8 +99,8 @@ class Incoming:
         if chunk.seq < self.next or chunk.seq in self._early:
             return []
         self._early[chunk.seq] = chunk
-        self._early_bytes += len(chunk.payload)
-        if self._early_bytes > self._limit:
+        self.early_bytes += len(chunk.payload)
+        if self.early_bytes > self._limit:
             raise Malformed("the other end of the stream sends too far ahead")
         return self._ready()
 
@@ -108,7 +108,7 @@ class Incoming:
         whole = []
         while (chunk := self._early.pop(self.next, None)) is not None:
             self.next += 1
-            self._early_bytes -= len(chunk.payload)
+            self.early_bytes -= len(chunk.payload)
             self._parts.append(chunk.payload)
             self._size += len(chunk.payload)
             if self._size > self._message_limit:

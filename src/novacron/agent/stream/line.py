@@ -235,7 +235,7 @@ class Line:
 
     def _acknowledged(self, upto: tuple[int, int]) -> None:
         freed = sum(lane.acknowledge(seq) for lane, seq in zip(self._out, upto, strict=True))
-        self._gauge.note(self._now(), freed, busy=self._out[BULK].waits)
+        self._gauge.note(self._now(), freed, busy=self._out[BULK].waiting_bytes >= AHEAD_BYTES // 2)
         self._moved.set()
 
     def _kick(self) -> None:
