@@ -138,6 +138,19 @@ async def test_a_link_cut_in_post_copy_is_made_anew(tmp_path: Path) -> None:
         assert len(told) == 1
 
 
+async def test_a_link_that_breaks_once_all_has_come_is_no_loss(tmp_path: Path) -> None:
+    async with house(tmp_path, transfer_s=1.0) as h:
+        h.cluster.world.converges = False
+        vm_id = await h.running_vm("a")
+        migration_id = await h.migrate(vm_id, "b", "hybrid")
+        await h.until(lambda: "fetch_rest" in h.migration(migration_id).began, "the rest is on its way")
+        h.cluster.world.cut("a", "b")
+        h.cluster["b"].host.machines[vm_id].missing_from = ""
+        assert await h.ended(migration_id) is MigrationState.COMPLETED
+        h.cluster.world.heal("a", "b")
+        assert await h.check_peace(vm_id) == "b"
+
+
 async def test_a_target_lost_in_post_copy_is_a_failure_that_says_what_to_type(tmp_path: Path) -> None:
     async with house(tmp_path, transfer_s=1.0) as h:
         h.cluster.world.converges = False

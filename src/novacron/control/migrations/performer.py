@@ -19,7 +19,7 @@ from novacron.control.networks.states import snapshot, stamped, states, wiring_o
 from novacron.control.pools.reach import specs_of
 from novacron.control.store.records import IMAGES, NETWORKS, VMS, Records
 from novacron.control.vms.decide import machine_spec
-from novacron.errors import NotFound
+from novacron.errors import NotFound, StateConflict
 from novacron.failpoint import reach
 from novacron.model.machine import MachineReport
 from novacron.model.migration import Do, Figures, Migration, MigrationKind, Step, Undo, next_action, tactics_of
@@ -226,7 +226,10 @@ class Performer:
             else:
                 await self._clock.sleep(LINK_RETRY_S)
             again = wire.Reopen(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
-            to = await self._agents.call(migration.target_node, again, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
+            try:
+                to = await self._agents.call(migration.target_node, again, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
+            except StateConflict:
+                return  # nothing is missing: what broke was the word that all had come
 
     async def _take_over(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
