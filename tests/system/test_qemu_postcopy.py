@@ -14,7 +14,7 @@ from novacron.model.machine import MachineStatus
 from novacron.model.migration import Goals, Strategy, Tactics
 from tests.system import rom_machine
 from tests.system.rom_machine import Hosts, kill, needs_qemu, until
-from tests.system.rom_move import LOOPBACK, Link, Move, link, nothing
+from tests.system.rom_move import LOOPBACK, Link, Move, link, nothing, postcopy_allowed
 
 S = MachineStatus
 POSTCOPY = Tactics(strategy=Strategy.POSTCOPY)
@@ -25,10 +25,11 @@ TRICKLE_BYTES_PER_S = 6 << 20  # the rest takes seconds
 
 @pytest.fixture
 async def hosts() -> AsyncIterator[Hosts]:
-    async with rom_machine.hosts() as made:
-        if postcopy_probe.FEATURE not in (await made.new().driver().probe()).features:
-            pytest.skip("post-copy is not allowed here: vm.unprivileged_userfaultfd is 0")
-        yield made
+    with postcopy_allowed():
+        async with rom_machine.hosts() as made:
+            if postcopy_probe.FEATURE not in (await made.new().driver().probe()).features:
+                pytest.skip("post-copy is not allowed here: vm.unprivileged_userfaultfd is 0")
+            yield made
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from novacron.model.machine import MachineStatus
 from novacron.model.migration import Goals, Strategy, Tactics
 from tests.system import rom_machine
 from tests.system.rom_machine import Hosts, an_id, needs_qemu
-from tests.system.rom_move import LOOPBACK, Link, link, nothing
+from tests.system.rom_move import LOOPBACK, Link, link, nothing, postcopy_allowed
 from tests.system.test_qemu_linux import booted, launch, say
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.slow, needs_qemu]
@@ -27,10 +27,11 @@ POSTCOPY = Tactics(strategy=Strategy.POSTCOPY)
 
 @pytest.fixture
 async def hosts() -> AsyncIterator[Hosts]:
-    async with rom_machine.hosts() as made:
-        if postcopy_probe.FEATURE not in (await made.new().driver().probe()).features:
-            pytest.skip("post-copy is not allowed here: vm.unprivileged_userfaultfd is 0")
-        yield made
+    with postcopy_allowed():
+        async with rom_machine.hosts() as made:
+            if postcopy_probe.FEATURE not in (await made.new().driver().probe()).features:
+                pytest.skip("post-copy is not allowed here: vm.unprivileged_userfaultfd is 0")
+            yield made
 
 
 @pytest.fixture
