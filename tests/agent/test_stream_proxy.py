@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import threading
@@ -312,3 +313,23 @@ async def test_closing_leaves_nothing() -> None:
     left = asyncio.all_tasks() - tasks
     assert {task.get_name() for task in left if "stream" in task.get_name()} == set()
     assert {thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("stream")} == set()
+
+
+async def test_the_memory_of_a_stream_is_given_back_with_it() -> None:
+    """Also while Python collects no garbage: a window has 128 MiB."""
+    stream = random.Random(1).randbytes(20 << 20)
+    seen = []
+    gc.disable()
+    try:
+        for _ in range(5):
+            async with ends() as both:
+                await moved(both, stream)
+                both.target.came.clear()
+            seen.append(resident_bytes())
+    finally:
+        gc.enable()
+    assert seen[-1] - seen[1] < 40 << 20, seen
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -43,7 +43,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     raw_bytes: of QEMU's stream; wire_bytes: sent and received of ours, without what TLS and TCP add (about 4 %).
     zero_pages, pages: found in it; held_pages: of those pages, not sent since the other side had them.
     reconnects: channels made anew. link_bytes_per_s: what the link was measured to carry; None: it was never full.
-    level: zstd's. understood: pages were looked for up to the end.
+    level: zstd's at the end.
     """
 
     raw_bytes: int = 0
@@ -54,7 +54,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int = 0
     link_bytes_per_s: float | None = None
     level: int = 0
-    understood: bool = True
 
     @property
     def ratio(self) -> float:

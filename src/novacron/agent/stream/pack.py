@@ -45,6 +45,10 @@ class Press:
         fresh, self._fresh = self._fresh, False
         return fresh, packed
 
+    def release(self) -> None:
+        """Give its window's memory back now, not when the last that knows this is collected."""
+        del self._made
+
     def _judge(self, link_bytes_per_s: float | None) -> None:
         self._judge_at = self._from + (JUDGE_EVERY_BYTES if link_bytes_per_s else JUDGE_FIRST_BYTES)
         better = level_for(Pace(self.level, self._from, self._to, self._busy_s, link_bytes_per_s))
@@ -93,6 +97,10 @@ class Unpacker:
         if size != expected:
             raise Malformed(f"a piece of the stream unpacks to another size than {expected}")
         return b"".join(parts)
+
+    def release(self) -> None:
+        """As `Press.release`."""
+        del self._made
 
     @staticmethod
     def _new() -> ZstdDecompressor:

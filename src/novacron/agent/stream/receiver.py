@@ -52,6 +52,7 @@ class Receiver:
         self._raw_bytes = self._pages = self._held_pages = self._found_bytes = 0
         self._threads = ThreadPoolExecutor(2, "stream")
         self._run: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,7 +95,10 @@ class Receiver:
         if self._run is not None:
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+            self._unpacker.release()
 
     # -- its parts -----------------------------------------------------------------------------------------------
 

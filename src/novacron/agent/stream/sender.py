@@ -64,6 +64,7 @@ class Sender:
         self._back_ended = asyncio.Event()
         self._threads = ThreadPoolExecutor(2, "stream")
         self._run: asyncio.Task[None] | None = None
+        self._closed = False
         self._writer: asyncio.StreamWriter | None = None
 
     async def __aenter__(self) -> Self:
@@ -128,7 +129,10 @@ class Sender:
         if self._run is not None:
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+            self._press.release()
 
     # -- its parts -----------------------------------------------------------------------------------------------
 
