@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from novacron.agent.ledger import Role
 from novacron.control.store.records import MIGRATIONS, VMS
 from novacron.errors import DeadlineExceeded, MachineDied, MigrationFailed, MonitorFailed, NodeUnreachable
 from novacron.model import migration as machine
@@ -178,6 +179,35 @@ async def test_cancel_before_the_commit_leaves_it_running_where_it_was(tmp_path:
         assert await h.check_peace(vm_id) == "a"
 
 
+@pytest.mark.parametrize("way", ["live", "hybrid", "warm", "cold"])
+async def test_a_source_that_was_silent_at_the_end_is_tidied_when_it_returns(tmp_path: Path, way: str) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a")
+        h.cluster["a"].lose("migration.release", times=10_000, error=NodeUnreachable("gone"))
+        assert await h.ended(await h.migrate(vm_id, "b", way)) is MigrationState.COMPLETED
+        assert vm_id in h.cluster["a"].host.machines
+        h.cluster["a"]._lost.clear()
+        assert await h.check_peace(vm_id) == "b"
+
+
+@pytest.mark.parametrize("way", ["live", "hybrid", "warm", "cold"])
+async def test_a_target_that_was_silent_when_it_was_called_off_is_tidied_when_it_returns(
+    tmp_path: Path, way: str
+) -> None:
+    async with house(tmp_path, transfer_s=5.0) as h:
+        vm_id = await h.running_vm("a")
+        h.cluster["a"].host.machines[vm_id].ignores_shutdown = True
+        h.cluster["b"].lose("migration.discard", times=10_000, error=NodeUnreachable("gone"))
+        migration_id = await h.migrate(vm_id, "b", way)
+        await h.until(lambda: {"send", "halt"} & set(h.migration(migration_id).began), "under way")
+        await h.records.change(MIGRATIONS, migration_id, lambda now: machine.cancelled(now, h.clock.wall()))
+        assert await h.ended(migration_id) is MigrationState.CANCELLED
+        assert h.cluster["b"].ledger.get(vm_id).role is Role.INCOMING
+        h.cluster["b"]._lost.clear()
+        await h.until(lambda: h.cluster["b"].ledger.get(vm_id).role is Role.GONE, "the target forgets it")
+        assert await h.check_peace(vm_id) == "a"
+
+
 async def stopped_vm(h: House) -> str:
     vm_id = await h.running_vm("a")
     task = Task(id=h.records.new_id(), kind=TaskKind.STOP, requested_at=h.clock.wall())
@@ -188,6 +218,16 @@ async def stopped_vm(h: House) -> str:
 
 def _replaced(vm: Vm, **changes: object) -> Vm:
     return msgspec.structs.replace(vm, **changes)
+
+
+async def test_what_a_silent_node_kept_of_a_vm_at_rest_is_tidied_when_it_returns(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await stopped_vm(h)
+        h.cluster["a"].lose("migration.release", times=10_000, error=NodeUnreachable("gone"))
+        assert await h.ended(await h.migrate(vm_id, "b", "cold")) is MigrationState.COMPLETED
+        h.cluster["a"]._lost.clear()
+        await h.until(lambda: h.cluster["a"].ledger.get(vm_id).role is Role.GONE, "the source forgets it")
+        assert vm_id not in h.cluster["a"].host.machines
 
 
 async def test_a_vm_at_rest_is_the_targets_and_starts_there(tmp_path: Path) -> None:

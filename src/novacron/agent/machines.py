@@ -71,8 +71,7 @@ class Machines:
         if parked and not self._provisioner.parking.holds(holding.vm_id):
             lost = self._report_of(holding, MachineStatus.STOPPED, "what was parked of it went with the node's boot")
             await self._ledger.put(msgspec.structs.replace(holding, ended=lost))
-        waits = holding.role is Role.INCOMING and holding.boots  # nothing of it was ever started here
-        if holding.role is Role.GONE or holding.ended is not None or waits:
+        if holding.role is Role.GONE or holding.ended is not None or _waits_to_boot(holding):
             return
         if seen is None or (seen.status in ENDED and seen.generation <= holding.generation):
             ended = seen or self._report_of(holding, MachineStatus.CRASHED, self._how_it_ended(holding))
@@ -98,8 +97,10 @@ class Machines:
         if holding is None or holding.role is Role.GONE:
             return seen
         if seen is None:
-            seen = holding.ended or self._report_of(holding, MachineStatus.ABSENT)
-        return msgspec.structs.replace(seen, generation=holding.generation)
+            waits = _waits_to_boot(holding)
+            seen = holding.ended or self._report_of(holding, MachineStatus.INCOMING if waits else MachineStatus.ABSENT)
+        moves = holding.migration_id if _waits_to_boot(holding) else ""
+        return msgspec.structs.replace(seen, generation=holding.generation, migration_id=seen.migration_id or moves)
 
     def report_or_absent(self, vm_id: str, generation: int) -> MachineReport:
         """As `report`; one of which nothing is here is absent under `generation`."""
@@ -346,6 +347,11 @@ class Machines:
         if report is None:
             raise NotFound(f"machine {vm_id} went away meanwhile")
         return report
+
+
+def _waits_to_boot(holding: Holding) -> bool:
+    """Whether it came by a move without memory and was not taken over: nothing of it was ever started here."""
+    return holding.role is Role.INCOMING and holding.boots
 
 
 def running(reports: Iterable[MachineReport]) -> int:

@@ -1,4 +1,4 @@
-"""Strays: halves of migrations long over, found on a node that was away when they should have been ended."""
+"""Strays: what migrations long over left on a node that was away when it should have been taken away."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 from novacron.control.link import Agents
 from novacron.control.store.records import MIGRATIONS, VMS, Records
 from novacron.errors import NovaCronError
-from novacron.model.machine import MachineReport, MachineStatus
+from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Figures, Migration, is_final
 from novacron.model.vm import Vm
 from novacron.wire import agent as wire
@@ -22,12 +22,18 @@ DEADLINE_S = 30.0
 def ending(node_id: str, report: MachineReport, vm: Vm | None, migration: Migration | None) -> msgspec.Struct | None:
     """The verb that ends a stray, or None when this machine is none, or must not be ended on what we know.
 
-    Only a half that stands still is ended, only when its migration is over, and only where the record names another
-    owner (a source) or another copy as the running one (a target).
+    Only what does not run is ended: remains of a machine that has ended here and is another node's by now, and halves
+    that stand still, once their migration is over and where the record names another owner (a source) or another copy
+    as the running one (a target).
     """
-    if vm is None or migration is None or not is_final(migration) or vm.migration_id == migration.id:
+    if vm is None:
         return None
     generation = max(vm.generation, report.generation)
+    if report.status in ENDED:
+        passed = vm.node_id != node_id and report.generation < vm.generation and not vm.migration_id
+        return wire.Release(vm_id=vm.id, generation=generation, migration_id=report.migration_id) if passed else None
+    if migration is None or not is_final(migration) or vm.migration_id == migration.id:
+        return None
     if report.status is MachineStatus.INCOMING and not _took_over(vm, node_id, migration):
         return wire.Discard(vm_id=vm.id, generation=generation, migration_id=migration.id)
     if report.status is MachineStatus.HANDED_OFF and vm.node_id != node_id:
