@@ -19,7 +19,7 @@ from novacron.model.node import Node, NodeState
 from novacron.model.pool import Pool, PoolDriver, Reach
 from novacron.model.snapshot import Consistency, Snapshot, SnapshotState
 from novacron.model.vm import Problem, Task, TaskKind, Vm
-from novacron.model.volume import Volume, VolumeState, VolumeTask, name_for, state_of
+from novacron.model.volume import Place, Volume, VolumeState, VolumeTask, name_for, state_of
 from tests.control.api import GIB, NOW, POOL_ID, Api, fields_of, problem_of
 
 pytestmark = pytest.mark.anyio
@@ -378,7 +378,7 @@ async def test_a_disk_is_attached_where_its_vm_can_reach_it(api: Api, node: Node
     problem_of(await api.http.post("/api/v1/vms/away/disks", json={"volume": "data"}), 409, "conflict")
 
 
-async def test_a_vm_is_not_moved_away_from_a_disk_of_its_node_alone(api: Api, node: Node, fast: Pool) -> None:
+async def test_a_disk_of_its_node_alone_is_copied_where_its_vm_goes(api: Api, node: Node, fast: Pool) -> None:
     other = await api.node("node-2")
     reach = fast.reach | {other.id: fast.reach[node.id]}
     await api.records.change(POOLS, fast.id, lambda pool: msgspec.structs.replace(pool, reach=reach))
@@ -387,10 +387,34 @@ async def test_a_vm_is_not_moved_away_from_a_disk_of_its_node_alone(api: Api, no
     spec = msgspec.structs.replace(vm.spec, disks=(disk,))
     await api.records.change(VMS, vm.id, lambda now: msgspec.structs.replace(now, spec=spec, booted=spec))
     await a_volume(api, "root", id=disk.volume_id, vm_id=vm.id, pool_id=fast.id, node_id=node.id)
-    refused = problem_of(await api.http.post("/api/v1/migrations", json={"vm": "web-1"}), 507, "no_room")
-    assert [reason["code"] for reason in refused["reasons"]] == ["pool.elsewhere"]
-    await settled(api, "root", node_id="")
-    assert (await api.http.post("/api/v1/migrations", json={"vm": "web-1"})).status_code == 202
+    begun = (await api.http.post("/api/v1/migrations", json={"vm": "web-1"})).json()
+    (moved,) = begun["disks"]
+    assert (moved["volume_id"], moved["from_pool"], moved["to_pool"]) == (disk.volume_id, fast.name, fast.name)
+    other_place = api.records.find(VOLUMES, disk.volume_id).record.other
+    assert other_place == Place(pool_id=fast.id, node_id=other.id)
+
+
+async def test_disks_are_planned_and_moved_into_the_pool_that_is_named(api: Api, node: Node, fast: Pool) -> None:
+    other = await api.node("node-2")
+    reach = fast.reach | {other.id: fast.reach[node.id]}
+    await api.records.change(POOLS, fast.id, lambda pool: msgspec.structs.replace(pool, reach=reach))
+    vm = (await running(api, node)).record
+    volume_id = vm.spec.disks[0].volume_id
+    await a_volume(api, "root", id=volume_id, vm_id=vm.id)
+    query = {"pool": "fast", "target_node": "node-2", "measure": False}
+    planned = (await api.http.get("/api/v1/vms/web-1/migration-plan", params=query)).json()
+    (there,) = [one for one in planned["nodes"] if one["can"]]
+    assert [move["to_pool"] for move in there["disks"]] == ["fast"]
+    assert there["start"]["pool"] == "fast"
+    query = {"disk_pool": "root", "measure": False}
+    refused = problem_of(await api.http.get("/api/v1/vms/web-1/migration-plan", params=query), 422, "invalid_input")
+    assert refused["reasons"][0]["subject"] == "disk_pool"
+    query = {"disk_pool": "root=fast", "measure": False}
+    planned = (await api.http.get("/api/v1/vms/web-1/migration-plan", params=query)).json()
+    assert [move["volume_id"] for one in planned["nodes"] for move in one["disks"]] == [volume_id]
+    begun = (await api.http.post("/api/v1/migrations", json=there["start"])).json()
+    assert [move["to_pool"] for move in begun["disks"]] == ["fast"]
+    assert begun["predicted"]["disk_bytes"] > 0
 
 
 async def test_nothing_is_changed_while_a_migration_holds_it(api: Api, node: Node) -> None:

@@ -22,14 +22,17 @@ from novacron.control.room import Room
 from novacron.control.snapshots.keeper import Keeper
 from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.worker import SnapshotWorker
-from novacron.control.store.records import IMAGES, MIGRATIONS, VMS, Records, create, update
+from novacron.control.store.records import IMAGES, MIGRATIONS, POOLS, VMS, VOLUMES, R, Records, Write, create, update
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
 from novacron.model.machine import ENDED, Disk, Nic
-from novacron.model.migration import Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
+from novacron.model.migration import DiskMove, Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
+from novacron.model.pool import Pool, PoolDriver
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of, status_of
+from novacron.model.volume import Place, Volume
+from novacron.testing import fake_disks
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
 from novacron.testing.sim_pool import POOL_ID
@@ -59,6 +62,8 @@ class House:
         self.images = ImageService(records, self.room, clock, root / "pool")
         self.snapshots = SnapshotService(records, self.room, clock)
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self._written: dict[str, int] = {}  # by VM: what its guest wrote last, on disks that nodes do not share
+        self._local_pool = ""
 
     def start_worker(self, name: str) -> None:
         kinds = {
@@ -105,7 +110,19 @@ class House:
             if loop.time() > give_up:
                 raise AssertionError(f"did not come about: {what}; {self.story()}")
             await self.clock.advance(TICK_S)
+            self.guests_write()
             await asyncio.sleep(0.0005)  # threads (store, ledger) work in real time
+
+    def guests_write(self) -> None:
+        """Each guest looks whether its disks hold what it wrote last, and writes the next."""
+        for vm_id, number in self._written.items():
+            before = str(number) if number else "blank"
+            if fake_disks.guest_writes(self.cluster.world, vm_id, before, str(number + 1)):
+                self._written[vm_id] = number + 1
+
+    def written(self, vm_id: str) -> int:
+        """How often its guest has written."""
+        return self._written[vm_id]
 
     def story(self) -> str:
         migrations = [(m.record.state.value, m.record.began, m.record.problem) for m in self.records.all(MIGRATIONS)]
@@ -114,9 +131,10 @@ class House:
 
     # -- nouns ---------------------------------------------------------------------------------------------
 
-    async def running_vm(self, node: str = "a", *nics: Nic) -> str:
-        """A VM that runs on the node, made the way the service makes one."""
-        now = self.clock.wall()
+    async def running_vm(self, node: str = "a", *nics: Nic, local: bool = False) -> str:
+        """A VM that runs on the node, made the way the service makes one. local: its disk is on that node alone."""
+        now, volume_id = self.clock.wall(), self.records.new_id()
+        pool_id = await self._local(volume_id, node) if local else ""
         image = Image(
             id=self.records.new_id(),
             name=f"image-{self.records.revision}",
@@ -131,7 +149,7 @@ class House:
             spec=VmSpec(
                 image_id=image.id,
                 memory_mib=64,
-                disks=(Disk(volume_id=self.records.new_id(), size_bytes=1 << 20),),
+                disks=(Disk(volume_id=volume_id, size_bytes=1 << 20, pool_id=pool_id),),
                 nics=nics,
             ),
             desired=Desired.RUNNING,
@@ -143,7 +161,31 @@ class House:
         )
         await self.records.commit(create(IMAGES, image), create(VMS, vm))
         await self.until(lambda: self.state(vm.id) is VmState.RUNNING and self.vm(vm.id).task is None, "VM runs")
+        if local:
+            await self.records.change(VOLUMES, volume_id, lambda now: msgspec.structs.replace(now, vm_id=vm.id))
+            self._written[vm.id] = 0
         return vm.id
+
+    async def _local(self, volume_id: str, node: str) -> str:
+        """The pool that nodes do not share, with a record of the volume that lies in it on the node."""
+        now = self.clock.wall()
+        if not self._local_pool:
+            pool = Pool(
+                id=self.records.new_id(), name="local", driver=PoolDriver.LVM_THIN, created_at=now, updated_at=now
+            )
+            await self.records.commit(create(POOLS, pool))
+            self._local_pool = pool.id
+        volume = Volume(
+            id=volume_id,
+            name=f"disk-{self.records.revision}",
+            pool_id=self._local_pool,
+            size_bytes=1 << 20,
+            node_id=self.cluster[node].node_id,
+            created_at=now,
+            updated_at=now,
+        )
+        await self.records.commit(create(VOLUMES, volume))
+        return self._local_pool
 
     async def migrate(self, vm_id: str, to: str, way: str = "live", **goals: float) -> str:
         """A recorded wish to move it, the way the service records one."""
@@ -166,8 +208,32 @@ class House:
             updated_at=now,
         )
         held = _with(vm, migration_id=migration.id)
-        await self.records.commit(create(MIGRATIONS, migration), update(VMS, stored, held))
+        copies = self._copies(vm, migration)
+        await self.records.commit(
+            create(MIGRATIONS, _with(migration, disks=tuple(move for move, _ in copies))),
+            update(VMS, stored, held),
+            *(write for _, write in copies),
+        )
         return migration.id
+
+    def _copies(self, vm: Vm, migration: Migration) -> list[tuple[DiskMove, Write]]:
+        """Of its disks those that its next node does not see, each with the write that records the other place."""
+        pool_id = self._local_pool
+        place = Place(pool_id=pool_id, node_id=migration.target_node)
+        found = []
+        for disk in vm.spec.disks:
+            if pool_id and disk.pool_id == pool_id:
+                move = DiskMove(
+                    volume_id=disk.volume_id,
+                    size_bytes=disk.size_bytes,
+                    from_pool_id=pool_id,
+                    to_pool_id=pool_id,
+                    from_disk_pool_id=pool_id,
+                    to_disk_pool_id=pool_id,
+                )
+                volume = self.records.find(VOLUMES, disk.volume_id)
+                found.append((move, update(VOLUMES, volume, _with(volume.record, other=place))))
+        return found
 
     async def ended(self, migration_id: str) -> MigrationState:
         await self.until(lambda: is_final(self.migration(migration_id)), "migration ends")
@@ -196,11 +262,22 @@ class House:
         )
         assert self.cluster.world.violations == []
         assert self.vm(vm_id).migration_id == ""
+        if vm_id in self._written:
+            await self.until(lambda: self.disk_lies_on(vm_id) == [owner.name], "its disk is where it is")
         return owner.name
 
+    def disk_lies_on(self, vm_id: str) -> list[str]:
+        """Names of the nodes that have a copy of its disk; empty too when the record of it says another place."""
+        (disk,) = self.vm(vm_id).spec.disks
+        volume = self.records.find(VOLUMES, disk.volume_id).record
+        agents = self.cluster.agents.values()
+        names = [one.name for one in agents if disk.volume_id in one.local_pool(self._local_pool).volumes()]
+        agreed = volume.other is None and [self.cluster[name].node_id for name in names] == [volume.node_id]
+        return names if agreed else []
 
-def _with(vm: Vm, **change: object) -> Vm:
-    return msgspec.structs.replace(vm, **change)
+
+def _with(record: R, **change: object) -> R:
+    return msgspec.structs.replace(record, **change)
 
 
 @asynccontextmanager

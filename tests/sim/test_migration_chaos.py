@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "60"))
 VERBS = (
     *("accept", "send", "take_over", "verify", "release", "reclaim", "discard"),
-    *("halt", "open_postcopy", "fetch_rest", "reopen"),
+    *("halt", "open_postcopy", "fetch_rest", "reopen", "copy_disks"),
 )
 
 
@@ -34,8 +34,8 @@ async def lose(h: House, rng: random.Random, _migration_id: str) -> None:
 
 
 async def refuse(h: House, rng: random.Random, _migration_id: str) -> None:
-    verb = rng.choice(["accept", "send", "take_over", "open_postcopy"])
-    error = MigrationFailed("broke") if verb in ("send", "open_postcopy") else MonitorFailed("refused")
+    verb = rng.choice(["accept", "send", "take_over", "open_postcopy", "copy_disks"])
+    error = MigrationFailed("broke") if verb in ("send", "open_postcopy", "copy_disks") else MonitorFailed("refused")
     h.cluster[rng.choice("ab")].host.fail(verb, error)
 
 
@@ -86,7 +86,7 @@ async def trouble(h: House, rng: random.Random, migration_id: str) -> None:
 async def test_never_two_and_always_found(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     async with house(tmp_path, transfer_s=rng.choice([0.0, 0.3, 2.0]), seed=seed) as h:
-        vm_id = await h.running_vm("a")
+        vm_id = await h.running_vm("a", local=rng.random() < 0.5)
         h.cluster.world.converges = rng.random() < 0.3
         for _ in range(3):
             here = await h.check_peace(vm_id)

@@ -37,10 +37,11 @@ STEPS = [("hybrid", verb) for verb in POSTCOPY] + [("cold", verb) for verb in CO
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("converges", [True, False])
-async def test_there_and_back(tmp_path: Path, way: str, converges: bool) -> None:
+@pytest.mark.parametrize("local", [False, True], ids=["shared", "local"])
+async def test_there_and_back(tmp_path: Path, way: str, converges: bool, local: bool) -> None:
     async with house(tmp_path) as h:
         h.cluster.world.converges = converges
-        vm_id = await h.running_vm("a")
+        vm_id = await h.running_vm("a", local=local)
         for target in "ba":
             migration_id = await h.migrate(vm_id, target, way)
             assert await h.ended(migration_id) is MigrationState.COMPLETED

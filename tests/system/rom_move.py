@@ -172,7 +172,7 @@ class Move:
 
     def state(self, driver: QemuDriver) -> str:
         """The migration state as QEMU last said it there."""
-        return driver._machines[self.vm_id].migration_state
+        return driver._fleet.machines[self.vm_id].migration_state
 
 
 def _status(driver: QemuDriver, vm_id: str) -> MachineStatus:

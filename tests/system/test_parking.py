@@ -79,7 +79,7 @@ async def test_a_copy_that_was_cut_off_is_ended_by_the_next_agent_and_begins_ane
     copy = an_id()
     launch = park.launch(copy, park.parent)
     await park.driver.start(launch)
-    machine = park.driver._machines[copy]
+    machine = park.driver._fleet.machines[copy]
     machine.record.copying = True  # as it is until it has an identity of its own
     machine.save()
     await park.driver.close()

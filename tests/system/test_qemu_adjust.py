@@ -61,7 +61,7 @@ async def started(host: Host, pool: Path, *disks: Disk) -> tuple[QemuDriver, Lau
 
 
 async def names(driver: QemuDriver, launch: Launch) -> set[str]:
-    machine = driver._machines[launch.spec.vm_id]
+    machine = driver._fleet.machines[launch.spec.vm_id]
     seen = await look(machine, launch.spec)
     assert {f"v{volume.replace('-', '')[-30:]}" for volume in seen.disks} <= seen.nodes
     left = [node for node in seen.nodes if node.startswith("v")]
@@ -115,7 +115,7 @@ async def test_what_an_agent_left_half_done_is_finished(hosts: Hosts, pool: Path
     root, more, never = board(1), hot(0), hot(1)
     driver, launch = await started(host, pool, root)
     wished = with_disks(launch, pool, root, more, never)
-    machine = driver._machines[launch.spec.vm_id]
+    machine = driver._fleet.machines[launch.spec.vm_id]
     for file in wished.disks[1:]:  # it died after it had opened them
         await machine.door().execute("blockdev-add", devices.storage(file))
     done = await driver.adjust(with_disks(launch, pool, root, more))
@@ -151,12 +151,12 @@ async def test_a_disk_grows_and_is_limited_as_it_runs(hosts: Hosts, pool: Path) 
     wished = tuple(msgspec.structs.replace(disk, size_bytes=4 * MIB, qos=qos) for disk in (root, more))
     done = await driver.adjust(with_disks(launch, pool, *wished))
     assert (done.pending, set(done.now.disks)) == ((), set(wished))
-    runs = await look(driver._machines[launch.spec.vm_id], launch.spec)
+    runs = await look(driver._fleet.machines[launch.spec.vm_id], launch.spec)
     assert {(seen.size_bytes, seen.qos) for seen in runs.disks.values()} == {(4 * MIB, qos)}
     free = tuple(msgspec.structs.replace(disk, qos=Qos()) for disk in wished)
     assert set((await driver.adjust(with_disks(launch, pool, *free))).now.disks) == set(free)
     smaller = tuple(msgspec.structs.replace(disk, size_bytes=MIB) for disk in free)
-    runs = await look(driver._machines[launch.spec.vm_id], launch.spec)
+    runs = await look(driver._fleet.machines[launch.spec.vm_id], launch.spec)
     await driver.adjust(with_disks(launch, pool, *smaller))
     assert {seen.size_bytes for seen in runs.disks.values()} == {4 * MIB}  # never smaller
 
@@ -168,7 +168,7 @@ async def test_limits_hold_from_the_start_and_travel(hosts: Hosts, pool: Path) -
     target = other.driver()
     there = with_disks(other.launch(launch.spec.vm_id, memory_mib=128), pool, disk)
     await moved(launch.spec.vm_id, driver, target, there)
-    runs = await look(target._machines[launch.spec.vm_id], there.spec)
+    runs = await look(target._fleet.machines[launch.spec.vm_id], there.spec)
     assert [seen.qos for seen in runs.disks.values()] == [disk.qos]
 
 

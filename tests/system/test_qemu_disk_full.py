@@ -108,7 +108,7 @@ async def test_one_that_was_paused_meanwhile_waits_to_be_resumed(small: Path, ho
     writing = asyncio.create_task(say_long(plain, b"write sda 0 4096 3"))
     await until(lambda: heard and heard[-1].status is S.STALLED, "the disk is full")
     await driver.pause(vm_id)
-    watchers = driver._machines[vm_id]._tasks
+    watchers = driver._fleet.machines[vm_id]._tasks
     mount(small, 64, MS_REMOUNT)
     await until(lambda: not watchers, "nobody looks for room any more")
     assert heard[-1].status is S.STALLED

@@ -215,7 +215,7 @@ async def test_the_target_dies_in_a_transfer(hosts: Hosts) -> None:
 async def test_a_failed_transfer_leaves_no_limit_and_no_key_behind(hosts: Hosts) -> None:
     move = Move(hosts)
     task = await move.sending()
-    monitor = move.source._machines[move.vm_id].monitor
+    monitor = move.source._fleet.machines[move.vm_id].monitor
     assert monitor is not None
     during = await monitor.execute("query-migrate-parameters")
     assert (during["max-bandwidth"], during["tls-creds"]) == (SLOW.bandwidth_bytes_per_s, "migration-key")
@@ -257,7 +257,7 @@ async def test_a_target_that_freezes_while_the_guest_stands_still_is_let_go_of(h
     move = Move(hosts)
     task = await move.sending(pages=pages)
     kill(pid(move.target, move.vm_id), signal.SIGSTOP)
-    monitor = move.source._machines[move.vm_id].monitor
+    monitor = move.source._fleet.machines[move.vm_id].monitor
     assert monitor is not None
     hurry: dict[str, object] = {"downtime-limit": 2_000_000}  # the rest now, which no buffer can hold
     await monitor.execute("migrate-set-parameters", hurry)

@@ -45,7 +45,7 @@ async def says(host: Host, vm_id: str, word: str) -> None:
 
 
 async def holds(driver: QemuDriver, launch: Launch) -> str:
-    seen = await look(driver._machines[launch.spec.vm_id], launch.spec)
+    seen = await look(driver._fleet.machines[launch.spec.vm_id], launch.spec)
     assert seen.drives.keys() == {"cd-m"}
     return seen.drives["cd-m"]
 

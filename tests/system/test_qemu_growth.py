@@ -110,7 +110,7 @@ async def test_vcpus_come_and_the_machine_moves_with_them(hosts: Hosts) -> None:
     done = await target.adjust(with_spec(there, vcpus=8))
     assert [reason.code for reason in done.pending] == ["vcpus.limit"]
     assert done.now.vcpus == 4
-    monitor = target._machines[vm_id].door()
+    monitor = target._fleet.machines[vm_id].door()
     assert sum("qom-path" in cpu for cpu in await monitor.execute("query-hotpluggable-cpus")) == 4
 
 

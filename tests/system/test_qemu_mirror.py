@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from novacron.agent.drivers.base import DiskFile, DiskReception, FileAt, Launch, Layer
+from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer
 from novacron.agent.drivers.qemu import QemuDriver, mirror, tls
 from novacron.agent.drivers.qemu.devices import disk_id
 from novacron.agent.drivers.qemu.machine import Machine
@@ -22,12 +22,8 @@ from novacron.model.machine import Disk, MachineStatus
 from tests.system import rom_machine
 from tests.system.rom_machine import an_id
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.system,
-    rom_machine.needs_qemu,
-    pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed"),
-]
+needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+pytestmark = [pytest.mark.anyio, pytest.mark.system, rom_machine.needs_qemu, needs_qemu_img]
 
 SIZE = 64 << 20
 MIGRATION = "01890000-0000-7000-8000-0000000000aa"
@@ -73,17 +69,18 @@ class Pair:
             launches.append(launch)
         self.write_outside(self.here, 0, "-P 0x11 1M 5M")
         await self.one.start(launches[0])
-        to = await self.other.accept(launches[1], MIGRATION, HERE)
+        self.to = await self.other.accept(launches[1], MIGRATION, HERE, self.volumes)
         self.source, self.target = self.machine(self.one), self.machine(self.other)
-        port = await mirror.open_exports(self.target, self.volumes, HERE)
-        layered = self.volumes if self.base else ()
-        self.to = DiskReception(migration_id=MIGRATION, port=port, volume_ids=self.volumes, layered=layered)
         source = self.source
-        tls.write(source.run_dir, MIGRATION, to.key_hex, source.record.uid, source.record.gid)
-        await mirror.begin(source, self.to, HERE, FEATURES, self.volumes if self.base else ())
+        tls.write(source.run_dir, MIGRATION, self.to.key_hex, source.record.uid, source.record.gid)
+        await self.mirror()
+
+    async def mirror(self) -> None:
+        layered = self.volumes if self.base else ()
+        await mirror.begin(self.source, MIGRATION, self.to, self.volumes, FEATURES, layered)
 
     def machine(self, driver: QemuDriver) -> Machine:
-        return driver._machines[self.vm_id]
+        return driver._fleet.machines[self.vm_id]
 
     def path(self, host: rom_machine.Host, number: int) -> str:
         return str(host.root / f"{self.volumes[number]}.qcow2")
@@ -99,7 +96,7 @@ class Pair:
 
     async def ready(self) -> list[mirror.Copied]:
         seen: list[mirror.Copied] = []
-        await asyncio.wait_for(mirror.ready(self.source, seen.append, FEATURES), 30)
+        await asyncio.wait_for(mirror.ready(self.source, self.volumes, seen.append, FEATURES, 20), 30)
         return seen
 
     async def end_both(self) -> None:
@@ -128,7 +125,7 @@ async def test_alike_to_the_byte_with_all_that_was_written_meanwhile(layered: bo
         await p.write(0, "-P 0x33 2M 1M")
         await p.write(1, "-z 11M 1M")
         await p.one.pause(p.vm_id)
-        await mirror.finish(p.source)
+        await mirror.finish(p.source, p.volumes)
         assert await mirror.jobs(p.source.door()) == []
         await mirror.close_exports(p.target)
         await p.end_both()
@@ -142,7 +139,7 @@ async def test_alike_to_the_byte_with_all_that_was_written_meanwhile(layered: bo
 async def test_who_asks_again_joins_what_goes_on() -> None:
     async with pair(layered=False) as p:
         before = {job.id for job in await mirror.jobs(p.source.door())}
-        await mirror.begin(p.source, p.to, HERE, FEATURES, ())
+        await p.mirror()
         assert {job.id for job in await mirror.jobs(p.source.door())} == before
         await p.ready()
 
@@ -165,10 +162,10 @@ async def test_dropped_it_can_begin_again() -> None:
     async with pair(layered=False) as p:
         await mirror.drop(p.source)
         await mirror.drop(p.source)
-        await mirror.begin(p.source, p.to, HERE, FEATURES, ())
+        await p.mirror()
         await p.ready()
         await p.one.pause(p.vm_id)
-        await mirror.finish(p.source)
+        await mirror.finish(p.source, p.volumes)
         await mirror.close_exports(p.target)
         await p.end_both()
         p.check_alike()
@@ -180,4 +177,4 @@ async def test_a_stranger_fills_no_disk() -> None:
         await mirror.drop(source)
         tls.write(source.run_dir, MIGRATION, tls.new_key(), source.record.uid, source.record.gid)
         with pytest.raises(MigrationFailed):
-            await mirror.begin(source, p.to, HERE, FEATURES, ())
+            await p.mirror()

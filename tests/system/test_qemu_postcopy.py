@@ -57,7 +57,7 @@ async def opened(move: Move, wire: Link | None = None) -> None:
 
 
 async def trickle(move: Move) -> None:
-    monitor = move.source._machines[move.vm_id].door()
+    monitor = move.source._fleet.machines[move.vm_id].door()
     await monitor.execute("migrate-set-parameters", {"max-postcopy-bandwidth": TRICKLE_BYTES_PER_S})
 
 
@@ -399,7 +399,7 @@ async def test_an_agent_that_dies_just_before_it_stops_the_guest_leaves_that_to_
     to = await move.prepare()
     sending = asyncio.create_task(move.send(to, HYBRID, NARROW))
     await until(lambda: move.state(move.source) == "active", "the stream")
-    machine = move.source._machines[move.vm_id]
+    machine = move.source._fleet.machines[move.vm_id]
     await move.source.close()
     await asyncio.gather(sending, return_exceptions=True)
     assert machine.record.transfer is not None

@@ -68,17 +68,17 @@ async def test_a_target_that_answers_nothing_is_linked_again(hosts: Hosts, wire:
     to = await wire.lead_to(await target.accept(there, migration_id, LOOPBACK))
     await source.send(vm_id, migration_id, to, Goals(bandwidth_bytes_per_s=40 << 20), nothing, POSTCOPY)
     trickle: dict[str, object] = {"max-postcopy-bandwidth": 300_000}
-    await source._machines[vm_id].door().execute("migrate-set-parameters", trickle)
+    await source._fleet.machines[vm_id].door().execute("migrate-set-parameters", trickle)
     await source.open_postcopy(vm_id, migration_id)
     await target.take_over(vm_id, migration_id, 2)
     await wire.cut()
     await asyncio.gather(*(knock(there) for _ in range(4)))
-    machine = target._machines[vm_id]
+    machine = target._fleet.machines[vm_id]
     with contextlib.suppress(DeadlineExceeded):  # the most likely answer here
         await machine.door().execute("query-status", deadline_s=0.5)
     assert (await machine.refresh()).status is S.RUNNING
     assert not (await source.fetch_rest(vm_id, migration_id, nothing)).done
-    await source._machines[vm_id].door().execute("migrate-set-parameters", {"max-postcopy-bandwidth": 0})
+    await source._fleet.machines[vm_id].door().execute("migrate-set-parameters", {"max-postcopy-bandwidth": 0})
     to = await wire.lead_to(await target.reopen(vm_id, migration_id, LOOPBACK))
     assert (await source.fetch_rest(vm_id, migration_id, nothing, to)).done
     assert (await target.verify(vm_id)).reason == ""

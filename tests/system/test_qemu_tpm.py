@@ -50,7 +50,7 @@ def folders(launch: Launch) -> list[str]:
 
 
 async def chip_is_gone(driver: QemuDriver, vm_id: str) -> None:
-    chip = driver._machines[vm_id].tpm
+    chip = driver._fleet.machines[vm_id].tpm
     assert chip is not None
     assert await chip.wait(10)
 
@@ -76,7 +76,7 @@ async def test_a_machine_has_a_tpm_of_its_own_as_its_own_user(hosts: Hosts) -> N
     vm_id = plain.spec.vm_id
     await driver.start(plain)
     await host.ticking(vm_id)
-    machine = driver._machines[vm_id]
+    machine = driver._fleet.machines[vm_id]
     assert [chip["model"] for chip in await machine.door().execute("query-tpm")] == ["tpm-crb"]
     assert machine.tpm is not None
     assert Path(f"/proc/{machine.tpm.identity.pid}").stat().st_uid == NOBODY
@@ -86,7 +86,7 @@ async def test_a_machine_has_a_tpm_of_its_own_as_its_own_user(hosts: Hosts) -> N
     seed = state(plain).read_bytes()
     assert seed
     await driver.start(plain)  # the same TPM as before
-    assert driver._machines[vm_id].status is MachineStatus.RUNNING
+    assert driver._fleet.machines[vm_id].status is MachineStatus.RUNNING
     assert state(plain).read_bytes()[:64] == seed[:64]
 
 
@@ -140,7 +140,7 @@ async def test_a_tpm_moves_with_its_machine(hosts: Hosts) -> None:
     there = keeping(other, with_spec(other.launch(vm_id, memory_mib=128), tpm=True))
     await moved(vm_id, source, target, there)
     await other.ticking(vm_id)
-    assert len(await target._machines[vm_id].door().execute("query-tpm")) == 1
+    assert len(await target._fleet.machines[vm_id].door().execute("query-tpm")) == 1
     assert folders(there) == ["tpm-2"]  # the only one, and the one that counts
     assert len(state(there).read_bytes()) == len(before)
     back = keeping(one, with_spec(one.launch(vm_id, memory_mib=128, generation=2), tpm=True))

@@ -55,7 +55,7 @@ async def test_it_stands_still_goes_there_and_comes_back(hosts: Hosts) -> None:
     move = Move(hosts)
     task = await sending(move)
     assert await move.one.silent(move.vm_id)
-    monitor = move.source._machines[move.vm_id].door()
+    monitor = move.source._fleet.machines[move.vm_id].door()
     assert await monitor.execute("query-status", deadline_s=1.0)  # it answers while memory is on its way
     departure = await task
     assert departure.whole  # type: ignore[attr-defined]
@@ -123,7 +123,7 @@ async def test_an_agent_that_starts_anew_goes_on_with_it(hosts: Hosts) -> None:
 async def test_a_pause_that_a_dead_agent_left_is_no_wish_of_anybodys(hosts: Hosts, asked: str) -> None:
     move = Move(hosts)
     to = await move.prepare()
-    machine = move.source._machines[move.vm_id]
+    machine = move.source._fleet.machines[move.vm_id]
     machine.record.transfer = Transfer(migration_id=move.migration_id, role=Role.SOURCE, tactics=WARM)
     assert await halt(machine, machine.record.transfer)
     assert (await move.restart_source()).status is S.PAUSED
@@ -151,7 +151,7 @@ async def test_a_guest_is_slowed_down_as_far_as_it_may_be_and_not_for_ever(hosts
     throttled = Tactics(max_throttle_percent=99)
     task = asyncio.create_task(move.send(await move.prepare(), throttled, Goals(bandwidth_bytes_per_s=40 << 20)))
     await until(lambda: move.state(move.source) == "active", "the stream")
-    monitor = move.source._machines[move.vm_id].door()
+    monitor = move.source._fleet.machines[move.vm_id].door()
     during = await monitor.execute("query-migrate-parameters")
     assert (during["cpu-throttle-initial"], during["max-cpu-throttle"]) == (20, 90)
     slowed = 0

@@ -10,12 +10,32 @@ from novacron.agent.machines import Machines
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
 from novacron.clock import Clock
-from novacron.errors import MigrationFailed, NotFound
-from novacron.model.machine import ENDED, MachineSpec, StopMode
+from novacron.errors import MigrationFailed, NotFound, StateConflict
+from novacron.model.machine import ENDED, Firmware, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.wire import agent as wire
 
+BARE_MEMORY_MIB = 32
 REMAINING_DEADLINE_S = 60.0
 """How long a guest that was asked to shut down is still waited for when it is to run here again."""
+
+
+def bare(spec: MachineSpec | None) -> MachineSpec:
+    """The machine as far as it takes to have its disks open. :raise NotFound: there is no spec."""
+    if spec is None:
+        raise NotFound("it is not known what the machine is made of")
+    return MachineSpec(
+        vm_id=spec.vm_id,
+        generation=spec.generation,
+        vcpus=1,
+        memory_mib=BARE_MEMORY_MIB,
+        machine_type=spec.machine_type,
+        cpu_model=spec.cpu_model,
+        machine=spec.machine,
+        firmware=Firmware.BIOS,
+        disks=spec.disks,
+        pools=spec.pools,
+        isolation_slot=spec.isolation_slot,
+    )
 
 
 class Cold:
@@ -30,17 +50,70 @@ class Cold:
         self._machines = machines
         self._clock = clock
 
-    async def rehearse(self, spec: MachineSpec) -> None:
-        """(target) Make all it needs here and take it away again, so that what is missing is known while it runs."""
+    async def rehearse(self, spec: MachineSpec, receives: tuple[str, ...]) -> None:
+        """(target) Make all it needs here and take it away again, so that what is missing is known while it runs.
+
+        receives: volumes that are made here, and stay, to be filled.
+        """
         async with Undo() as undo:
-            await self._provisioner.prepare(spec, undo)
+            await self._provisioner.prepare(spec, undo, fresh=receives)
+
+    async def open_disks(self, holding: Holding | None, args: wire.CopyDisks) -> None:
+        """(source) Have the disks of a machine at rest open, noted first: from here on only `reclaim` lets it run.
+
+        :raise StateConflict: it runs, or its other half is here.
+        """
+        seen = self._driver.report(args.vm_id)
+        if holding is not None and holding.at_rest and holding.migration_id == args.migration_id:
+            before = holding
+        elif (seen is not None and seen.status not in ENDED) or (holding and holding.role is Role.INCOMING):
+            status = seen.status if seen else MachineStatus.INCOMING
+            raise StateConflict.of(f"machine {args.vm_id}", status, sorted(ENDED), "copy the disks of")
+        else:
+            before = holding or Holding(vm_id=args.vm_id, generation=args.generation, role=Role.GONE)
+        leaving = msgspec.structs.replace(
+            before,
+            role=Role.LEAVING,
+            generation=args.generation,
+            spec=args.spec,
+            migration_id=args.migration_id,
+            boot_id=self._machines.boot_id,
+            at_rest=True,
+        )
+        await self._ledger.put(leaving)
+        await self._provisioner.boot(bare(args.spec), lambda launch: self._driver.open_disks(launch, args.migration_id))
+
+    async def close_disks(self, holding: Holding, args: wire.Reclaim) -> MachineReport:
+        """(source) A machine at rest is at rest again, here."""
+        seen = self._driver.report(holding.vm_id)
+        if seen is not None:
+            await self._driver.stop(holding.vm_id, StopMode.FORCED, 0.0)
+            await self._driver.forget(holding.vm_id)
+        ended = MachineReport(
+            vm_id=holding.vm_id,
+            generation=args.generation,
+            status=MachineStatus.STOPPED,
+            since=self._clock.wall(),
+        )
+        own = msgspec.structs.replace(
+            holding,
+            role=Role.OWNED,
+            generation=args.generation,
+            migration_id="",
+            called_off=args.migration_id,
+            ended=holding.ended or ended,
+            at_rest=False,
+        )
+        await self._ledger.put(own)
+        return ended
 
     async def halt(self, args: wire.Halt) -> wire.Departed:
         """(source) End it, noted first: from here on only `reclaim` makes it run here.
 
         Holds no turn while the guest takes its time, so that a `reclaim` or a forced stop can overtake it.
 
-        :raise NotFound: nothing of it is here. :raise MigrationFailed: it ended by itself, or was called off.
+        :raise NotFound: nothing of it is here. :raise MigrationFailed: it ended by itself, or was called off, or its
+        disks are not surely alike on both sides.
         """
         asked_at_s = self._clock.monotonic_s()
         async with self._ledger.turn(args.vm_id):
@@ -49,9 +122,9 @@ class Cold:
                 raise NotFound(f"machine {args.vm_id} is not this node's own")
             if holding.called_off == args.migration_id:
                 raise MigrationFailed(f"migration {args.migration_id} was called off")
-            if holding.halted != args.migration_id:
+            if holding.halted != args.migration_id and not holding.at_rest:
                 await self._note_halt(holding, args)
-        await self._driver.stop(args.vm_id, StopMode.GRACEFUL, args.deadline_s)
+        await self._driver.halt(args.vm_id, args.migration_id, args.volumes, args.deadline_s)
         async with self._ledger.turn(args.vm_id):
             await self._machines.keep_end(args.vm_id)
         return wire.Departed(stopped_ago_ms=(self._clock.monotonic_s() - asked_at_s) * 1e3)

@@ -42,7 +42,9 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     runs. figures: what `release` measured, kept so that a repeated release answers the same. called_off: the last
     migration taken back here, so that a `send` of it that was long on its way starts nothing. restored: the last revert
     done here, so that asking for it again throws nothing away. halted: the migration it was shut down for. boots:
-    (incoming) nothing of it is streamed; it boots when it is taken over.
+    (incoming) nothing of it is streamed; it boots when it is taken over. received: (incoming) volumes that were made
+    here for it, or are about to be, and are deleted with it. at_rest: (leaving) its guest is not to run here: its disks
+    are open to be copied.
     """
 
     vm_id: str
@@ -57,6 +59,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     restored: str = ""
     halted: str = ""
     boots: bool = False
+    received: tuple[str, ...] = ()
+    at_rest: bool = False
 
 
 _encode = msgspec.json.Encoder().encode

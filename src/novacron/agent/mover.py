@@ -1,7 +1,7 @@
 """The migration verbs of this node: one step at a time, no states; each finds its work done when asked again.
 
-    target   accept → (stream) → take_over → verify        discard undoes accept
-    source   send or halt → (stands still) → release       reclaim undoes send and halt
+    target   accept → (disks) → (stream) → take_over → verify           discard undoes accept
+    source   (copy_disks) → send or halt → (stands still) → release     reclaim undoes these
 
 What a move without memory (agent.cold) and one that ends in post-copy (agent.postcopy) need beside is in their files.
 
@@ -15,8 +15,8 @@ import asyncio
 
 import msgspec
 
-from novacron.agent.cold import Cold
-from novacron.agent.drivers.base import Driver, Launch, Reception
+from novacron.agent.cold import Cold, bare
+from novacron.agent.drivers.base import DiskReception, Driver, Launch, ProgressListener, Reception
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import Machines
 from novacron.agent.network import Luggage, StayAtHome, Travel
@@ -26,7 +26,7 @@ from novacron.agent.undo import Undo
 from novacron.clock import Clock
 from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
-from novacron.model.migration import Figures, Progress
+from novacron.model.migration import Figures
 from novacron.wire import agent as wire
 
 
@@ -69,6 +69,8 @@ class Mover:
         async with self._ledger.turn(spec.vm_id):
             before = await self._ledger.admit(spec.vm_id, spec.generation)
             again = await self._clear_for(before, migration_id)
+            if not again:
+                await self._provisioner.check_absent(spec, args.receives)
             incoming = Holding(
                 vm_id=spec.vm_id,
                 generation=spec.generation,
@@ -77,25 +79,35 @@ class Mover:
                 migration_id=migration_id,
                 boot_id=self._machines.boot_id,
                 boots=args.boots,
+                received=args.receives,
             )
-            if args.boots:
+            if args.boots and not again:
                 await self._ledger.put(incoming)
-                await self.cold.rehearse(spec)
+                await self.cold.rehearse(spec, args.receives)
+            if args.boots and not args.receives:
                 return wire.ReceptionAt(host="", port=0, key_hex="")
+            return _told(await self._listen(incoming, again=again))
 
-            async def listen(launch: Launch) -> Reception:
-                return await self._driver.accept(launch, migration_id, self._host)
+    async def _listen(self, incoming: Holding, *, again: bool) -> Reception:
+        """Started and waiting, or found so. After a failure nothing of it is left, nor a volume that was to be filled
+        (undone in reverse: its floor stays).
+        """
+        spec = incoming.spec if incoming.spec and not incoming.boots else bare(incoming.spec)
+        received = incoming.received
 
-            if again:
-                reception = await listen(await self._provisioner.prepare(spec, Undo()))
-            else:
-                async with Undo() as undo:
-                    gone = Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.GONE)
-                    undo.add("forget it", lambda: self._ledger.put(gone))
-                    await self._ledger.put(incoming)
-                    reception = await self._provisioner.boot(spec, listen)
-                    undo.success()
-        return wire.ReceptionAt(host=reception.host, port=reception.port, key_hex=reception.key_hex)
+        async def listen(launch: Launch) -> Reception:
+            return await self._driver.accept(launch, incoming.migration_id, self._host, received)
+
+        if again:
+            return await listen(await self._provisioner.prepare(spec, Undo(), fresh=received))
+        async with Undo() as undo:
+            gone = Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.GONE)
+            undo.add("forget it", lambda: self._ledger.put(gone))
+            undo.add("delete its volumes", lambda: self._provisioner.remove_volumes(received, spec))
+            await self._ledger.put(incoming)
+            reception = await self._provisioner.boot(spec, listen, fresh=received)
+            undo.success()
+            return reception
 
     async def _clear_for(self, before: Holding, migration_id: str) -> bool:
         """Make room for an incoming machine; whether this very one is here already."""
@@ -105,6 +117,7 @@ class Mover:
             if before.migration_id == migration_id and alive:
                 return True
             await self._driver.discard(before.vm_id, before.migration_id)
+            await self._provisioner.remove_volumes(before.received, before.spec)
         elif alive:
             status = seen.status if seen else MachineStatus.UNKNOWN
             raise StateConflict.of(f"machine {before.vm_id}", status, sorted(ENDED), "accept")
@@ -131,8 +144,12 @@ class Mover:
                     f"taking over needs a newer one, not {args.generation}"
                 )
             spec = msgspec.structs.replace(holding.spec, generation=args.generation)
-            owned = msgspec.structs.replace(holding, role=Role.OWNED, generation=args.generation, spec=spec)
+            owned = msgspec.structs.replace(
+                holding, role=Role.OWNED, generation=args.generation, spec=spec, received=()
+            )
             if holding.boots:
+                if holding.role is Role.INCOMING:
+                    await self._driver.settle(args.vm_id, args.migration_id)  # what took in its disks
                 return await self._boot(holding, msgspec.structs.replace(owned, ended=None))
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
@@ -190,6 +207,15 @@ class Mover:
             seen = self._driver.report(args.vm_id)
             if holding.migration_id == args.migration_id or (seen and seen.migration_id == args.migration_id):
                 await self._driver.discard(args.vm_id, args.migration_id)
+                await self._provisioner.remove_volumes(holding.received, holding.spec)
+                await self._depart(holding)
+
+    async def settle(self, args: wire.Settle) -> None:
+        """Of a machine at rest whose disks have come: they stay, and nothing else of it is here any more."""
+        async with self._ledger.turn(args.vm_id):
+            holding = await self._ledger.admit(args.vm_id, args.generation)
+            if holding.role is Role.INCOMING and holding.migration_id == args.migration_id:
+                await self._driver.settle(args.vm_id, args.migration_id)
                 await self._depart(holding)
 
     # -- source --------------------------------------------------------------------------------------------
@@ -213,18 +239,51 @@ class Mover:
                 holding, role=Role.LEAVING, generation=args.generation, migration_id=args.migration_id
             )
             await self._ledger.put(leaving)
-        to = Reception(host=args.to.host, port=args.to.port, key_hex=args.to.key_hex)
-
-        def tell(progress: Progress) -> None:
-            self._announce(wire.MigrationProgress(migration_id=args.migration_id, progress=progress))
-
-        departure = await self._driver.send(args.vm_id, args.migration_id, to, args.goals, tell, args.tactics)
+        departure = await self._driver.send(
+            args.vm_id,
+            args.migration_id,
+            _place(args.to),
+            args.goals,
+            self._teller(args.migration_id),
+            args.tactics,
+            args.volumes,
+        )
         luggage = await self._travel.leaving(leaving.spec) if leaving.spec else Luggage()
         stopped_ago_ms = departure.stopped_ago_ms + luggage.packed_in_ms
         return wire.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
 
+    async def copy_disks(self, args: wire.CopyDisks) -> wire.DisksCopied:
+        """Make the target's disks like its own, and keep them so. Joins a copy under way; cancelled, it goes on.
+
+        :raise NotFound: nothing of it is here. :raise MigrationFailed: a disk could not be copied; it runs as before.
+        """
+        async with self._ledger.turn(args.vm_id):
+            holding = self._ledger.check(args.vm_id, args.generation)
+            if holding is not None and holding.called_off == args.migration_id:
+                raise MigrationFailed(f"migration {args.migration_id} was called off")
+            if args.at_rest:
+                await self.cold.open_disks(holding, args)
+            elif holding is None or self._driver.report(args.vm_id) is None:
+                raise NotFound(f"no machine {args.vm_id} runs on this node")
+            elif holding.role not in (Role.OWNED, Role.LEAVING):
+                raise StateConflict.of(f"machine {args.vm_id}", holding.role, ("owned",), "copy the disks of")
+            else:
+                leaving = msgspec.structs.replace(
+                    holding, role=Role.LEAVING, generation=args.generation, migration_id=args.migration_id
+                )
+                await self._ledger.put(leaving)
+        tell = self._teller(args.migration_id)
+        copied = await self._driver.copy_disks(
+            args.vm_id, args.migration_id, _place(args.to), args.volumes, args.goals, tell
+        )
+        return wire.DisksCopied(copied_bytes=copied)
+
+    def _teller(self, migration_id: str) -> ProgressListener:
+        return lambda progress: self._announce(wire.MigrationProgress(migration_id=migration_id, progress=progress))
+
     async def release(self, args: wire.Release) -> Figures:
-        """End this node's claim; its volumes are the target's now and stay. Asked again: the same figures.
+        """End this node's claim. Its volumes are the target's now and stay, but for copies that the order names: those
+        are deleted. Asked again: the same figures.
 
         :raise StateConflict: the machine is this node's own under that very generation.
         """
@@ -240,6 +299,7 @@ class Mover:
                 leaving = msgspec.structs.replace(before, role=Role.LEAVING, generation=args.generation)
             await self._ledger.put(leaving)
             figures = await self._driver.release(args.vm_id, args.migration_id)
+            await self._provisioner.remove_volumes(args.volumes, leaving.spec)
             await self._depart(leaving, args.migration_id, figures)
         return figures
 
@@ -253,6 +313,8 @@ class Mover:
             if holding is None or holding.role not in (Role.OWNED, Role.LEAVING):
                 raise NotFound(f"machine {args.vm_id} is not this node's own")
             seen = self._driver.report(args.vm_id)
+            if holding.at_rest:
+                return await self.cold.close_disks(holding, args)
             halted = holding.halted == args.migration_id
             if seen is not None and seen.status not in ENDED and not halted:
                 await self._driver.reclaim(args.vm_id, args.migration_id)
@@ -286,3 +348,15 @@ class Mover:
             figures=figures,
         )
         await self._ledger.put(gone)
+
+
+def _place(at: wire.ReceptionAt) -> Reception:
+    disks = DiskReception(port=at.disks.port, layered=at.disks.layered) if at.disks else None
+    return Reception(host=at.host, port=at.port, key_hex=at.key_hex, disks=disks)
+
+
+def _told(reception: Reception) -> wire.ReceptionAt:
+    taken, disks = reception.disks, None
+    if taken is not None:
+        disks = wire.DisksAt(port=taken.port, layered=taken.layered)
+    return wire.ReceptionAt(host=reception.host, port=reception.port, key_hex=reception.key_hex, disks=disks)

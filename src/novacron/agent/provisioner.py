@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from novacron.agent.parking import Parking
 from novacron.agent.storage import keys
 from novacron.agent.storage.depot import Depot
 from novacron.agent.undo import Undo
-from novacron.errors import MachineDied, Unsupported
+from novacron.errors import Conflict, MachineDied, NotFound, Reason, Unsupported
 from novacron.model.identity import is_id
 from novacron.model.machine import Disk, MachineSpec, Nic
 
@@ -50,7 +51,9 @@ class Provisioner:
             return []
         return sorted(entry for entry in self._run_dir.iterdir() if is_id(entry.name) and entry.is_dir())
 
-    async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[Result]]) -> Result:
+    async def boot(
+        self, spec: MachineSpec, act: Callable[[Launch], Awaitable[Result]], *, fresh: Collection[str] = ()
+    ) -> Result:
         """Prepare and `act`; when either fails everything is taken back except volumes, which may hold data.
 
         Done again with other ports when another process took one of those chosen for user networks.
@@ -58,7 +61,7 @@ class Provisioner:
         for tries_left in reversed(range(PORT_TRIES)):
             try:
                 async with Undo() as undo:
-                    result = await act(await self.prepare(spec, undo))
+                    result = await act(await self.prepare(spec, undo, fresh=fresh))
                     undo.success()
                     return result
             except MachineDied as died:
@@ -66,11 +69,19 @@ class Provisioner:
                     raise
         raise AssertionError
 
-    async def prepare(self, spec: MachineSpec, undo: Undo, *, running: bool = False) -> Launch:
-        """Everything made, or found made: idempotent. running: its guest has the seed open, which stays as it is."""
+    async def prepare(
+        self, spec: MachineSpec, undo: Undo, *, running: bool = False, fresh: Collection[str] = ()
+    ) -> Launch:
+        """Everything made, or found made: idempotent. running: its guest has the seed open, which stays as it is.
+
+        fresh: volumes that are made although the machine has run before: they are about to be filled.
+        """
         uid = self._uid(spec)
         run_dir = self._make_run_dir(spec.vm_id, uid)
-        disks = [keys.place(await self.volume(spec, disk), run_dir, uid) for disk in spec.disks]
+        disks = [
+            keys.place(await self.volume(spec, disk, fresh=disk.volume_id in fresh), run_dir, uid)
+            for disk in spec.disks
+        ]
         plugs = []
         for nic in spec.nics:
             network = self._network(nic)
@@ -95,13 +106,35 @@ class Provisioner:
             gid=uid,
         )
 
-    async def volume(self, spec: MachineSpec, disk: Disk) -> DiskFile:
-        """One of its disks as its user opens it; made when missing, unless the machine has run before."""
-        uid, ran_before = self._uid(spec), bool(spec.machine_type)  # hardware is pinned by the first start
+    async def volume(self, spec: MachineSpec, disk: Disk, *, fresh: bool = False) -> DiskFile:
+        """One of its disks as its user opens it; made when missing, unless the machine has run before (or `fresh`)."""
+        uid, ran_before = self._uid(spec), bool(spec.machine_type) and not fresh  # pinned by the first start
         pool = self._depot.pool_of(spec, disk)
         if spec.parent_id and disk.source_volume_id:
             await pool.clone_volume(disk, disk.source_volume_id)
         return await pool.ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
+
+    async def check_absent(self, spec: MachineSpec, volume_ids: Collection[str]) -> None:
+        """Whether none of these volumes is here yet.
+
+        :raise Conflict: one is. It may be the very one that is to be copied, seen from here too: it is not touched.
+        """
+        for disk in spec.disks:
+            if disk.volume_id not in volume_ids:
+                continue
+            with contextlib.suppress(NotFound):
+                await self._depot.pool_of(spec, disk).extent(disk.volume_id)
+                raise Conflict(
+                    f"volume {disk.volume_id} is on this node already, and cannot be copied here",
+                    [
+                        Reason(
+                            "volume.exists",
+                            "do the nodes share the pool after all, or was it left by a move that failed?",
+                            subject=disk.volume_id,
+                            remedy="make the pool a shared one, or take the old copy away",
+                        )
+                    ],
+                )
 
     async def _keep(self, spec: MachineSpec, uid: int | None) -> Path | None:
         if not belongings.needed(spec):

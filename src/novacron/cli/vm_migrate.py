@@ -32,6 +32,17 @@ VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
 @click.option(
     "--policy", metavar="POLICY", shell_complete=names("migration_policies"), help="With the goals of this policy."
 )
+@click.option(
+    "--pool", metavar="POOL", shell_complete=names("pools"), help="Where all its disks are to be after the move."
+)
+@click.option(
+    "--disk-pool",
+    "disk_pools",
+    type=PAIR,
+    metavar="VOLUME=POOL",
+    multiple=True,
+    help="The same for one of them. Repeatable.",
+)
 @says_goals
 @click.option("--measure/--no-measure", default=None, help="Look first at what it writes; default: if a goal needs it.")
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Of the migration. Repeatable.")
@@ -42,6 +53,7 @@ VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
 def migrate(session: Session, vm: str, dry_run: bool, wait: bool, timeout_s: float, **given: Any) -> None:
     """Move a VM to another node: while it runs, paused meanwhile (warm), or shut down here and booted there (cold).
 
+    Disks that the other node does not see are copied while the VM runs, into the same pool there or the one you name.
     A VM that is stopped is given to the other node for its next start. What is asked for is kept to: a move that would
     not reach its goals by any way they allow is refused before anything moves.
 
@@ -55,8 +67,9 @@ def migrate(session: Session, vm: str, dry_run: bool, wait: bool, timeout_s: flo
     from novacron.cli.plan_show import show
     from novacron.client import migrations
 
-    said = ("target_node", "kind", "strategy", "policy", "measure")
+    said = ("target_node", "kind", "strategy", "policy", "pool", "measure")
     chosen = {name: given[name] for name in said if given[name] is not None}
+    chosen["disk_pools"] = dict(given["disk_pools"])
     wish = migrations.MigrationCreate(vm=vm, **chosen, **goals_of(given), labels=dict(given["labels"]))
     with session.connect() as nova:
         if dry_run:

@@ -26,6 +26,7 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class MigrationCreate(Goals, frozen=True, kw_only=True, omit_defaults=True):
     """A VM to be moved. What is left out is chosen: the target by the scheduler, kind and strategy by the engine.
 
+    pool: where all its disks are to be after the move; disk_pools: the same, by volume.
     measure: look at what it writes before deciding; None: where a downtime or an end was asked for.
     """
 
@@ -34,6 +35,8 @@ class MigrationCreate(Goals, frozen=True, kw_only=True, omit_defaults=True):
     kind: str | None = None
     strategy: str | None = None
     policy: str | None = None
+    pool: str | None = None
+    disk_pools: Mapping[str, str] = {}
     measure: bool | None = None
     labels: Mapping[str, str] = {}
 
@@ -55,6 +58,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     ends: bool = True
     ends_surely: bool = True
     residue_ms: float = 0.0
+    disk_bytes: int = 0
     basis: list[str] = []
 
 
@@ -106,6 +110,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     chosen: bool
     kind: str | None
     strategy: str | None
+    disks: list[DiskMove] = []
     predicted: Prediction | None
     reasons: list[Reason]
     explanation: list[str]
@@ -129,10 +134,24 @@ class MigrationPlan(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[NodePlan]
 
 
+class DiskMove(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk that is copied. used_bytes: as last counted before."""
+
+    volume_id: str
+    size_bytes: int
+    used_bytes: int
+    from_pool: str
+    from_pool_id: str
+    to_pool: str
+    to_pool_id: str
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the transfer is, as the source's hypervisor counts."""
+    """How far the transfer is, as the source's hypervisor counts: first the disks that move too, then memory."""
 
     at: datetime.datetime
+    disk_total_bytes: int = 0
+    disk_copied_bytes: int = 0
     total_bytes: int
     transferred_bytes: int
     remaining_bytes: int
@@ -152,6 +171,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     downtime_stopped_ms: float | None = None
     bytes_transferred: int | None = None
     memory_bytes: int | None = None
+    disk_bytes: int | None = None
     iterations: int | None = None
     rate_bytes_per_s: float | None = None
     network_gap_ms: float | None = None
@@ -172,6 +192,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     target_node: str
     target_node_id: str
     at_rest: bool
+    disks: list[DiskMove] = []
     may_cancel: bool
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
@@ -210,9 +231,10 @@ def plan(migration: MigrationCreate) -> Call[MigrationPlan]:
     said = {
         field: value
         for field in migration.__struct_fields__
-        if field not in ("vm", "labels") and (value := getattr(migration, field)) is not None
+        if field not in ("vm", "labels", "disk_pools") and (value := getattr(migration, field)) is not None
     }
-    query = {field: str(value).lower() if isinstance(value, bool) else str(value) for field, value in said.items()}
+    plain = {field: str(value).lower() if isinstance(value, bool) else str(value) for field, value in said.items()}
+    query: Query = plain | {"disk_pool": [f"{volume}={pool}" for volume, pool in migration.disk_pools.items()]}
     path = path_of("vms", ref_of("vm", migration.vm), "migration-plan")
     return Call(method="GET", path=path, answer=MigrationPlan, query=query)
 

@@ -94,6 +94,7 @@ ownership back by the same kind of transaction (`retake`), and the source, still
 """
 
 _ACCEPT = Step("accept", Side.TARGET, MigrationState.PREPARING, undo="discard")
+_COPY_DISKS = Step("copy_disks", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
 _SEND = Step("send", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
 _HALT = Step("halt", Side.SOURCE, MigrationState.SWITCHING, undo="reclaim")
 _COMMIT = Step(COMMIT, Side.CONTROL, MigrationState.SWITCHING, undo="retake")
@@ -101,6 +102,7 @@ _OPEN_POSTCOPY = Step("open_postcopy", Side.SOURCE, MigrationState.SWITCHING)
 _TAKE_OVER = Step("take_over", Side.TARGET, MigrationState.SWITCHING, undo="discard")
 _FETCH_REST = Step("fetch_rest", Side.SOURCE, MigrationState.SWITCHING)
 _VERIFY = Step("verify", Side.TARGET, MigrationState.VERIFYING)
+_SETTLE = Step("settle", Side.TARGET, MigrationState.SWITCHING)
 _RELEASE = Step("release", Side.SOURCE, MigrationState.VERIFYING)
 
 STREAMED = (_ACCEPT, _SEND, _COMMIT, _TAKE_OVER, _VERIFY, _RELEASE)
@@ -116,6 +118,9 @@ REBOOTED = (_ACCEPT, _HALT, _COMMIT, _TAKE_OVER, _VERIFY, _RELEASE)
 
 REASSIGNED = (_COMMIT, _RELEASE)
 """Cold, of a VM at rest: its next start is on the target."""
+
+CARRIED = (_ACCEPT, _COPY_DISKS, _HALT, _COMMIT, _SETTLE, _RELEASE)
+"""Cold, of a VM at rest whose disks move too: both sides have them open, and no guest begins on either."""
 
 
 class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -149,9 +154,11 @@ class Tactics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far the transfer is, as the source's hypervisor counts."""
+    """How far the transfer is, as the source's hypervisor counts: first the disks that move too, then memory."""
 
     at: datetime.datetime
+    disk_total_bytes: int = 0
+    disk_copied_bytes: int = 0
     total_bytes: int = 0
     transferred_bytes: int = 0
     remaining_bytes: int = 0
@@ -168,7 +175,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     downtime_stopped_ms: from the source's STOP to the target's RESUME; each side gives the age of its own
     event, so no clocks are compared. network_gap_ms: from the source's STOP until the node network_checked_by heard
     the guest answer on its network again (an estimate: see control.migrations.reachable). bytes_transferred: on the
-    wire as QEMU counts.
+    wire as QEMU counts. disk_bytes: copied of disks.
     """
 
     total_ms: float | None = None
@@ -178,17 +185,36 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     downtime_stopped_ms: float | None = None
     bytes_transferred: int | None = None
     memory_bytes: int | None = None
+    disk_bytes: int | None = None
     iterations: int | None = None
     rate_bytes_per_s: float | None = None
     network_gap_ms: float | None = None
     network_checked_by: str | None = None
 
 
+class DiskMove(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A disk that is copied, because its next node or pool is not where it lies: its two places.
+
+    from_pool_id, to_pool_id: as the volume's record names them; from_disk_pool_id, to_disk_pool_id: as the machine's
+    spec does (empty: the default pool). to_unit: in pools made of units, the one kept for it. used_bytes: what there
+    was to copy when it was planned, as far as that was known.
+    """
+
+    volume_id: str
+    size_bytes: int
+    from_pool_id: str
+    to_pool_id: str
+    from_disk_pool_id: str = ""
+    to_disk_pool_id: str = ""
+    to_unit: str = ""
+    used_bytes: int = 0
+
+
 class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
 
-    at_rest: the VM did not run when it was asked for (cold only). predicted: what it was expected to cost, to be held
-    against the figures.
+    at_rest: the VM did not run when it was asked for (cold only). disks: those that are copied; the others are where
+    they are on both nodes. predicted: what it was expected to cost, to be held against the figures.
     """
 
     id: str
@@ -203,6 +229,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: datetime.datetime
     updated_at: datetime.datetime
     at_rest: bool = False
+    disks: tuple[DiskMove, ...] = ()
     goals: Goals = Goals()
     requested_by: str = ""
     labels: dict[str, str] = {}
@@ -264,13 +291,15 @@ def prediction_error(migration: Migration) -> PredictionError | None:
 
 def steps_of(migration: Migration) -> tuple[Step, ...]:
     """The steps of this migration, in order."""
-    match migration.kind:
-        case MigrationKind.COLD:
-            return REASSIGNED if migration.at_rest else REBOOTED
-        case MigrationKind.WARM:
-            return STREAMED
-        case MigrationKind.LIVE:
-            return STREAMED if migration.strategy is Strategy.PRECOPY else POSTCOPIED
+    if migration.kind is MigrationKind.COLD and migration.at_rest:
+        return CARRIED if migration.disks else REASSIGNED
+    steps = _steps_with_memory(migration) if migration.kind is not MigrationKind.COLD else REBOOTED
+    return (steps[0], _COPY_DISKS, *steps[1:]) if migration.disks else steps
+
+
+def _steps_with_memory(migration: Migration) -> tuple[Step, ...]:
+    warm = migration.kind is MigrationKind.WARM
+    return STREAMED if warm or migration.strategy is Strategy.PRECOPY else POSTCOPIED
 
 
 def is_final(migration: Migration) -> bool:

@@ -40,7 +40,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """total_ms: request to completed; downtime_ms: from the source's stop to the target's resume.
 
     ends: it is expected to come to an end; ends_surely: also at its worst. residue_ms: the part of the downtime that is
-    memory. basis: what it was reckoned from, in sentences.
+    memory. disk_bytes: to be copied of disks. basis: what it was reckoned from, in sentences.
     """
 
     total_ms: Range
@@ -49,6 +49,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     ends: bool = True
     ends_surely: bool = True
     residue_ms: float = 0.0
+    disk_bytes: int = 0
     basis: tuple[str, ...] = ()
 
 

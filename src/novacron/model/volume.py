@@ -34,13 +34,22 @@ class VolumeTask(StrEnum):
     DELETE = "delete"
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a volume lies: fields as in Volume."""
+
+    pool_id: str
+    node_id: str = ""
+    unit: str = ""
+
+
 class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one volume.
 
     backing_digest: the image file it is a copy-on-write child of; source_volume_id, source_snapshot_id: what it was
     cloned from. vm_id: the VM it is attached to. with_vm: it was made with that VM and is deleted with it.
     node_id: where it lies, for pools that are not shared. unit: which unit of the pool it has, for pools that are made
-    of units. used_bytes: as its node last counted.
+    of units. other: while a migration copies it, where its other copy lies: the one being made, or, once that is the
+    one that counts, the one it was made from. used_bytes: as its node last counted.
     """
 
     id: str
@@ -59,6 +68,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     with_vm: bool = False
     node_id: str = ""
     unit: str = ""
+    other: Place | None = None
     task: VolumeTask | None = None
     problem: Problem | None = None
     used_bytes: int = 0
@@ -73,6 +83,30 @@ def state_of(volume: Volume) -> VolumeState:
     if volume.task in (VolumeTask.CREATE, VolumeTask.CLONE):
         return VolumeState.CREATING
     return VolumeState.ATTACHED if volume.vm_id else VolumeState.AVAILABLE
+
+
+def places(volume: Volume) -> tuple[Place, ...]:
+    """Where it takes room: where it lies, and where its other copy does."""
+    here = Place(pool_id=volume.pool_id, node_id=volume.node_id, unit=volume.unit)
+    return (here,) if volume.other is None else (here, volume.other)
+
+
+def lies_in(volume: Volume, pool_id: str) -> bool:
+    """Whether it, or its other copy, takes room in the pool."""
+    return any(place.pool_id == pool_id for place in places(volume))
+
+
+def swapped(volume: Volume) -> Volume:
+    """The other copy is the one that counts from now on. Without another: as it is."""
+    if volume.other is None:
+        return volume
+    here, there = places(volume)
+    return msgspec.structs.replace(volume, pool_id=there.pool_id, node_id=there.node_id, unit=there.unit, other=here)
+
+
+def alone(volume: Volume) -> Volume:
+    """No other copy of it counts or is to be."""
+    return msgspec.structs.replace(volume, other=None)
 
 
 def disk_of(volume: Volume, *, pool_id: str, boot_order: int = 0) -> Disk:

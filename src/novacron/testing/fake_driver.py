@@ -20,6 +20,7 @@ from novacron.agent.drivers.base import (
     Arrival,
     Beside,
     Departure,
+    DiskReception,
     Fetched,
     Launch,
     ProgressListener,
@@ -32,7 +33,7 @@ from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
 from novacron.model.prediction import Measurement
-from novacron.testing import fake_adjust, fake_postcopy, fake_snapshots
+from novacron.testing import fake_adjust, fake_disks, fake_postcopy, fake_snapshots
 from novacron.testing.fake_world import LOCKING, AgentDied, FakeHost, FakeMachine, FakeWorld, Life
 
 __all__ = ["AgentDied", "FakeDriver", "FakeHost", "FakeMachine", "FakeWorld", "Life"]
@@ -194,18 +195,73 @@ class FakeDriver:
 
     # -- migration -----------------------------------------------------------------------------------------
 
-    async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
+    async def accept(self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = ()) -> Reception:
         self._trouble("accept", after=False)
         vm_id = launch.spec.vm_id
         machine = self._host.machines.get(vm_id)
         if machine is None or machine.report.status in ENDED:
             machine = self._make(launch, MachineStatus.INCOMING, migration_id)
             port = self._world.new_port()
-            machine.reception = Reception(host=host, port=port, key_hex=f"{port:032x}")
+            disks = DiskReception(port=port + 1000) if receives else None
+            machine.reception = Reception(host=host, port=port, key_hex=f"{port:032x}", disks=disks)
+            machine.receives = receives
         elif machine.report.migration_id != migration_id or machine.reception is None:
             raise StateConflict.of(f"machine {vm_id}", machine.report.status, sorted(ENDED), "accept")
         self._trouble("accept", after=True)
         return machine.reception
+
+    async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:
+        self._trouble("open_disks", after=False)
+        vm_id = launch.spec.vm_id
+        machine = self._host.machines.get(vm_id)
+        if machine is None or (machine.report.status in ENDED and machine.copied != migration_id):
+            self._world.lock_disks(vm_id, self._host)
+            machine = self._make(launch, MachineStatus.PAUSED)
+        self._trouble("open_disks", after=True)
+        return machine.report
+
+    async def copy_disks(
+        self,
+        vm_id: str,
+        migration_id: str,
+        to: Reception,
+        volume_ids: tuple[str, ...],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        del goals, progress
+        self._trouble("copy_disks", after=False)
+        machine = self._get(vm_id)
+        machine.copied = ""
+        copied = await fake_disks.copied(self._world, self._host, machine, to, volume_ids)
+        self._life.check()
+        machine.report = msgspec.structs.replace(machine.report, migration_id=migration_id)
+        self._trouble("copy_disks", after=True)
+        return copied
+
+    async def halt(
+        self, vm_id: str, migration_id: str, volume_ids: tuple[str, ...], deadline_s: float
+    ) -> MachineReport:
+        self._trouble("halt", after=False)
+        machine = self._host.machines.get(vm_id)
+        if machine is not None and machine.report.status not in ENDED:
+            if machine.ignores_shutdown:
+                await self._world.clock.sleep(deadline_s)
+                self._life.check()
+            fake_disks.finished(self._world, machine, migration_id, volume_ids)
+        if volume_ids and (machine is None or machine.copied != migration_id):
+            raise MigrationFailed(f"machine {vm_id} ended before all of its disks had been copied")
+        report = await self.stop(vm_id, StopMode.FORCED, 0.0)
+        self._trouble("halt", after=True)
+        return report
+
+    async def settle(self, vm_id: str, migration_id: str) -> None:
+        self._trouble("settle", after=False)
+        machine = self._host.machines.get(vm_id)
+        if machine is not None and machine.report.status is not MachineStatus.INCOMING:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("incoming",), "settle")
+        await self._end_incoming(vm_id, migration_id, "its disks have come")
+        self._trouble("settle", after=True)
 
     async def send(
         self,
@@ -215,6 +271,7 @@ class FakeDriver:
         goals: Goals,
         progress: ProgressListener,
         tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
+        volume_ids: tuple[str, ...] = (),
     ) -> Departure:  # goals bind nothing: the stream takes as long as the world says
         del goals
         self._trouble("send", after=False)
@@ -223,12 +280,14 @@ class FakeDriver:
             machine.stopped_at_s = self._world.clock.monotonic_s()
             machine.paused_for = migration_id
             self._host.set_status(machine, MachineStatus.PAUSED, "its state is being transferred")
+        if machine.report.status is not MachineStatus.HANDED_OFF and set(volume_ids) != set(machine.mirrors):
+            raise MigrationFailed("its disks are not alike on both sides")
         machine.whole_first = tactics.strategy is Strategy.PRECOPY or self._world.converges
         machine.to = to
         if machine.report.status is not MachineStatus.HANDED_OFF:
             if machine.transfer is None:
                 machine.report = msgspec.structs.replace(machine.report, migration_id=migration_id)
-                machine.transfer = asyncio.create_task(self._transfer(machine, to, progress))
+                machine.transfer = asyncio.create_task(self._transfer(machine, to, progress, volume_ids))
                 machine.transfer.add_done_callback(_look)
             await self._join(machine.transfer)
         self._trouble("send", after=True)
@@ -274,7 +333,9 @@ class FakeDriver:
                 raise MigrationFailed("the transfer was called off; the source runs as before") from None
             raise
 
-    async def _transfer(self, machine: FakeMachine, to: Reception, progress: ProgressListener) -> Departure:
+    async def _transfer(
+        self, machine: FakeMachine, to: Reception, progress: ProgressListener, volume_ids: tuple[str, ...]
+    ) -> Departure:
         """The hypervisor's own work: nobody's cancellation but `reclaim`'s ends it."""
         total = machine.launch.spec.memory_mib * MIB
         try:
@@ -292,6 +353,7 @@ class FakeDriver:
                     )
                 )
             peer = self._peer(machine, to)
+            fake_disks.finished(self._world, machine, machine.report.migration_id, volume_ids)
             peer.received = machine.whole_first
             machine.moved = True
             if not machine.paused_for:
@@ -361,21 +423,25 @@ class FakeDriver:
             self._host.set_status(machine, MachineStatus.RUNNING)
         machine.report = msgspec.structs.replace(machine.report, migration_id="")
         machine.moved = machine.opened = False
-        machine.paused_for = ""
+        machine.paused_for = machine.copied = ""
+        machine.mirrors = {}
         self._trouble("reclaim", after=True)
         return machine.report
 
     async def discard(self, vm_id: str, migration_id: str) -> None:
         self._trouble("discard", after=False)
+        await self._end_incoming(vm_id, migration_id, "discarded")
+        self._trouble("discard", after=True)
+
+    async def _end_incoming(self, vm_id: str, migration_id: str, why: str) -> None:
         machine = self._host.machines.get(vm_id)
         if (
             machine is not None
             and machine.report.status is MachineStatus.INCOMING
             and machine.report.migration_id == migration_id
         ):
-            self._host.set_status(machine, MachineStatus.STOPPED, "discarded")
+            self._host.set_status(machine, MachineStatus.STOPPED, why)
             del self._host.machines[vm_id]
-        self._trouble("discard", after=True)
 
     # -- snapshots -----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 from collections import defaultdict
+from pathlib import Path
 
 import msgspec
 
@@ -23,6 +24,8 @@ class FakeMachine:
     """One copy of a machine on one host. received: enough of its stream came in for it to run; moved: it went out.
 
     missing_from: (target in post-copy) the host that has the rest of its memory. opened: (source) that is this one.
+    receives: (target) volumes it has filled; mirrors: (source) where each volume's copy is, that is kept alike; copied:
+    the migration for which they were, to the last write.
     """
 
     launch: Launch
@@ -37,6 +40,9 @@ class FakeMachine:
     opened: bool = False
     missing_from: str = ""
     transfer: asyncio.Task[Departure] | None = None
+    receives: tuple[str, ...] = ()
+    mirrors: dict[str, Path] = dataclasses.field(default_factory=dict)
+    copied: str = ""
     ignores_shutdown: bool = False
     keeps: tuple[str, ...] = ()  # ids of devices its guest does not let go of
     memory: str = ""  # what its guest remembers

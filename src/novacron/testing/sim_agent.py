@@ -26,6 +26,7 @@ from novacron.model.identity import new_id
 from novacron.model.machine import MachineReport, NetworkKind, Nic
 from novacron.model.network import NetworkSpec
 from novacron.model.node import NodeFacts, NodeUsage
+from novacron.model.pool import PoolDriver, PoolSpec
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
 from novacron.testing.sim_networks import Answers, SimNetworks, SimOverlay
 from novacron.testing.sim_pool import POOL_ID, SimPool
@@ -107,7 +108,7 @@ class SimAgent:
         network: Network = SimNetwork(self.plugged, life)
         overlay = SimOverlay(self.networks, life)
         networks = {NetworkKind.USER: network, NetworkKind.BRIDGE: network, NetworkKind.OVERLAY: overlay}
-        depot = Depot(self._pool, self._pool.sibling)
+        depot = Depot(self._pool, self._pool_of)
         provisioner = Provisioner(depot, networks, run_dir, uid_base=0)
         self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
         self.driver = FakeDriver(self.host, life)
@@ -128,6 +129,14 @@ class SimAgent:
         self.verbs = Verbs({**doers, **self.networks.doers(life)})
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()
+
+    def _pool_of(self, spec: PoolSpec) -> SimPool:
+        """LVM is the node's own, all others are shared."""
+        return self.local_pool(spec.id) if spec.driver is PoolDriver.LVM_THIN else self._pool.sibling(spec)
+
+    def local_pool(self, pool_id: str) -> SimPool:
+        """Its own part of a pool that nodes do not share."""
+        return SimPool(self.root / f"pool-{pool_id}")
 
     def kill(self) -> None:
         """kill -9: nothing more of it reaches its host, its files or the server."""

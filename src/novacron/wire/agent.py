@@ -156,12 +156,21 @@ class ConsoleText(msgspec.Struct, frozen=True, kw_only=True):
 class Accept(msgspec.Struct, frozen=True, kw_only=True):
     """(target) → Reception. The spec carries the pins and the generation of the source.
 
-    boots: nothing is streamed; it boots when it is taken over, and the reception says nothing.
+    boots: no memory is streamed; it boots when it is taken over (or, at_rest, does not), and the reception says nothing
+    but of disks. receives: its disks that are copied here: made anew, and filled by the source.
     """
 
     migration_id: str
     spec: MachineSpec
     boots: bool = False
+    receives: tuple[str, ...] = ()
+
+
+class DisksAt(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the target takes in disks. layered: those that stand on an image there too."""
+
+    port: int
+    layered: tuple[str, ...] = ()
 
 
 class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +179,25 @@ class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     key_hex: str
+    disks: DisksAt | None = None
+
+
+class CopyDisks(MachineVerb, frozen=True, kw_only=True):
+    """(source) Make the target's disks like its own, and keep them so as the guest writes. → DisksCopied
+
+    volumes: which. spec: the machine as it is here; at_rest: it does not run, and its disks are opened for this alone.
+    """
+
+    migration_id: str
+    to: ReceptionAt
+    volumes: tuple[str, ...]
+    spec: MachineSpec
+    goals: Goals
+    at_rest: bool = False
+
+
+class DisksCopied(msgspec.Struct, frozen=True, kw_only=True):
+    copied_bytes: int
 
 
 class Measure(MachineVerb, frozen=True, kw_only=True):
@@ -183,6 +211,7 @@ class Send(MachineVerb, frozen=True, kw_only=True):
     to: ReceptionAt
     goals: Goals
     tactics: Tactics = Tactics()
+    volumes: tuple[str, ...] = ()  # disks that must be alike on both sides when it stands still
 
 
 class Departed(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,11 +224,12 @@ class Departed(msgspec.Struct, frozen=True, kw_only=True):
 class Halt(MachineVerb, frozen=True, kw_only=True):
     """(source) End it for a move without memory: its guest is asked, and made to at the deadline. → Departed
 
-    stopped_ago_ms counts from the moment it was asked.
+    stopped_ago_ms counts from the moment it was asked. volumes: disks that must be alike on both sides at its end.
     """
 
     migration_id: str
     deadline_s: float = 60.0
+    volumes: tuple[str, ...] = ()
 
 
 class OpenPostcopy(MachineVerb, frozen=True, kw_only=True):
@@ -246,10 +276,19 @@ class Verify(MachineVerb, frozen=True, kw_only=True):
     migration_id: str
 
 
-class Release(MachineVerb, frozen=True, kw_only=True):
-    """(source) `generation` is the new one: the source's claim ends. → Figures"""
+class Settle(MachineVerb, frozen=True, kw_only=True):
+    """(target) Of a machine at rest: its disks have come, and nothing of it need be open here. → None"""
 
     migration_id: str
+
+
+class Release(MachineVerb, frozen=True, kw_only=True):
+    """(source) `generation` is the new one: the source's claim ends. volumes: those whose copies on the target count
+    from now on: they are deleted here. → Figures
+    """
+
+    migration_id: str
+    volumes: tuple[str, ...] = ()
 
 
 class Reclaim(MachineVerb, frozen=True, kw_only=True):
@@ -259,7 +298,7 @@ class Reclaim(MachineVerb, frozen=True, kw_only=True):
 
 
 class Discard(MachineVerb, frozen=True, kw_only=True):
-    """(target) → None"""
+    """(target) Volumes that were made for it go too. → None"""
 
     migration_id: str
 
@@ -274,6 +313,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "machine.adjust": Adjust,
     "machine.park": Park,
     "migration.accept": Accept,
+    "migration.copy_disks": CopyDisks,
     "migration.measure": Measure,
     "migration.send": Send,
     "migration.halt": Halt,
@@ -281,6 +321,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "migration.fetch_rest": FetchRest,
     "migration.reopen": Reopen,
     "migration.take_over": TakeOver,
+    "migration.settle": Settle,
     "migration.verify": Verify,
     "migration.release": Release,
     "migration.reclaim": Reclaim,

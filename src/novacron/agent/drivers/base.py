@@ -148,24 +148,26 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     gid: int | None = None
 
 
-class Reception(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a target listens for one migration, and the key both ends must hold (hex; a secret: never logged)."""
-
-    host: str
-    port: int
-    key_hex: str
-
-
 class DiskReception(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a target takes in the disks that move with their machine, beside its Reception.
+    """Where a target takes in the disks that move with their machine.
 
     layered: those of them that are children of an image there, so that only what is their own need be copied.
     """
 
-    migration_id: str
     port: int
-    volume_ids: tuple[str, ...]
     layered: tuple[str, ...] = ()
+
+
+class Reception(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a target listens for one migration, and the key both ends must hold (hex; a secret: never logged).
+
+    disks: likewise for disks; None: none are awaited.
+    """
+
+    host: str
+    port: int
+    key_hex: str
+    disks: DiskReception | None = None
 
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,8 +277,35 @@ class Driver(Protocol):
 
     # -- migration. Before `take_over` on the other side, `reclaim` makes the source run as before.
 
-    async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
-        """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer."""
+    async def accept(self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = ()) -> Reception:
+        """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer.
+
+        receives: volumes that the source fills before.
+        """
+        ...
+
+    async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:
+        """(source) Have the disks of a machine at rest open, so that they can be copied; its guest does not begin.
+
+        `halt` ends that, as does `reclaim`. Asked again: as it is.
+        """
+        ...
+
+    async def copy_disks(
+        self,
+        vm_id: str,
+        migration_id: str,
+        to: Reception,
+        volume_ids: tuple[str, ...],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        """(source) Make the target's disks like its own; from then on each write is in both. Joins a copy under way.
+
+        Until `send` or `halt` ends it, or `reclaim` takes it back. The bytes that were copied.
+
+        :raise MigrationFailed: a disk could not be copied; the machine runs on.
+        """
         ...
 
     async def send(
@@ -287,12 +316,30 @@ class Driver(Protocol):
         goals: Goals,
         progress: ProgressListener,
         tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
+        volume_ids: tuple[str, ...] = (),
     ) -> Departure:
         """(source) Move its state; returns when both sides stand still. Joins a transfer that is under way.
 
+        volume_ids: disks that `copy_disks` has made alike: they are alike to the last write when this returns.
         With a strategy that ends in post-copy it may return before the stream is whole.
 
         :raise MigrationFailed: the source runs as before.
+        """
+        ...
+
+    async def halt(
+        self, vm_id: str, migration_id: str, volume_ids: tuple[str, ...], deadline_s: float
+    ) -> MachineReport:
+        """(source) End it as a graceful `stop` does, with those disks alike on both sides to the last write.
+
+        :raise MigrationFailed: it has ended and they may differ: the source's are the good ones.
+        """
+        ...
+
+    async def settle(self, vm_id: str, migration_id: str) -> None:
+        """(target) End what `accept` started once its disks are whole: no memory comes. Absent: fine.
+
+        :raise StateConflict: it was taken over.
         """
         ...
 

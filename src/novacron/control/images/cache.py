@@ -13,6 +13,7 @@ from novacron.control.store.records import IMAGES, NODES, POOLS, VMS, VOLUMES, R
 from novacron.errors import NovaCronError
 from novacron.model.node import Node
 from novacron.model.pool import Pool, PoolDriver, spec_of
+from novacron.model.volume import lies_in
 from novacron.wire.storage import ImageDrop, ImagesFound, ImagesHeld
 
 EVERY_S = 60.0
@@ -86,6 +87,6 @@ class Cache:
     def _needed(self, pool_id: str) -> set[str]:
         """Files that volumes of the pool stand on, whatever node they lie on."""
         volumes = (stored.record for stored in self._records.all(VOLUMES))
-        found = {volume.backing_digest for volume in volumes if volume.pool_id == pool_id}
+        found = {volume.backing_digest for volume in volumes if lies_in(volume, pool_id)}
         disks = (disk for stored in self._records.all(VMS) for disk in stored.record.spec.disks)
         return found | {disk.backing_digest for disk in disks if disk.pool_id == pool_id}

@@ -21,7 +21,8 @@ from novacron.model.prediction import Prediction, Range
 class Course(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a move to one node. asked_kind, asked_strategy: None: the engine chooses.
 
-    at_rest: nothing runs. no_postcopy: why post-copy cannot be had between the two nodes; empty: it can.
+    at_rest: nothing runs. disk_bytes: to be copied of disks. no_postcopy: why post-copy cannot be had between the two
+    nodes; empty: it can.
     """
 
     node: str
@@ -29,6 +30,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     link: Link
     costs: Costs
     at_rest: bool = False
+    disk_bytes: int = 0
     asked_kind: MigrationKind | None = None
     asked_strategy: Strategy | None = None
     no_postcopy: str = ""
@@ -70,7 +72,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 def choose(course: Course, effective: Effective) -> Choice | Refusal:
     """The way to take to this node, or why there is none."""
-    ways = tuple(_ways(course, effective))
+    ways = tuple(_with_disks(course, way) for way in _ways(course, effective))
     failing = [(way, _misses(course, way, effective)) for way in ways]
     reaching = [way for way, misses in failing if not misses]
     if not reaching:
@@ -87,6 +89,12 @@ def choose(course: Course, effective: Effective) -> Choice | Refusal:
         goals=_binding(course, way, effective),
         why=(f"{way.name}: {way.why}", *passed_over, *_doubts(way, effective), predicted_words(way.predicted)),
     )
+
+
+def _with_disks(course: Course, way: Way) -> Way:
+    if not course.disk_bytes:
+        return way
+    return msgspec.structs.replace(way, predicted=predict.with_disks(way.predicted, course.disk_bytes, course.link))
 
 
 def _ways(course: Course, effective: Effective) -> Iterator[Way]:

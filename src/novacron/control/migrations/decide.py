@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from novacron.control.scheduler.placement import Candidate, Need
-from novacron.control.scheduler.snapshot import PoolNeed, driver_of
+from novacron.control.scheduler.snapshot import driver_of
 from novacron.errors import Busy, Reason, StateConflict, Unsupported
 from novacron.model.machine import Firmware, MachineStatus, NetworkKind
 from novacron.model.migration import MigrationKind
@@ -61,15 +61,16 @@ def _states(kind: MigrationKind | None) -> tuple[str, ...]:
     return ("running", "paused") if kind is not None else ("running", "paused", "stopped")
 
 
-def need_of(vm: Vm, source: Candidate, *, streams: bool, pools: tuple[PoolNeed, ...] = ()) -> Need:
-    """What the machine asks of its next node. streams: its memory comes too, so it must find the same there."""
-    facts, spec = source.node.facts, running_spec(vm)
+def need_of(vm: Vm, *, streams: bool) -> Need:
+    """What the machine, without its disks, asks of its next node.
+
+    streams: its memory comes too, so it must find the same there.
+    """
+    spec = running_spec(vm)
     return Need(
         memory_mib=spec.memory_mib,
         vcpus=spec.vcpus,
         machine=vm.spec.machine,
-        pool_id=facts.pool_ids[0] if facts and facts.pool_ids and _needs_own_pool(spec) else "",
-        pools=pools,
         bridges=tuple(sorted({nic.bridge for nic in vm.spec.nics if nic.network is NetworkKind.BRIDGE})),
         overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
         features=(*(LIVE_FEATURES if streams else ()), *features_of(spec)),
@@ -80,9 +81,15 @@ def need_of(vm: Vm, source: Candidate, *, streams: bool, pools: tuple[PoolNeed, 
     )
 
 
-def _needs_own_pool(spec: VmSpec) -> bool:
-    """Whether part of it lies in the directory its node was started with: a disk, UEFI variables or a TPM's state."""
-    return any(not disk.pool_id for disk in spec.disks) or spec.firmware is Firmware.UEFI or spec.tpm
+def own_pool(node: Candidate) -> str:
+    """The id of the directory it was started with; empty: it has none."""
+    facts = node.node.facts
+    return facts.pool_ids[0] if facts and facts.pool_ids else ""
+
+
+def has_belongings(spec: VmSpec) -> bool:
+    """Whether there are files of it beside its disks, in its node's own pool: UEFI variables, a TPM's state."""
+    return spec.firmware is Firmware.UEFI or spec.tpm
 
 
 def source_of(vm: Vm, nodes: list[Candidate]) -> Candidate:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import msgspec
 
 from novacron.clock import Clock
-from novacron.control.store.records import MIGRATIONS, VMS, Records, Stored, update
+from novacron.control.migrations.disks import carried
+from novacron.control.store.records import MIGRATIONS, VMS, VOLUMES, Records, Stored, update
 from novacron.control.vms import decide
 from novacron.errors import CompareFailed
 from novacron.model import migration as machine
@@ -29,6 +30,7 @@ from novacron.model.migration import (
     next_action,
 )
 from novacron.model.vm import Problem, Vm
+from novacron.model.volume import Volume, alone, swapped
 
 
 class Journal:
@@ -80,7 +82,8 @@ class Journal:
             now = self._now()
             story = migration.record if before is None else machine.did(migration.record, before, now)
             story = machine.did(machine.began(story, commit, now), commit, now)
-            if await self._both(migration, self._opened(story), vm, _owned_by(vm.record, story.target_node, now)):
+            held = carried(_owned_by(vm.record, story.target_node, now), story.disks)
+            if await self._both(migration, self._opened(story), vm, held, swapped):
                 return
 
     async def retake(self, migration_id: str, step: Step) -> None:
@@ -91,7 +94,8 @@ class Journal:
                 return
             now = self._now()
             story = machine.undid(migration.record, step, now)
-            if await self._both(migration, story, vm, _owned_by(vm.record, story.source_node, now)):
+            held = carried(_owned_by(vm.record, story.source_node, now), story.disks, back=True)
+            if await self._both(migration, story, vm, held, swapped):
                 return
 
     async def undid(self, migration_id: str, step: Step, note: str = "") -> None:
@@ -131,7 +135,7 @@ class Journal:
                 held = decide.with_problem(
                     _let_go(held, story, now), problem.code, problem.message, f"novacron vm start {held.name}", now
                 )
-            if await self._both(migration, story, vm, held):
+            if await self._both(migration, story, vm, held, alone if is_final(story) else None):
                 return
 
     async def finish(self, migration: Migration, state: MigrationState) -> None:
@@ -142,15 +146,27 @@ class Journal:
                 return
             now = self._now()
             story = machine.finished(stored.record, state, now)
-            if await self._both(stored, story, vm, _let_go(vm.record, story, now)):
+            if await self._both(stored, story, vm, _let_go(vm.record, story, now), alone):
                 return
 
-    # -- one transaction over both records -----------------------------------------------------------------
+    # -- one transaction over all that changes together ------------------------------------------------------
 
-    async def _both(self, migration: Stored[Migration], story: Migration, vm: Stored[Vm], held: Vm) -> bool:
-        """Write both as they were read; False: somebody wrote in between, read again."""
+    async def _both(
+        self,
+        migration: Stored[Migration],
+        story: Migration,
+        vm: Stored[Vm],
+        held: Vm,
+        place: Callable[[Volume], Volume] | None = None,
+    ) -> bool:
+        """Write both as they were read; False: somebody wrote in between, read again.
+
+        place: what becomes of the volumes that are copied, in the same transaction.
+        """
+        volumes = [self._records.get(VOLUMES, disk.volume_id) for disk in story.disks if place]
+        moved = [update(VOLUMES, one, place(one.record)) for one in volumes if one is not None and place]
         try:
-            await self._records.commit(update(MIGRATIONS, migration, story), update(VMS, vm, held))
+            await self._records.commit(update(MIGRATIONS, migration, story), update(VMS, vm, held), *moved)
         except CompareFailed:
             await self._records.caught_up(await self._records.store.revision())
             return False

@@ -11,6 +11,7 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
+from novacron.control.migrations.disks import relocated
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.migrations.reachable import Reachability
@@ -21,10 +22,10 @@ from novacron.control.store.records import IMAGES, NETWORKS, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import NotFound, StateConflict
 from novacron.failpoint import reach
-from novacron.model.machine import MachineReport
+from novacron.model.machine import MachineReport, MachineSpec
 from novacron.model.migration import Do, Figures, Migration, MigrationKind, Step, Undo, next_action, tactics_of
 from novacron.model.network import Flow
-from novacron.model.vm import Vm, running_spec
+from novacron.model.vm import Vm, VmSpec, running_spec
 from novacron.wire import agent as wire
 from novacron.wire.network import NetworkApply
 
@@ -82,6 +83,8 @@ class Performer:
             case "accept":
                 await self._reception(migration)
                 await self._journal.did(migration.id, step)
+            case "copy_disks":
+                await self._copy_disks(migration, step)
             case "send":
                 await self._send(migration)
                 await self._journal.hand_over(migration.id, step)
@@ -100,6 +103,9 @@ class Performer:
                 await self._journal.did(migration.id, step)
             case "verify":
                 await self._verify(migration, step)
+            case "settle":
+                await self._settle(migration)
+                await self._journal.did(migration.id, step)
             case "release":
                 await self._release(migration, step)
             case _:
@@ -152,16 +158,46 @@ class Performer:
         if known is not None:
             return known
         vm = self._vm(migration)
-        image = self._records.find(IMAGES, vm.spec.image_id).record
-        pools = specs_of(self._records, running_spec(vm).disks)
-        wiring = wiring_of(self._records, running_spec(vm).nics)
-        spec = machine_spec(vm, image, wiring=wiring, pools=pools)
-        verb = wire.Accept(migration_id=migration.id, spec=spec, boots=migration.kind is MigrationKind.COLD)
+        verb = wire.Accept(
+            migration_id=migration.id,
+            spec=self._told(vm, relocated(running_spec(vm), migration.disks)),
+            boots=migration.kind is MigrationKind.COLD,
+            receives=_volumes(migration),
+        )
         await self._spread_networks(migration, vm)
         await self._distribution.bring_all(migration.target_node, verb.spec)
         answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         self._receptions[migration.id] = answer
         return answer
+
+    def _told(self, vm: Vm, spec: VmSpec) -> MachineSpec:
+        """The machine with its disks where `spec` has them, as a node is told of it."""
+        image = self._records.find(IMAGES, vm.spec.image_id).record
+        pools, wiring = specs_of(self._records, spec.disks), wiring_of(self._records, spec.nics)
+        return machine_spec(vm, image, spec, wiring=wiring, pools=pools)
+
+    async def _copy_disks(self, migration: Migration, step: Step) -> None:
+        vm = self._vm(migration)
+        verb = wire.CopyDisks(
+            vm_id=vm.id,
+            generation=migration.generation,
+            migration_id=migration.id,
+            to=await self._reception(migration),
+            volumes=_volumes(migration),
+            spec=self._told(vm, running_spec(vm)),
+            goals=migration.goals,
+            at_rest=migration.at_rest,
+        )
+        deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
+        async with self._progress.of(migration.id):
+            copied = await self._agents.call(migration.source_node, verb, wire.DisksCopied, deadline_s=deadline_s)
+        figures = msgspec.structs.replace(migration.figures, disk_bytes=copied.copied_bytes)
+        await self._journal.did(migration.id, step, figures=figures)
+
+    async def _settle(self, migration: Migration) -> None:
+        vm = self._vm(migration)
+        verb = wire.Settle(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
 
     async def _spread_networks(self, migration: Migration, vm: Vm) -> None:
         """The target has the machine's networks before the machine comes. What it refuses refuses the move."""
@@ -181,6 +217,7 @@ class Performer:
             to=await self._reception(migration),
             goals=migration.goals,
             tactics=tactics_of(migration),
+            volumes=_volumes(migration),
         )
         deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
         async with self._progress.of(migration.id):
@@ -197,6 +234,7 @@ class Performer:
             generation=migration.generation,
             migration_id=migration.id,
             deadline_s=SHUTDOWN_DEADLINE_S,
+            volumes=_volumes(migration),
         )
         deadline_s = SHUTDOWN_DEADLINE_S + VERB_DEADLINE_S
         departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
@@ -262,12 +300,15 @@ class Performer:
 
     async def _release(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
-        verb = wire.Release(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        verb = wire.Release(
+            vm_id=vm.id, generation=vm.generation, migration_id=migration.id, volumes=_volumes(migration)
+        )
         measured = await self._agents.call(migration.source_node, verb, Figures, deadline_s=VERB_DEADLINE_S)
         seen = migration.figures
         figures = msgspec.structs.replace(
             measured,
             downtime_stopped_ms=seen.downtime_stopped_ms,
+            disk_bytes=seen.disk_bytes,
             network_gap_ms=seen.network_gap_ms,
             network_checked_by=seen.network_checked_by,
         )
@@ -284,3 +325,7 @@ class Performer:
 
     def _vm(self, migration: Migration) -> Vm:
         return self._records.find(VMS, migration.vm_id).record
+
+
+def _volumes(migration: Migration) -> tuple[str, ...]:
+    return tuple(disk.volume_id for disk in migration.disks)

@@ -11,31 +11,40 @@ import msgspec
 
 from novacron.control.migrations import choice, decide, history, predict
 from novacron.control.migrations.choice import Choice, Course
+from novacron.control.migrations.disks import DiskAt, luggage
 from novacron.control.migrations.goals import Effective, sentences
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose, refusals
-from novacron.control.scheduler.snapshot import PoolNeed
 from novacron.errors import GoalsUnmet, InvalidInput, NoRoom, NovaCronError, Reason
 from novacron.model.machine import MachineStatus
-from novacron.model.migration import Migration, MigrationKind, Strategy
+from novacron.model.migration import DiskMove, Migration, MigrationKind, Strategy
+from novacron.model.pool import Pool
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Vm, running_spec, status_of
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for. target_id empty, kind None, strategy None: the engine chooses."""
+    """What was asked for. target_id empty, kind None, strategy None: the engine chooses.
+
+    pools: by volume id, the pool a disk is to be in after the move; the others go no further than they must.
+    """
 
     effective: Effective
     target_id: str = ""
+    pools: Mapping[str, Pool] = {}
     kind: MigrationKind | None = None
     strategy: Strategy | None = None
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to decide from. measured None: it was not, and `note` says why; past: migrations, in any order."""
+    """What there is to decide from. measured None: it was not, and `note` says why; past: migrations, in any order.
+
+    snapshots: how many the VM has.
+    """
 
     nodes: list[Candidate]
     limits: Limits
-    pools: tuple[PoolNeed, ...] = ()
+    disks: tuple[DiskAt, ...] = ()
+    snapshots: int = 0
     measured: Measurement | None = None
     note: str = ""
     past: Sequence[Migration] = ()
@@ -44,7 +53,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One node. is_here: it is there already. cannot: why it cannot take it; unmet: why no way there reaches the goals.
 
-    choice: how it would go; None when there are reasons. score: the scheduler's; None when it cannot take it.
+    choice: how it would go; None when there are reasons. disks: those that are copied. score: the scheduler's; None
+    when it cannot take it.
     """
 
     node_id: str
@@ -53,6 +63,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     cannot: tuple[Reason, ...] = ()
     unmet: tuple[Reason, ...] = ()
     choice: Choice | None = None
+    disks: tuple[DiskMove, ...] = ()
     score: float | None = None
 
 
@@ -81,7 +92,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         words = f"target {node.node_name}: {target}"
         note = (self.note,) if self.note else ()
         basis = node.choice.way.predicted.basis
-        return (words, *node.choice.why, *sentences(self.asked.effective), *basis, *note)
+        disks = (_copies(node.disks),) if node.disks else ()
+        return (words, *disks, *node.choice.why, *sentences(self.asked.effective), *basis, *note)
 
 
 def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
@@ -97,7 +109,7 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
     source = decide.source_of(vm, known.nodes)
     at_rest = decide.is_at_rest(vm)
     streams = not at_rest and kind is not MigrationKind.COLD
-    need = decide.need_of(vm, source, streams=streams, pools=known.pools)
+    need = decide.need_of(vm, streams=streams)
     if streams:
         decide.check_source(vm, source, need)
     past = history.completed(known.past)
@@ -112,7 +124,7 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
     )
     scores = {one.node_id: one.total for one in choose(need, known.nodes, known.limits).scores}
     nodes = tuple(
-        _node(candidate, source, need, outline, asked, known, past, scores)
+        _node(vm, candidate, source, need, outline, asked, known, past, scores)
         for candidate in sorted(known.nodes, key=lambda one: one.node.name)
     )
     return Plan(
@@ -129,6 +141,7 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
 
 
 def _node(
+    vm: Vm,
     candidate: Candidate,
     source: Candidate,
     need: Need,
@@ -142,20 +155,38 @@ def _node(
     found = NodePlan(node_id=node.id, node_name=node.name, is_here=candidate is source, score=scores.get(node.id))
     if candidate is source:
         return found
-    cannot = refusals(need, candidate, known.limits)
+    spec = running_spec(vm)
+    packed = luggage(
+        known.disks,
+        asked.pools,
+        source,
+        candidate,
+        snapshots=known.snapshots,
+        belongings=decide.has_belongings(spec) or len(known.disks) < len(spec.disks),
+    )
+    need = msgspec.structs.replace(need, pools=packed.pools, pool_id=decide.own_pool(source) if packed.own else "")
+    cannot = (*refusals(need, candidate, known.limits), *packed.cannot)
     if cannot:
         return msgspec.structs.replace(found, cannot=cannot)
+    found = msgspec.structs.replace(found, disks=packed.moves)
     goals = asked.effective.goals
     course = msgspec.structs.replace(
         outline,
         node=node.name,
         link=history.link(past, source.node.id, node.id, goals),
         no_postcopy=decide.no_postcopy(source, candidate, need.driver),
+        disk_bytes=sum(move.used_bytes or move.size_bytes for move in packed.moves),
     )
     answer = choice.choose(course, asked.effective)
     if isinstance(answer, Choice):
         return msgspec.structs.replace(found, choice=answer)
     return msgspec.structs.replace(found, unmet=answer.reasons)
+
+
+def _copies(moves: Sequence[DiskMove]) -> str:
+    used = sum(move.used_bytes for move in moves) / (1 << 30)
+    what = "one disk is" if len(moves) == 1 else f"{len(moves)} disks are"
+    return f"{what} copied ({used:.1f} GiB as last counted), and kept alike until the machine moves"
 
 
 def _chosen(nodes: Sequence[NodePlan], target_id: str) -> NodePlan | None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from novacron.control.migrations.plan import NodePlan, Plan
+from novacron.control.migrations.view import disk_view
 from novacron.control.store.records import NODES, Records
 from novacron.wire.rest.migrations import MigrationCreate
 
@@ -29,12 +30,12 @@ def encoded(records: Records, asked: MigrationCreate, plan: Plan) -> bytes:
             "goals_said_by": plan.asked.effective.said_by,
             "measured": plan.measured,
             "note": plan.note,
-            "nodes": [_node(asked, plan, node) for node in plan.nodes],
+            "nodes": [_node(records, asked, plan, node) for node in plan.nodes],
         }
     )
 
 
-def _node(asked: MigrationCreate, plan: Plan, node: NodePlan) -> dict[str, Any]:
+def _node(records: Records, asked: MigrationCreate, plan: Plan, node: NodePlan) -> dict[str, Any]:
     way = node.choice.way if node.choice else None
     return {
         "node": node.node_name,
@@ -44,6 +45,7 @@ def _node(asked: MigrationCreate, plan: Plan, node: NodePlan) -> dict[str, Any]:
         "chosen": node is plan.chosen,
         "kind": way.kind if way else None,
         "strategy": way.strategy if way else None,
+        "disks": [disk_view(records, move) for move in node.disks],
         "predicted": msgspec.to_builtins(way.predicted) if way else None,
         "reasons": [msgspec.structs.asdict(reason) for reason in (*node.cannot, *node.unmet)],
         "explanation": plan.explanation(node),
@@ -57,5 +59,5 @@ def _start(asked: MigrationCreate, plan: Plan, node: NodePlan) -> dict[str, Any]
         return None
     way = node.choice.way
     strategy = {"strategy": way.strategy} if way.kind == "live" else {}
-    said = asked.model_dump(mode="json", exclude_none=True, exclude={"labels", "measure"})
+    said = asked.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"labels", "measure"})
     return {**said, "vm": plan.vm_id, "target_node": node.node_id, "kind": way.kind, **strategy}

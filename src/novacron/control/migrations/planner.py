@@ -10,15 +10,16 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.migrations.decide import STREAMED_FROM
+from novacron.control.migrations.disks import DiskAt
 from novacron.control.migrations.goals import effective
 from novacron.control.migrations.plan import Asked, Known, Plan, plan
 from novacron.control.named import named
-from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
-from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, Records
+from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, POOLS, SNAPSHOTS, VOLUMES, Records
 from novacron.errors import InvalidInput, NovaCronError
 from novacron.model.migration import MigrationKind, Strategy
 from novacron.model.policy import Wishes
+from novacron.model.pool import Pool
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Vm, running_spec, status_of
 from novacron.wire.agent import Measure
@@ -63,7 +64,31 @@ class Planner:
             target_id=target,
             kind=body.kind,
             strategy=body.strategy,
+            pools=self._pools(body, vm),
         )
+
+    def _pools(self, body: MigrationCreate, vm: Vm) -> dict[str, Pool]:
+        """By volume id, where disks are to be. :raise InvalidInput: no such pool, or no such disk."""
+        mine = [disk.volume_id for disk in running_spec(vm).disks]
+        every = named(self._records, POOLS, body.pool, "pool").record if body.pool else None
+        found = dict.fromkeys(mine, every) if every else {}
+        for ref, pool in body.disk_pools.items():
+            field = f"disk_pools.{ref}"
+            volume_id = named(self._records, VOLUMES, ref, field).record.id
+            if volume_id not in mine:
+                raise InvalidInput.field(field, f"is no disk of {vm.name}", f"novacron vm show {vm.name} lists them")
+            found[volume_id] = named(self._records, POOLS, pool, field).record
+        return {volume_id: pool for volume_id, pool in found.items() if pool is not None}
+
+    def _disks(self, vm: Vm) -> tuple[DiskAt, ...]:
+        """Those that are recorded; one that is not stays where it is."""
+        found = []
+        for disk in running_spec(vm).disks:
+            volume = self._records.get(VOLUMES, disk.volume_id)
+            pool = self._records.get(POOLS, volume.record.pool_id) if volume else None
+            if volume is not None and pool is not None:
+                found.append(DiskAt(disk=disk, volume=volume.record, pool=pool.record))
+        return tuple(found)
 
     async def measure(self, vm: Vm, asked: Asked, *, wanted: bool | None) -> str:
         """Measure it if that is wanted (None: if a goal binds) and was not done lately; why it was not, else empty."""
@@ -90,7 +115,8 @@ class Planner:
         known = Known(
             nodes=self._room.candidates(),
             limits=self._room.limits,
-            pools=needs_of(self._records, running_spec(vm).disks),
+            disks=self._disks(vm),
+            snapshots=sum(stored.record.vm_id == vm.id for stored in self._records.all(SNAPSHOTS)),
             measured=self._fresh(vm),
             note=note,
             past=tuple(stored.record for stored in self._records.all(MIGRATIONS)[-REMEMBERED:]),

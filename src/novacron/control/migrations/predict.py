@@ -163,6 +163,19 @@ def cold(costs: Costs, *, at_rest: bool) -> Prediction:
     )
 
 
+def with_disks(predicted: Prediction, disk_bytes: int, link: Link) -> Prediction:
+    """The same, with so many bytes of disks copied first while the guest runs (and, at its worst, half as many again,
+    for what it writes meanwhile). They are counted apart from the bytes of memory.
+    """
+    copying = _by_cases(link, disk_bytes, disk_bytes, disk_bytes * 1.5)
+    return msgspec.structs.replace(
+        predicted,
+        total_ms=predicted.total_ms.plus(copying),
+        disk_bytes=disk_bytes,
+        basis=(*predicted.basis, f"disks: {disk_bytes / MIB:.0f} MiB at the link's rate"),
+    )
+
+
 def _stop_s(goals: Goals) -> float:
     """For how long the guest may stand still for memory alone; 0 asks for no bound."""
     return goals.max_downtime_ms / 1e3 * MEMORY_SHARE if goals.max_downtime_ms else float("inf")

@@ -14,7 +14,7 @@ from novacron.control.migrations.service import MigrationService
 from novacron.control.migrations.view import MigrationView
 from novacron.control.once import Asked, Outcome
 from novacron.control.store.records import MIGRATIONS, VMS, Records
-from novacron.errors import NotFound
+from novacron.errors import InvalidInput, NotFound
 from novacron.model.identity import is_id
 from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy
 from novacron.wire.rest import migrations as wire
@@ -41,6 +41,8 @@ def _asked(
     kind: Annotated[MigrationKind | None, Query(description="Left out: the engine chooses.")] = None,
     strategy: Annotated[Strategy | None, Query(description="Of a live move. Left out: the engine chooses.")] = None,
     policy: Annotated[Ref | None, Query(description="Goals of this policy, where none is given here.")] = None,
+    pool: Annotated[Ref | None, Query(description="Where all its disks are to be after the move.")] = None,
+    disk_pool: Annotated[list[str], Query(description="The same for one of them: VOLUME=POOL. Repeatable.")] = [],  # noqa: B006 (FastAPI copies it)
     max_downtime_ms: wire.DowntimeMs | None = None,
     finish_within_s: wire.FinishWithinS | None = None,
     max_slowdown_percent: wire.SlowdownPercent | None = None,
@@ -56,6 +58,8 @@ def _asked(
         kind=kind,
         strategy=strategy,
         policy=policy,
+        pool=pool,
+        disk_pools=_pairs(disk_pool),
         max_downtime_ms=max_downtime_ms,
         finish_within_s=finish_within_s,
         max_slowdown_percent=max_slowdown_percent,
@@ -64,6 +68,17 @@ def _asked(
         never_postcopy=never_postcopy,
         measure=measure,
     )
+
+
+def _pairs(told: list[str]) -> dict[str, str]:
+    """:raise InvalidInput: one of them is no pair."""
+    pairs = {}
+    for one in told:
+        volume, _, pool = one.partition("=")
+        if not volume or not pool:
+            raise InvalidInput.field("disk_pool", f"{one!r} is no VOLUME=POOL", "as in web-1-0=fast")
+        pairs[volume] = pool
+    return pairs
 
 
 def _planning(routes: APIRouter, records: Records, service: MigrationService) -> None:

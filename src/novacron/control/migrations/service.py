@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from novacron.clock import Clock
@@ -10,11 +12,24 @@ from novacron.control.migrations.plan import NodePlan, Plan, begun, check_room
 from novacron.control.migrations.planner import Planner
 from novacron.control.named import named
 from novacron.control.once import Change, Once, Outcome
+from novacron.control.pools.quota import check
+from novacron.control.pools.reach import free_unit
 from novacron.control.room import Room
-from novacron.control.store.records import MIGRATIONS, VMS, WRITE_TRIES, Records, Stored, create, update
+from novacron.control.store.records import (
+    MIGRATIONS,
+    POOLS,
+    VMS,
+    VOLUMES,
+    WRITE_TRIES,
+    Records,
+    Stored,
+    create,
+    update,
+)
 from novacron.errors import CompareFailed
-from novacron.model.migration import UNDOING, Migration, MigrationState, cancelled, is_final
+from novacron.model.migration import UNDOING, DiskMove, Migration, MigrationState, cancelled, is_final
 from novacron.model.vm import Vm
+from novacron.model.volume import Place, Volume
 from novacron.wire.rest.migrations import MigrationCreate
 
 
@@ -45,7 +60,7 @@ class MigrationService:
         :raise Unsupported: its node cannot send it.
         :raise StateConflict, Busy: the VM cannot be moved now.
         :raise GoalsUnmet: no way that the goals allow reaches them.
-        :raise NoRoom: no node can take it, with the reasons of each.
+        :raise NoRoom: no node can take it, with the reasons of each, or a pool's quota does not allow its disks.
         """
         before: Vm = named(self._records, VMS, asked.vm, "vm").record
         wish = self._planner.asked(asked, before)
@@ -59,7 +74,15 @@ class MigrationService:
                 made = self._planner.plan(vm.record, wish, note)
                 migration = self._record(asked, vm.record, made, *begun(made), by)
                 held = msgspec.structs.replace(vm.record, migration_id=migration.id, updated_at=migration.created_at)
-                writes = (create(MIGRATIONS, migration), update(VMS, vm, held), ticket, *once.note(migration, 202))
+                moved = self._places(migration)
+                check(self._records, [new for _, new in moved])
+                writes = (
+                    create(MIGRATIONS, migration),
+                    update(VMS, vm, held),
+                    *(update(VOLUMES, old, new) for old, new in moved),
+                    ticket,
+                    *once.note(migration, 202),
+                )
                 try:
                     revision = await self._records.commit(*writes)
                 except CompareFailed:
@@ -69,6 +92,26 @@ class MigrationService:
                     continue
                 return Outcome(Stored(migration, revision), 202)
         raise CompareFailed(f"VM {asked.vm!r} is being changed by others: try again")
+
+    def _places(self, migration: Migration) -> list[tuple[Stored[Volume], Volume]]:
+        """The volumes that are copied, as they are and as they are to be recorded: with the place of the copy."""
+        found = []
+        for move in migration.disks:
+            stored, pool = self._records.find(VOLUMES, move.volume_id), self._records.find(POOLS, move.to_pool_id)
+            node_id = "" if pool.record.shared else migration.target_node
+            place = Place(pool_id=move.to_pool_id, node_id=node_id, unit=move.to_unit)
+            found.append((stored, msgspec.structs.replace(stored.record, other=place)))
+        return found
+
+    def _with_units(self, moves: Sequence[DiskMove]) -> tuple[DiskMove, ...]:
+        """Each with a unit of its own where its next pool is made of units. :raise NoRoom: there are not enough."""
+        told: list[DiskMove] = []
+        for move in moves:
+            pool = self._records.find(POOLS, move.to_pool_id).record
+            given = [one.to_unit for one in told if one.to_pool_id == pool.id]
+            unit = free_unit(self._records, pool, move.volume_id, given)
+            told.append(msgspec.structs.replace(move, to_unit=unit))
+        return tuple(told)
 
     async def cancel(self, ref: str, held: frozenset[str] | None, once: Once) -> Outcome:
         """Have it taken back; the VM then runs where it did.
@@ -99,6 +142,7 @@ class MigrationService:
             created_at=now,
             updated_at=now,
             at_rest=made.at_rest,
+            disks=self._with_units(node.disks),
             goals=choice.goals,
             predicted=choice.way.predicted,
             requested_by=by,

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import structlog
 
 from novacron.control.link import Agents
-from novacron.control.store.records import MIGRATIONS, VMS, Records
+from novacron.control.store.records import MIGRATIONS, VMS, VOLUMES, Records
 from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
-from novacron.model.migration import Figures, Migration, is_final
+from novacron.model.migration import Figures, Migration, MigrationState, is_final
 from novacron.model.vm import Vm
+from novacron.model.volume import Place, Volume, places
 from novacron.wire import agent as wire
 
 DEADLINE_S = 30.0
 
 
-def ending(node_id: str, report: MachineReport, vm: Vm | None, migration: Migration | None) -> msgspec.Struct | None:
+def ending(
+    node_id: str, report: MachineReport, vm: Vm | None, migration: Migration | None, left: tuple[str, ...] = ()
+) -> msgspec.Struct | None:
     """The verb that ends a stray, or None when this machine is none, or must not be ended on what we know.
+
+    left: volumes whose copies on this node count no more (see `left_behind`).
 
     Only what does not run is ended: remains of a machine that has ended here and is another node's by now, and halves
     that stand still, once their migration is over and where the record names another owner (a source) or another copy
@@ -31,14 +36,37 @@ def ending(node_id: str, report: MachineReport, vm: Vm | None, migration: Migrat
     generation = max(vm.generation, report.generation)
     if report.status in ENDED:
         passed = vm.node_id != node_id and report.generation < vm.generation and not vm.migration_id
-        return wire.Release(vm_id=vm.id, generation=generation, migration_id=report.migration_id) if passed else None
+        verb = wire.Release(vm_id=vm.id, generation=generation, migration_id=report.migration_id, volumes=left)
+        return verb if passed else None
     if migration is None or not is_final(migration) or vm.migration_id == migration.id:
         return None
     if report.status is MachineStatus.INCOMING and not _took_over(vm, node_id, migration):
         return wire.Discard(vm_id=vm.id, generation=generation, migration_id=migration.id)
     if report.status is MachineStatus.HANDED_OFF and vm.node_id != node_id:
-        return wire.Release(vm_id=vm.id, generation=generation, migration_id=migration.id)
+        return wire.Release(vm_id=vm.id, generation=generation, migration_id=migration.id, volumes=left)
     return None
+
+
+def left_behind(node_id: str, migrations: Iterable[Migration], volumes: Mapping[str, Volume]) -> tuple[str, ...]:
+    """Volumes that moves of a VM took away from the node, and that lie elsewhere now: what is here is of no use.
+
+    migrations: of that VM; volumes: by id.
+    """
+    gone = [
+        move
+        for migration in migrations
+        if migration.source_node == node_id and migration.state is MigrationState.COMPLETED
+        for move in migration.disks
+        if move.volume_id in volumes
+    ]
+    here = {
+        volume_id for volume_id, volume in volumes.items() if any(_is_at(place, node_id) for place in places(volume))
+    }
+    return tuple(dict.fromkeys(move.volume_id for move in gone if move.volume_id not in here))
+
+
+def _is_at(place: Place, node_id: str) -> bool:
+    return place.node_id in ("", node_id)  # in a pool that nodes share it may be here as anywhere
 
 
 def _took_over(vm: Vm, node_id: str, migration: Migration) -> bool:
@@ -59,12 +87,19 @@ class Sweeper:
         for report in reports:
             stored_vm = self._records.get(VMS, report.vm_id)
             stored = self._records.get(MIGRATIONS, report.migration_id) if report.migration_id else None
-            verb = ending(node_id, report, stored_vm.record if stored_vm else None, stored.record if stored else None)
+            vm, migration = stored_vm.record if stored_vm else None, stored.record if stored else None
+            left = self._left_behind(node_id, vm) if vm is not None and vm.node_id != node_id else ()
+            verb = ending(node_id, report, vm, migration, left)
             key = (node_id, report.vm_id)
             if verb is not None and key not in self._ending:
                 work = asyncio.create_task(self._end(node_id, verb), name=f"sweep-{report.vm_id}")
                 self._ending[key] = work
                 work.add_done_callback(lambda _, key=key: self._ending.pop(key, None))  # type: ignore[misc]
+
+    def _left_behind(self, node_id: str, vm: Vm) -> tuple[str, ...]:
+        mine = [stored.record for stored in self._records.all(MIGRATIONS) if stored.record.vm_id == vm.id]
+        found = (self._records.get(VOLUMES, move.volume_id) for one in mine for move in one.disks)
+        return left_behind(node_id, mine, {stored.record.id: stored.record for stored in found if stored})
 
     async def _end(self, node_id: str, verb: msgspec.Struct) -> None:
         answer: type = Figures if isinstance(verb, wire.Release) else type(None)

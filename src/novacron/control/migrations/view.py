@@ -7,11 +7,25 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, Records
-from novacron.model.migration import Figures, Migration, may_cancel, prediction_error
+from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, POOLS, Records
+from novacron.model.migration import DiskMove, Figures, Migration, may_cancel, prediction_error
 from novacron.model.policy import Policy
 
 _all_of = msgspec.structs.asdict
+
+
+def disk_view(records: Records, move: DiskMove) -> dict[str, Any]:
+    """The shape of wire.rest.migrations.DiskMoveOut."""
+    from_pool, to_pool = records.get(POOLS, move.from_pool_id), records.get(POOLS, move.to_pool_id)
+    return {
+        "volume_id": move.volume_id,
+        "size_bytes": move.size_bytes,
+        "used_bytes": move.used_bytes,
+        "from_pool": from_pool.record.name if from_pool else "",
+        "from_pool_id": move.from_pool_id,
+        "to_pool": to_pool.record.name if to_pool else "",
+        "to_pool_id": move.to_pool_id,
+    }
 
 
 class MigrationView:
@@ -34,6 +48,7 @@ class MigrationView:
             "target_node": self._name(migration.target_node),
             "target_node_id": migration.target_node,
             "at_rest": migration.at_rest,
+            "disks": [disk_view(self._records, move) for move in migration.disks],
             "may_cancel": may_cancel(migration),
             **_all_of(migration.goals),
             "labels": migration.labels,
@@ -61,7 +76,9 @@ class MigrationView:
         return stored.record.name if stored else node_id
 
     def _node_names(self, migration: Migration) -> str:
-        return f"{self._name(migration.source_node)} {self._name(migration.target_node)}"
+        pools = (disk_view(self._records, move) for move in migration.disks)
+        names = (name for one in pools for name in (one["from_pool"], one["to_pool"]))
+        return " ".join([self._name(migration.source_node), self._name(migration.target_node), *names])
 
 
 class PolicyView:

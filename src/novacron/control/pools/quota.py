@@ -14,7 +14,7 @@ import msgspec
 from novacron.control.store.records import POOLS, SNAPSHOTS, VOLUMES, Records
 from novacron.errors import NoRoom, Reason
 from novacron.model.snapshot import SnapshotState
-from novacron.model.volume import Volume
+from novacron.model.volume import Volume, lies_in, places
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,13 +56,14 @@ def promised_bytes(records: Records, pool_id: str) -> int:
 
 def _pools(records: Records, wanted: Sequence[Volume]) -> Iterator[Scope]:
     """The quotas of the pools the volumes lie in."""
-    for pool_id in sorted({volume.pool_id for volume in wanted}):
+    for pool_id in sorted({place.pool_id for volume in wanted for place in places(volume)}):
         stored = records.get(POOLS, pool_id)
         if stored is None or not stored.record.quota_bytes:
             continue  # what is promised in it need not be counted
         pool, held = stored.record, _held(records)
-        mine = [volume for volume in wanted if volume.pool_id == pool_id]
-        before = (held[volume.id].size_bytes if volume.id in held else 0 for volume in mine)
+        mine = [volume for volume in wanted if lies_in(volume, pool_id)]
+        known = ((volume.id in held and lies_in(held[volume.id], pool_id), volume.id) for volume in mine)
+        before = (held[volume_id].size_bytes if is_there else 0 for is_there, volume_id in known)
         yield Scope(
             noun="storage pool",
             name=pool.name,
@@ -86,7 +87,8 @@ def _held(records: Records) -> dict[str, Volume]:
 
 
 def _sum(held: Mapping[str, Volume], pool_id: str) -> int:
-    return sum(volume.size_bytes for volume in held.values() if volume.pool_id == pool_id)
+    # Twice within a pool, on two nodes, counts once: a quota is of what may be promised.
+    return sum(volume.size_bytes for volume in held.values() if lies_in(volume, pool_id))
 
 
 def _refusal(scope: Scope) -> Reason:

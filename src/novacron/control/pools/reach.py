@@ -11,6 +11,7 @@ from novacron.control.store.records import POOLS, VOLUMES, Records
 from novacron.model.machine import Disk
 from novacron.model.pool import UNIT_DRIVERS, Pool, PoolSpec, spec_of
 from novacron.model.unit import PREFIX, give
+from novacron.model.volume import places
 
 
 def specs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolSpec, ...]:
@@ -45,7 +46,12 @@ def _taken(records: Records, pool: Pool) -> dict[str, str]:
     if pool.driver not in UNIT_DRIVERS:
         return {}
     volumes = (stored.record for stored in records.all(VOLUMES))
-    return {volume.id: volume.unit for volume in volumes if volume.pool_id == pool.id and volume.unit}
+    return {
+        volume.id: place.unit
+        for volume in volumes
+        for place in places(volume)
+        if place.pool_id == pool.id and place.unit
+    }
 
 
 def needs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolNeed, ...]:

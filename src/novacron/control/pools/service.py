@@ -22,6 +22,7 @@ from novacron.control.store.records import (
 )
 from novacron.errors import CompareFailed, Conflict, InvalidInput, NameTaken, Reason
 from novacron.model.pool import SHARED_DRIVERS, Pool, PoolDriver
+from novacron.model.volume import lies_in
 from novacron.wire.rest.pools import PoolCreate, PoolUpdate
 
 DEFAULT_NAME = "default"
@@ -148,7 +149,7 @@ class PoolService:
         users = [
             Reason("pool.in_use", "this volume lies in it", volume.record.name, "delete the volume first")
             for volume in self._records.all(VOLUMES)
-            if volume.record.pool_id == pool.id
+            if lies_in(volume.record, pool.id)
         ] + [
             Reason("pool.in_use", "a disk of this VM lies in it", vm.record.name, "detach the disk or delete the VM")
             for vm in self._records.all(VMS)

@@ -33,9 +33,14 @@ class Goals(Strict):
     never_postcopy: bool | None = None
 
 
+DiskPools = Annotated[dict[Ref, Ref], Field(max_length=64, description="Volume → pool")]
+
+
 class MigrationCreate(Goals):
     """A VM to be moved. Without a target the scheduler chooses one; without kind and strategy the engine does.
 
+    pool: where all its disks are to be after the move; disk_pools: the same, by volume. Else a disk is copied only
+    where nodes do not share its pool, into the same pool of the other node.
     policy: one whose goals count where this says none. measure: look at what it writes before deciding, which takes a
     second; null: where a downtime or an end was asked for.
     """
@@ -45,6 +50,8 @@ class MigrationCreate(Goals):
     kind: MigrationKind | None = None
     strategy: Strategy | None = None
     policy: Ref | None = None
+    pool: Ref | None = None
+    disk_pools: DiskPools = {}
     measure: bool | None = None
     labels: Labels = {}
 
@@ -68,6 +75,7 @@ class PredictionOut(Strict):
     ends: bool = True
     ends_surely: bool = True
     residue_ms: float = 0.0
+    disk_bytes: int = 0
     basis: list[str] = []
 
 
@@ -89,8 +97,24 @@ class MeasurementOut(Strict):
     memory_bytes: int
 
 
+class DiskMoveOut(Strict):
+    """A disk that is copied. Empty pools and nodes: they are gone by now. used_bytes: as last counted before."""
+
+    volume_id: str
+    size_bytes: int
+    used_bytes: int
+    from_pool: str
+    from_pool_id: str
+    to_pool: str
+    to_pool_id: str
+
+
 class ProgressOut(Strict):
+    """Disks first, then memory."""
+
     at: datetime.datetime
+    disk_total_bytes: int = 0
+    disk_copied_bytes: int = 0
     total_bytes: int
     transferred_bytes: int
     remaining_bytes: int
@@ -114,6 +138,7 @@ class FiguresOut(Strict):
     downtime_stopped_ms: float | None = None
     bytes_transferred: int | None = None
     memory_bytes: int | None = None
+    disk_bytes: int | None = None
     iterations: int | None = None
     rate_bytes_per_s: float | None = None
     network_gap_ms: float | None = None
@@ -140,6 +165,7 @@ class Migration(Strict):
     target_node: str
     target_node_id: str
     at_rest: bool
+    disks: list[DiskMoveOut] = []
     may_cancel: bool
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
@@ -175,6 +201,7 @@ class Migration(Strict):
             "target_node": "node-2",
             "target_node_id": "0190b36e-7c1a-7000-8000-000000000007",
             "at_rest": False,
+            "disks": [],
             "may_cancel": False,
             "max_downtime_ms": 100,
             "bandwidth_bytes_per_s": 0,
@@ -223,6 +250,7 @@ class NodePlan(Strict):
     chosen: bool
     kind: MigrationKind | None
     strategy: Strategy | None
+    disks: list[DiskMoveOut] = []
     predicted: PredictionOut | None
     reasons: list[ReasonOut]
     explanation: list[str]

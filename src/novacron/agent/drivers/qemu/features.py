@@ -22,6 +22,7 @@ from novacron.clock import Clock
 from novacron.errors import DeadlineExceeded, DriverError, MonitorFailed, Unsupported
 from novacron.model.machine import MachineKind, MachineSpec
 
+GREETING_DEADLINE_S = 30.0
 FORMAT = 1  # of the cache file
 COMMANDS = ("announce-self", "blockdev-mirror", "blockdev-set-active", "block-job-change", "calc-dirty-rate", "yank")
 TCG_MODEL = "Nehalem"  # every flag of it is emulated, so it runs and moves anywhere
@@ -170,7 +171,7 @@ async def asked(
                 os.close(stderr)
         monitor = Monitor(clock, lambda _: None, lambda: None)
         try:
-            await monitor.connect(run_dir.connect("qmp"))
+            await monitor.connect(run_dir.connect("qmp"), GREETING_DEADLINE_S)
             yield monitor
         except (MonitorFailed, DeadlineExceeded) as wrong:
             words = run_dir.tail("stderr.log", 2048).decode("utf-8", "replace").strip()

@@ -6,7 +6,7 @@ import contextlib
 
 import structlog
 
-from novacron.agent.drivers.qemu import convergence, status
+from novacron.agent.drivers.qemu import convergence, disks, status
 from novacron.agent.drivers.qemu.convergence import GiveUp, Keep, StopGuest, SwitchToPostcopy
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.migration import Info, progress_of, sample_of
@@ -45,13 +45,13 @@ class Follower:
             if machine.process is None or not machine.process.alive:
                 raise MigrationFailed(f"the transfer ended with its machine: {machine.died().message}")
             if state == "active" and self._transfer.switching:
-                if await self._stands() and machine.migration_state == "active":
+                if await self._stands() and machine.migration_state == "active" and await self._disks_alike():
                     machine.become(MachineStatus.HANDED_OFF)
                     await self._get_ready()
                     return
             elif state == "pre-switchover":
-                # Disks are shared, so nothing has to be finished here; the pause exists for those that are not.
-                await self._go_on()
+                if await self._disks_alike():
+                    await self._go_on()
             else:
                 await self._wait(state)
         if machine.migration_state != "completed":
@@ -69,6 +69,15 @@ class Follower:
         except (DeadlineExceeded, DriverError):
             if self._machine.migration_state == "pre-switchover":
                 await self._give_up("QEMU did not go on at the switch-over")
+
+    async def _disks_alike(self) -> bool:
+        """Whether the target's disks hold all that the guest, which stands still, has written."""
+        try:
+            await disks.finish(self._machine, self._transfer.migration_id, self._transfer.volumes)
+        except (DeadlineExceeded, DriverError) as wrong:
+            await self._give_up(wrong.message)
+            return False
+        return True
 
     async def _wait(self, state: str) -> None:
         machine = self._machine

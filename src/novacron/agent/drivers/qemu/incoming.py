@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from novacron.agent.drivers.base import Arrival, Launch, Reception
-from novacron.agent.drivers.qemu import postcopy_probe, status, tls, tpm
+from novacron.agent.drivers.base import Arrival, DiskReception, Launch, Reception
+from novacron.agent.drivers.qemu import mirror, postcopy_probe, status, tls, tpm
 from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
 from novacron.agent.drivers.qemu.launcher import abandon, launch
@@ -31,9 +31,18 @@ WHOLE_DEADLINE_S = 5.0  # the source has heard of it by then
 
 
 async def accept(
-    machine: Machine, what: Launch, host: Host, features: tuple[str, ...], migration_id: str, address: str
+    machine: Machine,
+    what: Launch,
+    host: Host,
+    features: tuple[str, ...],
+    migration_id: str,
+    address: str,
+    receives: tuple[str, ...] = (),
 ) -> Reception:
-    """Start it, waiting for a stream on `address` with a key of its own. After a failure nothing of it is left."""
+    """Start it, waiting for a stream on `address` with a key of its own. After a failure nothing of it is left.
+
+    receives: disks that its source fills, over a port of their own with the same key.
+    """
     require(features)
     listen_at = uri(address, 0)
     machine.record.transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=address)
@@ -51,12 +60,16 @@ async def accept(
         await monitor.execute("migrate-set-parameters", target_parameters(tls.OBJECT_ID))
         await monitor.execute("migrate-incoming", {"uri": listen_at})
         machine.record.transfer.port = await _port(machine)
+        if receives:
+            layered = {disk.volume_id for disk in what.disks if disk.backing}
+            machine.record.transfer.layered = tuple(one for one in receives if one in layered)
+            machine.record.transfer.disk_port = await mirror.open_exports(machine, receives, address)
         machine.save()
     except BaseException:
         await abandon(machine)
         raise
     machine.become(MachineStatus.INCOMING)
-    return Reception(host=address, port=machine.record.transfer.port, key_hex=key_hex)
+    return _reception(machine.record.transfer, key_hex)
 
 
 def reception(machine: Machine, migration_id: str) -> Reception | None:
@@ -65,7 +78,12 @@ def reception(machine: Machine, migration_id: str) -> Reception | None:
     if transfer is None or not transfer.port or machine.status is not MachineStatus.INCOMING:
         return None
     key_hex = tls.read(machine.run_dir, migration_id)
-    return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex) if key_hex else None
+    return _reception(transfer, key_hex) if key_hex else None
+
+
+def _reception(transfer: Transfer, key_hex: str) -> Reception:
+    disks = DiskReception(port=transfer.disk_port, layered=transfer.layered) if transfer.disk_port else None
+    return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex, disks=disks)
 
 
 async def take_over(machine: Machine, migration_id: str, generation: int) -> Arrival:
@@ -115,6 +133,20 @@ async def verify(machine: Machine) -> MachineReport:
     return machine.report()
 
 
+async def settle(machine: Machine, migration_id: str) -> None:
+    """End it once its disks have come: they are on its storage when this returns.
+
+    :raise StateConflict: it was taken over. What came with another migration is not touched.
+    """
+    transfer = machine.transfer(migration_id, Role.TARGET)
+    if transfer is None or transfer.taken_over:
+        raise StateConflict.of(f"machine {machine.vm_id}", machine.status.value, ("incoming",), "settle")
+    if not machine.ended:
+        await mirror.close_exports(machine)
+    await machine.end(Ending(MachineStatus.ABSENT, "its disks have come"))
+    tls.erase(machine.run_dir)
+
+
 async def discard(machine: Machine, migration_id: str) -> bool:
     """End it if it waits for that migration; whether it was so. One that was taken over is not touched."""
     transfer = machine.transfer(migration_id, Role.TARGET)
@@ -158,6 +190,8 @@ async def _require_loaded(machine: Machine, transfer: Transfer) -> None:
 
 async def _continue(machine: Machine, transfer: Transfer, generation: int) -> None:
     # Noted before it is done: from here on nobody may take this copy for a leftover.
+    if transfer.disk_port:
+        await mirror.close_exports(machine)
     before, transfer.taken_over = transfer.taken_over, True
     generation_before, machine.record.generation = machine.record.generation, generation
     machine.save()

@@ -62,6 +62,7 @@ class Machine:
         self._status = MachineStatus.PAUSED
         self._reason = ""
         self._since = clock.wall()
+        self.lingers = False  # its guest's end is not yet its own
         self.adjusting = False  # so that a device which leaves is awaited
         self.let_go_late = 0
         self.full: tuple[stall.Full, ...] = ()  # volumes without room, for which it stands still
@@ -77,6 +78,10 @@ class Machine:
     @property
     def status(self) -> MachineStatus:
         return self._status
+
+    @property
+    def reason(self) -> str:
+        return self._reason
 
     @property
     def ended(self) -> bool:
@@ -216,7 +221,9 @@ class Machine:
             if not ends and self.record.ending is None:
                 self.unheard(wrong.message)
             return self.report()
-        if new is MachineStatus.STOPPED:
+        if new is MachineStatus.STOPPED and self.lingers:
+            self.become(MachineStatus.PAUSED, status.SHUT_DOWN)
+        elif new is MachineStatus.STOPPED:
             await self.end(Ending(new, reason))
         else:
             self.become(new, reason)

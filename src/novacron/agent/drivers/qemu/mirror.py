@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from novacron.agent.drivers.base import DiskReception
+from novacron.agent.drivers.base import Reception
 from novacron.agent.drivers.qemu import tls
 from novacron.agent.drivers.qemu.devices import node_of
 from novacron.agent.drivers.qemu.machine import Machine
@@ -26,6 +26,7 @@ JOB = "mirror-"
 KEY_ID = "disk-key"
 LISTENER = "disk-exports"
 PROGRESS_INTERVAL_S = 0.5
+OPEN_TIMEOUT_S = 5  # QEMU does nothing else meanwhile
 FINISH_DEADLINE_S = 30.0
 DROP_DEADLINE_S = 2.0
 _NODE = "t"  # for the v of the disk's own
@@ -91,24 +92,30 @@ async def close_exports(machine: Machine) -> None:
 
 
 async def begin(
-    machine: Machine, to: DiskReception, host: str, features: Collection[str], layered: Collection[str]
+    machine: Machine,
+    migration_id: str,
+    to: Reception,
+    volume_ids: Sequence[str],
+    features: Collection[str],
+    layered: Collection[str],
+    bytes_per_s: int = 0,
 ) -> None:
     """Begin to mirror, or find it begun. The migration's key lies in the machine's directory (`tls.write`).
 
     layered: volumes that are children of an image here: where they are children of the same one there, only what is
-    their own is copied.
+    their own is copied. bytes_per_s: at most so much of all of them together; 0: as it goes.
 
     :raise MigrationFailed: it could not begin; nothing of it is left.
     """
     monitor = machine.door()
     known = {job.id for job in await jobs(monitor)}
-    missing = [volume_id for volume_id in to.volume_ids if _job_of(volume_id) not in known]
+    missing = [volume_id for volume_id in volume_ids if _job_of(volume_id) not in known]
     if not missing:
         return
     try:
-        await tls.install(monitor, machine.run_dir, to.migration_id, "client", object_id=KEY_ID)
+        await tls.install(monitor, machine.run_dir, migration_id, "client", object_id=KEY_ID)
         for volume_id in missing:
-            await _mirror(monitor, volume_id, to, host, features, layered)
+            await _mirror(monitor, volume_id, to, features, layered, bytes_per_s // len(volume_ids))
     except DriverError as wrong:
         await drop(machine)
         raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
@@ -117,25 +124,28 @@ async def begin(
 async def _mirror(
     monitor: Monitor,
     volume_id: str,
-    to: DiskReception,
-    host: str,
+    to: Reception,
     features: Collection[str],
     layered: Collection[str],
+    bytes_per_s: int,
 ) -> None:
+    if to.disks is None:
+        raise MigrationFailed("the target takes in no disks")
     node = node_of(volume_id)
     await monitor.execute(
         "blockdev-add",
         {
             "driver": "nbd",
             "node-name": _NODE + node[1:],
-            "server": {"type": "inet", "host": host, "port": str(to.port)},
+            "server": {"type": "inet", "host": to.host, "port": str(to.disks.port)},
             "export": volume_id,
             "tls-creds": KEY_ID,
+            "open-timeout": OPEN_TIMEOUT_S,
             "detect-zeroes": "unmap",
             "discard": "unmap",
         },
     )
-    own_part = volume_id in layered and volume_id in to.layered
+    own_part = volume_id in layered and volume_id in to.disks.layered
     # Where it can be changed later, the guest's writes wait for the target only at the end (see `ready`).
     late = "qmp.block-job-change" in features
     arguments = {
@@ -144,6 +154,7 @@ async def _mirror(
         "target": _NODE + node[1:],
         "sync": "top" if own_part else "full",
         "copy-mode": "background" if late else "write-blocking",
+        "speed": bytes_per_s,
         "on-source-error": "report",
         "on-target-error": "report",
         "auto-dismiss": False,
@@ -155,22 +166,46 @@ async def _mirror(
         raise
 
 
-async def ready(machine: Machine, told: Callable[[Copied], None], features: Collection[str]) -> None:
+async def ready(
+    machine: Machine,
+    volume_ids: Sequence[str],
+    told: Callable[[Copied], None],
+    features: Collection[str],
+    stall_s: float,
+) -> Copied:
     """Wait until target and source are alike and stay so: from then on each write of the guest's is in both.
 
-    :raise MigrationFailed: a disk could not be copied. What is left of the others is `drop`ped by who takes it back.
+    :raise MigrationFailed: a disk could not be copied, or nothing came of it for `stall_s`. What is left is `drop`ped
+    by who takes it back.
     """
+    moved_at_s, before = machine.clock.monotonic_s(), -1
     while True:
         found = await jobs(machine.door())
-        _check(found)
-        told(Copied(sum(job.current_progress for job in found), sum(job.total_progress for job in found)))
+        _check(found, volume_ids)
+        copied = Copied(sum(job.current_progress for job in found), sum(job.total_progress for job in found))
+        told(copied)
         if all(job.status == "ready" for job in found):
             break
+        now = machine.clock.monotonic_s()
+        moved_at_s, before = (now, copied.done_bytes) if copied.done_bytes != before else (moved_at_s, before)
+        if now - moved_at_s > stall_s:
+            raise MigrationFailed(f"nothing of its disks was copied for {stall_s:g} s")
         await _news(machine)
     if "qmp.block-job-change" in features:
         for job in found:
             change = {"id": job.id, "type": "mirror", "copy-mode": "write-blocking"}
             await machine.door().execute("block-job-change", change)
+    return copied
+
+
+async def check_alike(machine: Machine, volume_ids: Sequence[str]) -> None:
+    """:raise MigrationFailed: one of these disks is not being kept alike on both sides."""
+    if not volume_ids:
+        return
+    found = await jobs(machine.door())
+    _check(found, volume_ids)
+    if any(job.status != "ready" for job in found):
+        raise MigrationFailed("its disks are not yet alike on both sides")
 
 
 async def _news(machine: Machine) -> None:
@@ -180,13 +215,15 @@ async def _news(machine: Machine) -> None:
         await machine.until(lambda: machine.jobs != before or machine.ended, PROGRESS_INTERVAL_S, "copy")
 
 
-async def finish(machine: Machine) -> None:
-    """Let go of the target's disks, which hold all that the guest, which stands still, has written. None: fine.
+async def finish(machine: Machine, volume_ids: Sequence[str]) -> None:
+    """Let go of the target's disks, which hold all that the guest, which stands still, has written, on their storage:
+    the last reference to one flushes it.
 
     :raise MigrationFailed: one of them may lack something: the source's are the only good ones.
     """
     monitor = machine.door()
     found = await jobs(monitor)
+    _check(found, volume_ids, finishing=True)
     for job in found:
         if job.status == "ready":  # cancelled once ready, a mirror first writes what is left
             await monitor.execute("block-job-cancel", {"device": job.id})
@@ -195,7 +232,7 @@ async def finish(machine: Machine) -> None:
     except DeadlineExceeded as late:
         raise MigrationFailed(late.message) from late
     ended = await jobs(monitor)
-    _check(ended, finishing=True)
+    _check(ended, volume_ids, finishing=True)
     await _clear(monitor, ended)
 
 
@@ -232,7 +269,10 @@ def _over(machine: Machine, found: Sequence[Job]) -> bool:
     return machine.ended or all(machine.jobs.get(job.id, job.status) in _ENDED - {"aborting"} for job in found)
 
 
-def _check(found: Sequence[Job], *, finishing: bool = False) -> None:
+def _check(found: Sequence[Job], volume_ids: Sequence[str], *, finishing: bool = False) -> None:
+    lost = {_job_of(volume_id) for volume_id in volume_ids} - {job.id for job in found}
+    if lost:
+        raise MigrationFailed(f"the copying of {len(lost)} of its disks was called off")
     wrong = [job for job in found if job.error or (job.status in _ENDED and not finishing)]
     if wrong:
         reasons = [Reason("qemu.mirror", job.error or job.status, subject=job.id.removeprefix(JOB)) for job in wrong]

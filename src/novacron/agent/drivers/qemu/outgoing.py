@@ -11,7 +11,7 @@ import asyncio
 import msgspec
 
 from novacron.agent.drivers.base import Departure, Reception
-from novacron.agent.drivers.qemu import postcopy, status, tls, tpm
+from novacron.agent.drivers.qemu import disks, mirror, postcopy, status, tls, tpm
 from novacron.agent.drivers.qemu.follow import Follower, halt
 from novacron.agent.drivers.qemu.look import check_whole
 from novacron.agent.drivers.qemu.machine import Machine
@@ -31,7 +31,10 @@ from novacron.model.migration import Figures, Goals, Tactics
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What is to be sent where, and how. features: of this QEMU; stall_s: given up when nothing moves for so long."""
+    """What is to be sent where, and how. features: of this QEMU; stall_s: given up when nothing moves for so long.
+
+    volumes: disks that are being kept alike on both sides.
+    """
 
     migration_id: str
     to: Reception
@@ -39,6 +42,7 @@ class Order(msgspec.Struct, frozen=True):
     tactics: Tactics
     features: tuple[str, ...]
     stall_s: float
+    volumes: tuple[str, ...] = ()
 
 
 async def begin(machine: Machine, order: Order) -> None:
@@ -57,6 +61,7 @@ async def begin(machine: Machine, order: Order) -> None:
         seen = "being sent elsewhere" if machine.leaving else machine.status.value
         raise StateConflict.of(f"machine {machine.vm_id}", seen, ("running", "paused"), "send")
     await check_whole(machine)
+    await mirror.check_alike(machine, order.volumes)
     now = machine.clock.monotonic_s()
     transfer = Transfer(
         migration_id=order.migration_id,
@@ -69,7 +74,9 @@ async def begin(machine: Machine, order: Order) -> None:
         stopped_at_s=before.stopped_at_s if before else None,
         began_at_s=now,
         finish_by_s=now + order.goals.finish_within_s,
+        volumes=order.volumes,
     )
+    machine.record.copied = ""
     machine.record.transfer = transfer
     machine.save()
     try:
@@ -151,6 +158,7 @@ async def reclaim(machine: Machine, migration_id: str, stall_s: float) -> Machin
     """
     transfer = machine.transfer(migration_id, Role.SOURCE)
     if transfer is None or machine.ended:
+        await disks.drop(machine)
         return await machine.refresh()
     rejoin(machine, stall_s)
     if machine.work is not None and not machine.work.done():
@@ -161,6 +169,7 @@ async def reclaim(machine: Machine, migration_id: str, stall_s: float) -> Machin
     elif transfer.switching:
         await abort(machine)
     tpm.claim(machine.record.keep, machine.record.tpm)
+    await disks.drop(machine)
     if machine.record.transfer is not None:  # it had left, or its follower could not put it right
         await settle(machine)
     return await machine.refresh()

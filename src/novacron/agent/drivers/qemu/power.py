@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+from collections.abc import Callable
 
 from novacron.agent.drivers.qemu import guest_agent, status
 from novacron.agent.drivers.qemu.machine import GUEST_AGENT_SOCKET, Machine
@@ -55,7 +56,7 @@ async def stop(machine: Machine, patience_s: float) -> MachineReport:
     """
     reason = "it was stopped"
     if patience_s > 0 and machine.status in _LIVE and not machine.leaving and not machine.ended:
-        if await _ask_guest(machine, patience_s):
+        if await ask_guest(machine, patience_s, lambda: machine.ended):
             return machine.report()
         reason = f"it was ended by force: the guest did not shut down within {patience_s:g} s"
     if machine.work is not None:
@@ -70,16 +71,16 @@ async def stop(machine: Machine, patience_s: float) -> MachineReport:
     return machine.report()
 
 
-async def _ask_guest(machine: Machine, patience_s: float) -> bool:
-    """Whether the guest has shut down and the process has ended."""
+async def ask_guest(machine: Machine, patience_s: float, over: Callable[[], bool]) -> bool:
+    """Have the guest shut down; whether it has, and it is `over`, in time."""
     try:
         if machine.status is not MachineStatus.RUNNING:
             await machine.door().execute("cont")  # a guest that stands still cannot shut down
         if not (machine.record.guest_agent and await _by_agent(machine)):
             await machine.door().execute("system_powerdown")
-        await machine.until(lambda: machine.ended, patience_s, "shut down")
+        await machine.until(over, patience_s, "shut down")
     except (DeadlineExceeded, MonitorFailed):
-        return machine.ended
+        return over()
     return True
 
 

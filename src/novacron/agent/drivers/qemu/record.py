@@ -25,10 +25,12 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Source: was_paused: reclaim must leave it so. finish_by_s: given up then. halted: we had its guest stand still, or
     were about to, so that QEMU does not let it go on by itself. switching: likewise, and the rest is to follow in
-    post-copy. opened: the target was sent what it needs to run, or is about to be.
+    post-copy. volumes: disks that must be alike on both sides before it has left. opened: the target was sent what it
+    needs to run, or is about to be.
 
-    Target: taken_over: it was told to run, or is about to be; from then on it is never discarded. in_part: it runs, or
-    is about to, with memory that is not all there.
+    Target: disk_port: where it takes in disks; layered: those of them that stand on an image. taken_over: it was told
+    to run, or is about to be; from then on it is never discarded. in_part: it runs, or is about to, with memory that is
+    not all there.
 
     closed: both sides are done with it; only its answers are still known.
     """
@@ -37,6 +39,9 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     role: Role
     host: str = ""
     port: int = 0
+    disk_port: int = 0
+    layered: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
     goals: Goals = Goals()
     tactics: Tactics = Tactics()
     was_paused: bool = False
@@ -80,6 +85,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     identity: Identity | None = None
     ending: Ending | None = None
     transfer: Transfer | None = None
+    copied: str = ""  # the migration whose disks on the target are like its own, to the last write
 
 
 def save(run_dir: RunDir, record: Record) -> None:

@@ -6,6 +6,7 @@ from novacron.model.machine import MachineStatus
 
 GUEST_SHUTDOWN = "guest_shutdown"
 IO_ERROR = "io-error"
+SHUT_DOWN = "its guest has shut down, and its disks are still being copied"
 NOT_BEGUN = "it has not begun to run"
 
 UNDER_WAY = frozenset({"setup", "wait-unplug", "active", "pre-switchover", "device", "cancelling"})

@@ -1,0 +1,102 @@
+"""The source's disks in a move: copied while the guest runs, alike to the last write when it stands, or let go of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from novacron.agent.drivers.base import ProgressListener, Reception
+from novacron.agent.drivers.qemu import mirror, power, status, tls
+from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.mirror import Copied
+from novacron.agent.drivers.qemu.record import Ending
+from novacron.errors import MigrationFailed
+from novacron.model.machine import MachineReport, MachineStatus
+from novacron.model.migration import Goals, Progress
+
+BY_FORCE = "it was ended by force: the guest did not shut down within {:g} s"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """Which disks are to be copied where. features: of this QEMU."""
+
+    migration_id: str
+    to: Reception
+    volume_ids: tuple[str, ...]
+    goals: Goals
+    features: tuple[str, ...]
+
+
+async def begin(machine: Machine, order: Order) -> None:
+    """Have QEMU copy, unless it does. :raise MigrationFailed: it could not begin; nothing of it is left."""
+    record, spec = machine.record, machine.record.spec
+    tls.write(machine.run_dir, order.migration_id, order.to.key_hex, record.uid, record.gid)
+    layered = {disk.volume_id for disk in spec.disks if disk.backing_digest} if spec else set()
+    record.copied = ""
+    await mirror.begin(
+        machine,
+        order.migration_id,
+        order.to,
+        order.volume_ids,
+        order.features,
+        layered,
+        order.goals.bandwidth_bytes_per_s,
+    )
+
+
+async def copied(machine: Machine, order: Order, progress: ProgressListener, stall_s: float) -> int:
+    """Wait until they are alike; the bytes that were copied. Errors as `mirror.ready`."""
+
+    def tell(seen: Copied) -> None:
+        at = machine.clock.wall()
+        progress(Progress(at=at, disk_total_bytes=seen.total_bytes, disk_copied_bytes=seen.done_bytes))
+
+    return (await mirror.ready(machine, order.volume_ids, tell, order.features, stall_s)).done_bytes
+
+
+async def finish(machine: Machine, migration_id: str, volume_ids: tuple[str, ...]) -> None:
+    """Its guest stands still: have the disks alike to the last write, and note that. Done before: fine.
+
+    :raise MigrationFailed: they may differ.
+    """
+    if not volume_ids or machine.record.copied == migration_id:
+        return
+    await mirror.finish(machine, volume_ids)
+    machine.record.copied = migration_id
+    machine.save()
+
+
+async def halt(machine: Machine, migration_id: str, volume_ids: tuple[str, ...], patience_s: float) -> MachineReport:
+    """End it, the guest asked first; between the guest's end and QEMU's the disks are made alike.
+
+    :raise MigrationFailed: they may differ; if it has ended, its own are the good ones.
+    """
+    if not volume_ids:
+        return await power.stop(machine, patience_s)
+    if not machine.ended:
+        machine.lingers = True
+        try:
+            reason = await _stand(machine, patience_s)
+            await finish(machine, migration_id, volume_ids)
+        finally:
+            machine.lingers = False
+        await machine.end(Ending(MachineStatus.STOPPED, reason))
+    if machine.record.copied != migration_id:
+        raise MigrationFailed(f"machine {machine.vm_id} ended before all of its disks had been copied")
+    return machine.report()
+
+
+async def _stand(machine: Machine, patience_s: float) -> str:
+    """Have its guest shut down, or stand still for good when it does not. How it ended, in words."""
+    report = await machine.refresh()
+    if report.reason in (status.NOT_BEGUN, status.SHUT_DOWN):
+        return report.reason
+    if await power.ask_guest(machine, patience_s, lambda: machine.ended or machine.reason == status.SHUT_DOWN):
+        return status.GUEST_SHUTDOWN
+    await machine.door().execute("stop")
+    return BY_FORCE.format(patience_s)
+
+
+async def drop(machine: Machine) -> None:
+    """The copies are of no use any more. None, or ended: fine."""
+    if not machine.ended:
+        await mirror.drop(machine)

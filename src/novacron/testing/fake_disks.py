@@ -1,0 +1,73 @@
+"""The fake driver's disks that move: copied to the target's own, kept alike as the guest writes, and let go of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from novacron.agent.drivers.base import DiskFile, FileAt, Reception
+from novacron.errors import MigrationFailed
+from novacron.model.machine import ENDED
+from novacron.testing import fake_snapshots
+from novacron.testing.fake_world import FakeHost, FakeMachine, FakeWorld
+
+
+def guest_writes(world: FakeWorld, vm_id: str, before: str, content: str) -> bool:
+    """The guest writes to all its disks, wherever it runs; whether it did.
+
+    before: what it wrote last. One that finds anything else there has lost a write: a violation, recorded for ever.
+    """
+    names = world.running(vm_id)
+    if len(names) != 1:
+        return False
+    machine = world.hosts[names[0]].machines[vm_id]
+    for disk in machine.launch.disks:
+        found = fake_snapshots.read(_path(disk)).content
+        if found != before:
+            world.violations.append(f"{vm_id} wrote {before} and finds {found} on {names[0]}")
+        _write(world, machine, disk, content)
+    return True
+
+
+def _write(world: FakeWorld, machine: FakeMachine, disk: DiskFile, content: str) -> None:
+    fake_snapshots.write(_path(disk), content)
+    other = machine.mirrors.get(disk.volume_id)
+    if other is None:
+        return
+    if machine.to is None or world.waiting_at(machine.to) is None:
+        machine.mirrors = {}  # the target is gone, and with it the copy
+    else:
+        fake_snapshots.write(other, content)
+
+
+async def copied(
+    world: FakeWorld, host: FakeHost, machine: FakeMachine, to: Reception, volume_ids: tuple[str, ...]
+) -> int:
+    """As Driver.copy_disks."""
+    if set(machine.mirrors) != set(volume_ids) or machine.to != to:
+        machine.to, machine.mirrors = to, {}
+        await world.clock.sleep(world.transfer_s)
+        found = world.waiting_at(to)
+        if found is None or world.is_cut(found[0].name, host.name) or machine.report.status in ENDED:
+            raise MigrationFailed("its disks could not be copied; the source runs as before")
+        there = {disk.volume_id: _path(disk) for disk in found[1].launch.disks if disk.volume_id in found[1].receives}
+        for disk in machine.launch.disks:
+            if disk.volume_id in volume_ids:
+                machine.mirrors[disk.volume_id] = there[disk.volume_id]
+                fake_snapshots.write(there[disk.volume_id], fake_snapshots.read(_path(disk)).content)
+    return sum(disk.size_bytes for disk in machine.launch.spec.disks if disk.volume_id in volume_ids)
+
+
+def finished(world: FakeWorld, machine: FakeMachine, migration_id: str, volume_ids: tuple[str, ...]) -> None:
+    """The guest stands still: the copies are whole. :raise MigrationFailed: they may not be."""
+    if not volume_ids or machine.copied == migration_id:
+        return
+    there = machine.to is not None and world.waiting_at(machine.to) is not None
+    if set(machine.mirrors) != set(volume_ids) or not there:
+        raise MigrationFailed("its disks are not alike on both sides")
+    machine.copied, machine.mirrors = migration_id, {}
+
+
+def _path(disk: DiskFile) -> Path:
+    if not isinstance(disk.source, FileAt):
+        raise TypeError(f"a simulated disk is a file, not {disk.source}")
+    return disk.source.path
