@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from novacron.agent.drivers.base import Driver, Reception
+from novacron.agent.drivers.base import Driver
 from novacron.agent.ledger import Ledger, Role
+from novacron.agent.proxies import Proxies
 from novacron.errors import NotFound
+from novacron.model.machine import MachineSpec
 from novacron.model.migration import Progress
 from novacron.wire import agent as wire
 
@@ -17,10 +19,10 @@ Announce = Callable[[wire.MigrationProgress], None]
 class Postcopy:
     """Verbs take their wire struct and answer its result. All are idempotent."""
 
-    def __init__(self, ledger: Ledger, driver: Driver, *, host: str, announce: Announce) -> None:
+    def __init__(self, ledger: Ledger, driver: Driver, proxies: Proxies, *, announce: Announce) -> None:
         self._ledger = ledger
         self._driver = driver
-        self._host = host
+        self._proxies = proxies
         self._announce = announce
 
     async def open_postcopy(self, args: wire.OpenPostcopy) -> None:
@@ -33,25 +35,26 @@ class Postcopy:
 
     async def fetch_rest(self, args: wire.FetchRest) -> wire.RestFetched:
         """(source) :raise MigrationFailed: the rest can never be fetched; the machine is lost."""
-        self._check_leaving(args)
+        spec = self._check_leaving(args)
 
         def tell(progress: Progress) -> None:
             self._announce(wire.MigrationProgress(migration_id=args.migration_id, progress=progress))
 
-        to = Reception(host=args.to.host, port=args.to.port, key_hex=args.to.key_hex) if args.to else None
+        to = await self._proxies.again(args, spec)
         rest = await self._driver.fetch_rest(args.vm_id, args.migration_id, tell, to)
         return wire.RestFetched(done=rest.done, why=rest.why)
 
     async def reopen(self, args: wire.Reopen) -> wire.ReceptionAt:
         """(target) :raise StateConflict: nothing of its memory is missing."""
         holding = self._ledger.check(args.vm_id, args.generation)
-        if holding is None or holding.migration_id != args.migration_id:
+        if holding is None or holding.migration_id != args.migration_id or holding.spec is None:
             raise NotFound(f"migration {args.migration_id} brought no machine {args.vm_id} here")
-        reception = await self._driver.reopen(args.vm_id, args.migration_id, self._host)
-        return wire.ReceptionAt(host=reception.host, port=reception.port, key_hex=reception.key_hex)
+        return await self._proxies.reopen(self._driver, holding.spec, args.migration_id, args.proxy)
 
-    def _check_leaving(self, args: wire.OpenPostcopy | wire.FetchRest) -> None:
+    def _check_leaving(self, args: wire.OpenPostcopy | wire.FetchRest) -> MachineSpec:
         # The floor is not raised here: that is a write to disk, and a guest stands still.
         holding = self._ledger.check(args.vm_id, args.generation)
-        if holding is None or holding.role is not Role.LEAVING or holding.migration_id != args.migration_id:
+        leaves = holding is not None and holding.role is Role.LEAVING and holding.migration_id == args.migration_id
+        if holding is None or holding.spec is None or not leaves:
             raise NotFound(f"machine {args.vm_id} does not leave this node by migration {args.migration_id}")
+        return holding.spec

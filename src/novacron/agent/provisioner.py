@@ -68,7 +68,7 @@ class Provisioner:
 
     async def prepare(self, spec: MachineSpec, undo: Undo, *, running: bool = False) -> Launch:
         """Everything made, or found made: idempotent. running: its guest has the seed open, which stays as it is."""
-        uid = self._uid(spec)
+        uid = self.uid_of(spec)
         run_dir = self._make_run_dir(spec.vm_id, uid)
         disks = [keys.place(await self.volume(spec, disk), run_dir, uid) for disk in spec.disks]
         plugs = []
@@ -97,7 +97,7 @@ class Provisioner:
 
     async def volume(self, spec: MachineSpec, disk: Disk) -> DiskFile:
         """One of its disks as its user opens it; made when missing, unless the machine has run before."""
-        uid, ran_before = self._uid(spec), bool(spec.machine_type)  # hardware is pinned by the first start
+        uid, ran_before = self.uid_of(spec), bool(spec.machine_type)  # hardware is pinned by the first start
         pool = self._depot.pool_of(spec, disk)
         if spec.parent_id and disk.source_volume_id:
             await pool.clone_volume(disk, disk.source_volume_id)
@@ -112,7 +112,8 @@ class Provisioner:
         """Delete what belongs to a machine that is deleted and is no volume."""
         await asyncio.to_thread(belongings.remove, self._depot.own.machines_dir(), vm_id)
 
-    def _uid(self, spec: MachineSpec) -> int | None:
+    def uid_of(self, spec: MachineSpec) -> int | None:
+        """As whom it runs; None: as the agent."""
         return self._uid_base + spec.isolation_slot if self._uid_base else None
 
     async def unplug(self, spec: MachineSpec | None, *, but: tuple[Nic, ...] = ()) -> None:

@@ -27,7 +27,7 @@ from novacron.agent.drivers.base import (
     ReportListener,
     Taken,
 )
-from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict
+from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict, Unsupported
 from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
@@ -194,8 +194,10 @@ class FakeDriver:
 
     # -- migration -----------------------------------------------------------------------------------------
 
-    async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
+    async def accept(self, launch: Launch, migration_id: str, host: str, *, proxied: bool = False) -> Reception:
         self._trouble("accept", after=False)
+        if proxied:
+            raise Unsupported("its streams are in memory: there is nothing to give a proxy")
         vm_id = launch.spec.vm_id
         machine = self._host.machines.get(vm_id)
         if machine is None or machine.report.status in ENDED:
@@ -250,7 +252,8 @@ class FakeDriver:
         self._trouble("fetch_rest", after=True)
         return fetched
 
-    async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
+    async def reopen(self, vm_id: str, migration_id: str, host: str, *, proxied: bool = False) -> Reception:
+        del proxied  # it never was
         self._trouble("reopen", after=False)
         machine = self._get(vm_id)
         if machine.report.migration_id != migration_id or not machine.missing_from:

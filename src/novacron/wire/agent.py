@@ -153,23 +153,38 @@ class ConsoleText(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool
 
 
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream that comes through the proxies of both agents. peer: the one address its source may come from; scope:
+    whose pages may be used for it, and kept of it.
+    """
+
+    peer: str
+    scope: str
+
+
 class Accept(msgspec.Struct, frozen=True, kw_only=True):
     """(target) → Reception. The spec carries the pins and the generation of the source.
 
-    boots: nothing is streamed; it boots when it is taken over, and the reception says nothing.
+    boots: nothing is streamed; it boots when it is taken over, and the reception says nothing. proxy: None: QEMU's own
+    connection. An agent that knows no proxies gives a reception that is not proxied.
     """
 
     migration_id: str
     spec: MachineSpec
     boots: bool = False
+    proxy: Proxy | None = None
 
 
 class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the target listens, and the key of this one migration (a secret: never logged or stored)."""
+    """Where the target listens, and the key of this one migration (a secret: never logged or stored).
+
+    proxied: its agent does, and takes what the source's agent sends; else its QEMU.
+    """
 
     host: str
     port: int
     key_hex: str
+    proxied: bool = False
 
 
 class Measure(MachineVerb, frozen=True, kw_only=True):
@@ -209,10 +224,14 @@ class OpenPostcopy(MachineVerb, frozen=True, kw_only=True):
 
 
 class FetchRest(MachineVerb, frozen=True, kw_only=True):
-    """(source) Wait until the target has all memory; to: by another stream than the one that broke. → RestFetched"""
+    """(source) Wait until the target has all memory; to: by another stream than the one that broke. → RestFetched
+
+    bandwidth_bytes_per_s: what that may take, where it goes through a proxy; 0: as the link.
+    """
 
     migration_id: str
     to: ReceptionAt | None = None
+    bandwidth_bytes_per_s: int = 0
 
 
 class RestFetched(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,9 +242,10 @@ class RestFetched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reopen(MachineVerb, frozen=True, kw_only=True):
-    """(target) Listen anew for the rest of its memory. → ReceptionAt"""
+    """(target) Listen anew for the rest of its memory, as it was accepted. → ReceptionAt"""
 
     migration_id: str
+    proxy: Proxy | None = None
 
 
 class TakeOver(MachineVerb, frozen=True, kw_only=True):

@@ -149,11 +149,17 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reception(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a target listens for one migration, and the key both ends must hold (hex; a secret: never logged)."""
+    """Where a target listens for one migration, and the key both ends must hold (hex; a secret: never logged).
 
-    host: str
-    port: int
-    key_hex: str
+    socket: a unix socket of this node in place of all three, where its stream proxy is or will come. patience_s: so
+    long may nothing move there before it is given up, if that is longer than is usual.
+    """
+
+    host: str = ""
+    port: int = 0
+    key_hex: str = ""
+    socket: Path | None = None
+    patience_s: float = 0.0
 
 
 class DiskReception(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,8 +281,11 @@ class Driver(Protocol):
 
     # -- migration. Before `take_over` on the other side, `reclaim` makes the source run as before.
 
-    async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
-        """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer."""
+    async def accept(self, launch: Launch, migration_id: str, host: str, *, proxied: bool = False) -> Reception:
+        """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer.
+
+        proxied: at a unix socket in its own directory, for this node's stream proxy. :raise Unsupported: it never is.
+        """
         ...
 
     async def send(
@@ -314,8 +323,10 @@ class Driver(Protocol):
         """
         ...
 
-    async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
+    async def reopen(self, vm_id: str, migration_id: str, host: str, *, proxied: bool = False) -> Reception:
         """(target) Listen anew for the rest of its memory, after the link broke. Asked again: at another port.
+
+        proxied: as it was accepted.
 
         :raise StateConflict: nothing of its memory is missing.
         """

@@ -14,15 +14,26 @@ from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.migrations.reachable import Reachability
+from novacron.control.migrations.transport import scope_of
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, stamped, states, wiring_of
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, NETWORKS, VMS, Records
+from novacron.control.store.records import IMAGES, NETWORKS, NODES, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import NotFound, StateConflict
 from novacron.failpoint import reach
 from novacron.model.machine import MachineReport
-from novacron.model.migration import Do, Figures, Migration, MigrationKind, Step, Undo, next_action, tactics_of
+from novacron.model.migration import (
+    Do,
+    Figures,
+    Migration,
+    MigrationKind,
+    Step,
+    Transport,
+    Undo,
+    next_action,
+    tactics_of,
+)
 from novacron.model.network import Flow
 from novacron.model.vm import Vm, running_spec
 from novacron.wire import agent as wire
@@ -156,12 +167,24 @@ class Performer:
         pools = specs_of(self._records, running_spec(vm).disks)
         wiring = wiring_of(self._records, running_spec(vm).nics)
         spec = machine_spec(vm, image, wiring=wiring, pools=pools)
-        verb = wire.Accept(migration_id=migration.id, spec=spec, boots=migration.kind is MigrationKind.COLD)
+        verb = wire.Accept(
+            migration_id=migration.id,
+            spec=spec,
+            boots=migration.kind is MigrationKind.COLD,
+            proxy=self._proxy(migration, vm),
+        )
         await self._spread_networks(migration, vm)
         await self._distribution.bring_all(migration.target_node, verb.spec)
         answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         self._receptions[migration.id] = answer
         return answer
+
+    def _proxy(self, migration: Migration, vm: Vm) -> wire.Proxy | None:
+        """What the target's stream proxy is told; None: it needs none."""
+        if migration.goals.transport is not Transport.PROXY:
+            return None
+        facts = self._records.find(NODES, migration.source_node).record.facts
+        return wire.Proxy(peer=facts.migration_address if facts else "", scope=scope_of(vm))
 
     async def _spread_networks(self, migration: Migration, vm: Vm) -> None:
         """The target has the machine's networks before the machine comes. What it refuses refuses the move."""
@@ -213,7 +236,13 @@ class Performer:
         """
         generation, to, broke = self._vm(migration).generation, None, False
         while True:
-            verb = wire.FetchRest(vm_id=migration.vm_id, generation=generation, migration_id=migration.id, to=to)
+            verb = wire.FetchRest(
+                vm_id=migration.vm_id,
+                generation=generation,
+                migration_id=migration.id,
+                to=to,
+                bandwidth_bytes_per_s=migration.goals.bandwidth_bytes_per_s,
+            )
             async with self._progress.of(migration.id):
                 rest = await self._agents.call(
                     migration.source_node, verb, wire.RestFetched, deadline_s=REST_DEADLINE_S
@@ -225,7 +254,8 @@ class Performer:
                 await self._journal.note(migration.id, f"the link broke in post-copy ({rest.why}); it is made anew")
             else:
                 await self._clock.sleep(LINK_RETRY_S)
-            again = wire.Reopen(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
+            proxy = self._proxy(migration, self._vm(migration))
+            again = wire.Reopen(vm_id=migration.vm_id, generation=generation, migration_id=migration.id, proxy=proxy)
             try:
                 to = await self._agents.call(migration.target_node, again, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
             except StateConflict:

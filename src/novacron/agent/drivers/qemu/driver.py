@@ -30,6 +30,7 @@ from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, 
 from novacron.agent.drivers.qemu.firmware import NETWORK_BOOT, find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.gate import Gate
 from novacron.agent.drivers.qemu.machine import STDERR_FILE, Machine
+from novacron.agent.drivers.qemu.migration import PROXIED
 from novacron.agent.drivers.qemu.postcopy import fetched, open_, relink, reopen
 from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.agent.drivers.qemu.record import Record, Role
@@ -92,11 +93,12 @@ class QemuDriver:
         )
 
     def _extras(self, binary: Path) -> tuple[str, ...]:
-        """What is not QEMU's own: other packages bring it."""
+        """What is not QEMU's own: other packages bring it, or the agent."""
         has = {
             tpm.FEATURE: tpm.is_installed(),
             "secure-boot": find_uefi(secure=True) is not None,
             NETWORK_BOOT: has_network_rom(binary),
+            PROXIED: True,
         }
         return tuple(name for name, there in has.items() if there)
 
@@ -181,8 +183,9 @@ class QemuDriver:
 
     # -- migration -------------------------------------------------------------------------------------------
 
-    async def accept(self, launch: Launch, migration_id: str, host: str) -> Reception:
-        return await self._run(launch.spec.vm_id, "accept", self._accept(launch, migration_id, host))
+    async def accept(self, launch: Launch, migration_id: str, host: str, *, proxied: bool = False) -> Reception:
+        at = "" if proxied else host
+        return await self._run(launch.spec.vm_id, "accept", self._accept(launch, migration_id, at))
 
     async def send(
         self,
@@ -212,8 +215,8 @@ class QemuDriver:
         why = await self._run(vm_id, "fetch_rest", relink(machine, migration_id, to))
         return await fetched(machine, self._stall_s, why)
 
-    async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
-        return await self._with(vm_id, "reopen", lambda machine: reopen(machine, migration_id, host))
+    async def reopen(self, vm_id: str, migration_id: str, host: str, *, proxied: bool = False) -> Reception:
+        return await self._with(vm_id, "reopen", lambda machine: reopen(machine, migration_id, host, proxied=proxied))
 
     async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
         return await self._with(

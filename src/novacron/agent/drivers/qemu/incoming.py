@@ -17,6 +17,7 @@ from novacron.agent.drivers.qemu.migration import (
     capabilities,
     only,
     require,
+    socket_after,
     target_parameters,
     uri,
 )
@@ -33,36 +34,50 @@ WHOLE_DEADLINE_S = 5.0  # the source has heard of it by then
 async def accept(
     machine: Machine, what: Launch, host: Host, features: tuple[str, ...], migration_id: str, address: str
 ) -> Reception:
-    """Start it, waiting for a stream on `address` with a key of its own. After a failure nothing of it is left."""
+    """Start it, waiting for a stream on `address` with a key of its own; none: for this node's stream proxy.
+
+    After a failure nothing of it is left.
+    """
     require(features)
-    listen_at = uri(address, 0)
-    machine.record.transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=address)
+    transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=address)
+    if not address:
+        transfer.socket = socket_after("")
+    listen_at = uri(address, 0) if address else f"unix:{transfer.socket}"  # QEMU works in its own directory
+    machine.record.transfer = transfer
     key_hex = tls.new_key()
     await launch(machine, what, host, incoming=True)
     try:
         await limit(machine, what)
-        tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
         monitor = machine.door()
-        await tls.install(monitor, machine.run_dir, migration_id, "server")
+        if address:
+            tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
+            await tls.install(monitor, machine.run_dir, migration_id, "server")
         await monitor.execute("migrate-set-capabilities", capabilities(on=True))
         if postcopy_probe.FEATURE in features:
             # It takes a stream of either kind then; whether it will be needed is decided on the way.
             await monitor.execute("migrate-set-capabilities", only(POSTCOPY))
-        await monitor.execute("migrate-set-parameters", target_parameters(tls.OBJECT_ID))
+        await monitor.execute("migrate-set-parameters", target_parameters(tls.OBJECT_ID if address else ""))
         await monitor.execute("migrate-incoming", {"uri": listen_at})
-        machine.record.transfer.port = await _port(machine)
+        if address:
+            transfer.port = await _port(machine)
         machine.save()
     except BaseException:
         await abandon(machine)
         raise
     machine.become(MachineStatus.INCOMING)
-    return Reception(host=address, port=machine.record.transfer.port, key_hex=key_hex)
+    if not address:
+        return Reception(socket=machine.run_dir.path / transfer.socket)
+    return Reception(host=address, port=transfer.port, key_hex=key_hex)
 
 
 def reception(machine: Machine, migration_id: str) -> Reception | None:
     """The answer `accept` gave, while the machine still waits; None: it gave none."""
     transfer = machine.transfer(migration_id, Role.TARGET)
-    if transfer is None or not transfer.port or machine.status is not MachineStatus.INCOMING:
+    if transfer is None or machine.status is not MachineStatus.INCOMING:
+        return None
+    if transfer.socket:
+        return Reception(socket=machine.run_dir.path / transfer.socket)
+    if not transfer.port:
         return None
     key_hex = tls.read(machine.run_dir, migration_id)
     return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex) if key_hex else None
@@ -112,6 +127,7 @@ async def verify(machine: Machine) -> MachineReport:
     if machine.record.transfer is not None:
         machine.record.transfer.closed = True
         machine.save()
+        machine.run_dir.remove(*filter(None, (machine.record.transfer.socket,)))
     return machine.report()
 
 

@@ -14,7 +14,7 @@ import socket
 from novacron.agent.drivers.base import Fetched, Reception
 from novacron.agent.drivers.qemu import stand_in, status, tls
 from novacron.agent.drivers.qemu.machine import Machine
-from novacron.agent.drivers.qemu.migration import Info, Memory, progress_of, uri
+from novacron.agent.drivers.qemu.migration import Info, Memory, progress_of, socket_after, uri
 from novacron.agent.drivers.qemu.record import Role, Transfer
 from novacron.agent.drivers.qemu.takeback import abort
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, StateConflict
@@ -136,7 +136,7 @@ async def relink(machine: Machine, migration_id: str, to: Reception | None) -> s
     await _pause(machine)  # on this side nobody may have noticed yet
     _require_paused(machine)
     try:
-        if tls.read(machine.run_dir, migration_id) != to.key_hex:
+        if to.socket is None and tls.read(machine.run_dir, migration_id) != to.key_hex:
             tls.write(machine.run_dir, migration_id, to.key_hex, machine.record.uid, machine.record.gid)
             await tls.install(machine.door(), machine.run_dir, migration_id, "client")
         await stand_in.let_go(machine)
@@ -153,13 +153,11 @@ async def _connect(machine: Machine, to: Reception) -> None:
     attempt hangs ends itself when that one comes to its end.
     """
     loop = asyncio.get_running_loop()
-    family, kind, *_ = (await loop.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))[
-        0
-    ]
-    with socket.socket(family, kind) as link:
+    family, address = await _address(to)
+    with socket.socket(family, socket.SOCK_STREAM) as link:
         link.setblocking(False)
         async with asyncio.timeout(CONNECT_DEADLINE_S):
-            await loop.sock_connect(link, (to.host, to.port))
+            await loop.sock_connect(link, address)
         await machine.door().hand(_LINK, link.fileno())
         try:
             await machine.door().execute("migrate", {"uri": f"fd:{_LINK}", "resume": True})
@@ -168,6 +166,14 @@ async def _connect(machine: Machine, to: Reception) -> None:
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
             raise
+
+
+async def _address(to: Reception) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+    if to.socket is not None:
+        return socket.AF_UNIX, str(to.socket)
+    look_up = asyncio.get_running_loop().getaddrinfo
+    family, *_ = (await look_up(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))[0]
+    return family, (to.host, to.port)
 
 
 async def _see_it_linked(machine: Machine, link: socket.socket) -> None:
@@ -198,6 +204,7 @@ async def fetched(machine: Machine, stall_s: float, why: str = "") -> Fetched:
     :raise MigrationFailed: it has ended, or QEMU cannot go on with it.
     """
     seen, moved_at_s = Memory(), machine.clock.monotonic_s()
+    stall_s = max(stall_s, machine.record.transfer.patience_s if machine.record.transfer else 0.0)
     while machine.migration_state != "completed":
         if machine.ended or machine.migration_state in status.OVER:
             words = machine.died().message if machine.ended else await _words(machine)
@@ -249,7 +256,7 @@ async def _look(machine: Machine) -> Memory | None:
 # -- target ------------------------------------------------------------------------------------------------------
 
 
-async def reopen(machine: Machine, migration_id: str, host: str) -> Reception:
+async def reopen(machine: Machine, migration_id: str, host: str, *, proxied: bool = False) -> Reception:
     """As the driver's. The key is the one it has: a QEMU that waits for memory takes no other."""
     transfer = machine.transfer(migration_id, Role.TARGET)
     if machine.ended:
@@ -257,6 +264,9 @@ async def reopen(machine: Machine, migration_id: str, host: str) -> Reception:
     whole = transfer is not None and (transfer.closed or machine.migration_state == "completed")
     if transfer is None or whole or not transfer.in_part:
         raise StateConflict.of(f"machine {machine.vm_id}", "whole", ("without a part of its memory",), "reopen")
+    if proxied:
+        await _pause(machine)
+        return await _listen_locally(machine, transfer)
     key_hex = tls.read(machine.run_dir, migration_id)
     if key_hex is None:
         raise DriverError(f"the key of migration {migration_id} is gone: its target cannot be found again")
@@ -265,6 +275,14 @@ async def reopen(machine: Machine, migration_id: str, host: str) -> Reception:
     transfer.host, transfer.port = host, port
     machine.save()
     return Reception(host=host, port=port, key_hex=key_hex)
+
+
+async def _listen_locally(machine: Machine, transfer: Transfer) -> Reception:
+    before, transfer.socket = transfer.socket, socket_after(transfer.socket)
+    machine.save()
+    await machine.oob().execute_oob("migrate-recover", {"uri": f"unix:{transfer.socket}"})
+    machine.run_dir.remove(*filter(None, (before,)))
+    return Reception(socket=machine.run_dir.path / transfer.socket)
 
 
 async def _listen(machine: Machine, host: str) -> int:
