@@ -14,6 +14,8 @@ import msgspec
 from novacron.errors import InvalidInput
 from novacron.model.identity import check_name
 
+MAX_PAGE_CACHE_MIB = 1 << 20
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerConfig:
@@ -70,6 +72,8 @@ class AgentConfig:
     tunnel_host: address at which the other nodes reach this one's overlay networks; empty: migration_host.
     image_door_port: where other nodes fetch image files over TLS, on migration_host; 0: the
     system picks one; absent: it is not offered.
+    page_cache_mib: of pages that came with machines are kept so many on disk, so that they need not come again over a
+    slow link; 0: none.
     uid_base: as root each machine runs as uid_base + its isolation slot; 0: as the agent's own user.
     """
 
@@ -83,6 +87,7 @@ class AgentConfig:
     tunnel_host: str = ""
     tls_ca: Path | None = None
     image_door_port: int | None = None
+    page_cache_mib: int = 2048
     uid_base: int = 0x4E430000
     accelerator: str = "auto"
     qemu_binary: str = "qemu-system-x86_64"
@@ -91,6 +96,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         check_name(self.node_name, "node_name")
         _check_port("image_door_port", self.image_door_port or 0)
+        if not 0 <= self.page_cache_mib <= MAX_PAGE_CACHE_MIB:
+            raise InvalidInput.field("page_cache_mib", "is out of bounds", f"give 0 to {MAX_PAGE_CACHE_MIB}")
         _check_one_of("accelerator", self.accelerator, ("auto", "kvm", "tcg"))
         _check_one_of("log_format", self.log_format, ("text", "json"))
         if not self.server.startswith(("https://", "http://", "unix:/")):

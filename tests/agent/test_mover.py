@@ -219,6 +219,35 @@ async def test_an_agent_killed_between_resuming_and_writing_knows_what_it_did(wa
     walk.arrived_whole()
 
 
+@pytest.mark.parametrize("died", [False, True], ids=["it waits", "it died"])
+async def test_what_was_to_be_taken_over_and_certainly_never_ran_can_be_discarded(walk: Walk, died: bool) -> None:
+    await walk.accept()
+    await walk.send()
+    b = walk.cluster["b"]
+    incoming = b.ledger.get(VM)
+    assert incoming is not None
+    await b.ledger.put(msgspec.structs.replace(incoming, role=Role.OWNED, generation=2))
+    if died:
+        b.host.crash(VM)
+    else:  # an agent that died once its ledger was written
+        await walk.cluster.kill("b")
+        await walk.cluster.boot("b")
+    await walk.call("b", wire.Discard(vm_id=VM, generation=2, migration_id=MIGRATION), type(None))
+    assert b.machines.reports() == ()
+    await walk.call("a", wire.Reclaim(vm_id=VM, generation=3, migration_id=MIGRATION), MachineReport)
+    assert walk.cluster.world.running(VM) == ["a"]
+
+
+async def test_what_was_taken_over_cannot_be_discarded(walk: Walk) -> None:
+    for _, _, step in walk.steps()[:3]:
+        await step()
+    for crashed in (False, True):
+        if crashed:
+            walk.cluster["b"].host.crash(VM)
+        with pytest.raises(StateConflict):
+            await walk.call("b", wire.Discard(vm_id=VM, generation=2, migration_id=MIGRATION), type(None))
+
+
 async def test_taking_over_needs_a_newer_generation(walk: Walk) -> None:
     await walk.accept()
     await walk.send()

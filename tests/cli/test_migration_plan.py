@@ -42,7 +42,7 @@ def plan(*, target: str | None = "node-2") -> dict[str, Any]:
         "vm": "web-1", "vm_id": VM_ID, "at_rest": False, "source_node": "node-1", "source_node_id": NODE_ID,
         "target_node": target, "target_node_id": NODE_ID if target else None,
         "goals": {"max_downtime_ms": 50, "finish_within_s": 3600, "max_slowdown_percent": 0,
-                  "bandwidth_bytes_per_s": 0, "may_pause": False, "never_postcopy": False},
+                  "bandwidth_bytes_per_s": 0, "may_pause": False, "never_postcopy": False, "transport": "auto"},
         "goals_said_by": {"max_downtime_ms": "asked for"},
         "measured": {"at": NOW, "interval_s": 1.0, "dirtied_bytes": 3 << 20, "memory_used_bytes": 300 << 20,
                      "memory_bytes": 2 << 30},

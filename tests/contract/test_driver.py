@@ -12,7 +12,8 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from novacron.agent.drivers.base import Driver, Launch, Reception
+from novacron.agent.drivers.base import Driver, Launch
+from novacron.agent.drivers.handoff import Reception
 from novacron.clock import SystemClock
 from novacron.errors import DriverError, MachineDied, MigrationFailed, NovaCronError, StateConflict
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus, StopMode

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from novacron.agent.drivers.base import Launch, Reception
+from novacron.agent.drivers.base import Launch
+from novacron.agent.drivers.handoff import Reception
 from novacron.errors import MachineDied, MigrationFailed, MonitorFailed, StateConflict
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.migration import Goals

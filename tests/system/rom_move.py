@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 
-from novacron.agent.drivers.base import Departure, Launch, Reception
+from novacron.agent.drivers.base import Launch
+from novacron.agent.drivers.handoff import Departure, Reception
 from novacron.agent.drivers.qemu import QemuDriver
 from novacron.agent.drivers.qemu.postcopy_probe import SETTING
 from novacron.model.machine import MachineReport, MachineStatus

@@ -28,13 +28,16 @@ needs_guest = [
 
 
 @asynccontextmanager
-async def a_lab() -> AsyncIterator[Lab]:
-    """Two nodes without a bridge, and the image `ticker`; gone afterwards with everything in it."""
+async def a_lab(*, bridged: bool = False, pages: int = 2, wss_pages: int = 2048) -> AsyncIterator[Lab]:
+    """Two nodes, and the image `ticker`; gone afterwards with everything in it.
+
+    bridged: each has a link of its own. pages: so many its guest writes in a tick, wss_pages: to so many in all.
+    """
     with tempfile.TemporaryDirectory(prefix="nc-", dir="/tmp") as folder:
         path = Path(folder)
         path.chmod(0o711)
-        async with open_lab(path / "lab", bridged=False) as made:
-            guest = rom(path / "cache", pages_per_tick=2, wss_pages=2048)
+        async with open_lab(path / "lab", bridged=bridged) as made:
+            guest = rom(path / "cache", pages_per_tick=pages, wss_pages=wss_pages)
             await made.client.do(images.create(images.ImageCreate(name="ticker")))
             await made.client.upload("ticker", FileRole.FIRMWARE, guest)
             await made.client.do(images.seal("ticker"))
@@ -42,9 +45,9 @@ async def a_lab() -> AsyncIterator[Lab]:
 
 
 @asynccontextmanager
-async def a_vm(lab: Lab) -> AsyncIterator[vms.Vm]:
+async def a_vm(lab: Lab, memory_mib: int = 32) -> AsyncIterator[vms.Vm]:
     """A running VM; deleted afterwards, whatever became of it."""
-    wish = vms.VmCreate(name="spine", image="ticker", memory_mib=32, nics=[])
+    wish = vms.VmCreate(name="spine", image="ticker", memory_mib=memory_mib, nics=[])
     made = await lab.client.do(vms.create(wish))
     yield await lab.client.wait_vm(made.id, "running", deadline_s=END_S)
     await lab.client.do(vms.delete(made.id, force=True))
@@ -82,7 +85,7 @@ async def its_node_answers(lab: Lab, vm_id: str) -> None:
 
 async def begin_slowly(lab: Lab, vm: vms.Vm) -> migrations.Migration:
     """A migration that is transferring, at a rate that leaves time to strike."""
-    wish = migrations.MigrationCreate(vm=vm.id, bandwidth_bytes_per_s=SLOW)
+    wish = migrations.MigrationCreate(vm=vm.id, bandwidth_bytes_per_s=SLOW, transport="direct")
     begun = await lab.client.do(migrations.create(wish))
     async with asyncio.timeout(END_S):
         while begun.state != "transferring":

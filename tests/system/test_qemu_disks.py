@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, Reception
+from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer
+from novacron.agent.drivers.handoff import Reception
 from novacron.agent.drivers.qemu import mirror
 from novacron.agent.drivers.qemu.devices import disk_id
 from novacron.agent.drivers.qemu.machine import Machine
@@ -74,7 +75,8 @@ class DiskMove(Move):
         return await self.target.accept(self.launch(self.other), self.migration_id, LOOPBACK, self.volumes)
 
     async def copy(self, to: Reception, goals: Goals = Goals()) -> int:  # noqa: B008 (frozen)
-        return await self.source.copy_disks(self.vm_id, self.migration_id, to, self.volumes, goals, nothing)
+        assert to.disks is not None
+        return await self.source.copy_disks(self.vm_id, self.migration_id, to.disks, self.volumes, goals, nothing)
 
     async def send_all(self, to: Reception, tactics: Tactics, goals: Goals = Goals()) -> None:  # noqa: B008 (frozen)
         await self.source.send(self.vm_id, self.migration_id, to, goals, nothing, tactics, self.volumes)
@@ -261,7 +263,7 @@ async def test_a_link_that_hangs_is_given_up_and_the_guest_writes_on(hosts: Host
         move = DiskMove(hosts, stall_s=1.0)
         to = await move.prepare()
         assert to.disks is not None
-        through = await between.lead_to(msgspec.structs.replace(to, port=to.disks.port))
+        through = await between.lead_to(Reception(host=to.disks.host, port=to.disks.port))
         led = msgspec.structs.replace(to, disks=msgspec.structs.replace(to.disks, port=through.port))
         copying = asyncio.create_task(move.copy(led, SLOW))
         await move.copying()
@@ -280,7 +282,8 @@ async def test_progress_is_told(hosts: Hosts) -> None:
     to = await move.prepare()
     seen: list[Progress] = []
     goals = Goals(bandwidth_bytes_per_s=16 << 20)
-    await move.source.copy_disks(move.vm_id, move.migration_id, to, move.volumes, goals, seen.append)
+    assert to.disks is not None
+    await move.source.copy_disks(move.vm_id, move.migration_id, to.disks, move.volumes, goals, seen.append)
     assert [one.disk_copied_bytes for one in seen] == sorted(one.disk_copied_bytes for one in seen)
     assert seen[-1].disk_copied_bytes == seen[-1].disk_total_bytes > 0
     assert find_in(move.one.root / move.vm_id, move.vm_id) is not None

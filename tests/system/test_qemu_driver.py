@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, NicPlug, Reception
+from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, NicPlug
+from novacron.agent.drivers.handoff import Reception
 from novacron.agent.drivers.qemu import QemuDriver
 from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, NovaCronError

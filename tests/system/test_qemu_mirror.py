@@ -69,7 +69,9 @@ class Pair:
             launches.append(launch)
         self.write_outside(self.here, 0, "-P 0x11 1M 5M")
         await self.one.start(launches[0])
-        self.to = await self.other.accept(launches[1], MIGRATION, HERE, self.volumes)
+        reception = await self.other.accept(launches[1], MIGRATION, HERE, self.volumes)
+        assert reception.disks is not None
+        self.to = reception.disks
         self.source, self.target = self.machine(self.one), self.machine(self.other)
         source = self.source
         tls.write(source.run_dir, MIGRATION, self.to.key_hex, source.record.uid, source.record.gid)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from novacron.agent.drivers.base import Reception
+from novacron.agent.drivers.handoff import Reception
 from novacron.agent.drivers.qemu import incoming, postcopy_probe
 from novacron.errors import DeadlineExceeded, DriverError, MachineDied, MigrationFailed, NovaCronError, StateConflict
 from novacron.model.machine import MachineStatus

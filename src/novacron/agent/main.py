@@ -41,12 +41,14 @@ from novacron.agent.network.tap import TapNetwork
 from novacron.agent.network.travel import Movements
 from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.proxies import Proxies
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
 from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.tool import Tools
+from novacron.agent.stream.cache import PageCache
 from novacron.agent.verbs import Verbs, network_table, table
 from novacron.agent.volumes import Volumes
 from novacron.clock import Clock, SystemClock
@@ -117,12 +119,13 @@ class Agent:
         ledger = Ledger(settings.state_dir / "machines")
         self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id)
         self._heartbeat = Heartbeat(self.machines, self._host, clock)
+        self.proxies = Proxies(settings.migration_host, settings.run_dir, provisioner.uid_of, _pages(settings))
         mover = Mover(
             ledger,
             provisioner,
             self.driver,
             self.machines,
-            host=settings.migration_host,
+            proxies=self.proxies,
             announce=self._announce,
             clock=clock,
             travel=self.movements,
@@ -167,6 +170,12 @@ class Agent:
         )
 
 
+def _pages(settings: AgentConfig) -> PageCache | None:
+    """What is kept of incoming streams. It goes with this process: the file has no name."""
+    limit_bytes = settings.page_cache_mib << 20
+    return PageCache(settings.state_dir, limit_bytes) if limit_bytes else None
+
+
 async def serve(settings: AgentConfig) -> None:
     """Adopt what lives, then keep the line open until SIGTERM or SIGINT."""
     stopping = asyncio.Event()
@@ -177,6 +186,7 @@ async def serve(settings: AgentConfig) -> None:
     running = stopped = trimming = tending = None
     doors = contextlib.AsyncExitStack()
     try:
+        agent.proxies.sweep()
         await agent.snapshots.sweep()
         agent.images.sweep()
         await doors.enter_async_context(agent.open_door(settings))
@@ -202,6 +212,7 @@ async def serve(settings: AgentConfig) -> None:
         await asyncio.gather(*ending, return_exceptions=True)
         await doors.aclose()
         await agent.line.finish(FINISH_WITHIN_S)
+        await agent.proxies.close()
         await agent.movements.close()
         await agent.driver.close()
 

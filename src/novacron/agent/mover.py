@@ -12,16 +12,19 @@ roles in the ledger (LEAVING, INCOMING) keep ordinary verbs from running a copy 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import msgspec
 
 from novacron.agent.cold import Cold, bare
-from novacron.agent.drivers.base import DiskReception, Driver, Launch, ProgressListener, Reception
+from novacron.agent.drivers.base import Driver, Launch, ProgressListener
+from novacron.agent.drivers.handoff import Departure, DiskReception, Reception
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import Machines
-from novacron.agent.network import Luggage, StayAtHome, Travel
+from novacron.agent.network import StayAtHome, Travel
 from novacron.agent.postcopy import Announce, Postcopy
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.proxies import Proxies
 from novacron.agent.undo import Undo
 from novacron.clock import Clock
 from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
@@ -31,7 +34,7 @@ from novacron.wire import agent as wire
 
 
 class Mover:
-    """Verbs take their wire struct and answer its result. `host`: the address on which streams are received."""
+    """Verbs take their wire struct and answer its result."""
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class Mover:
         driver: Driver,
         machines: Machines,
         *,
-        host: str,
+        proxies: Proxies,
         announce: Announce,
         clock: Clock,
         travel: Travel | None = None,
@@ -49,11 +52,11 @@ class Mover:
         self._provisioner = provisioner
         self._driver = driver
         self._machines = machines
-        self._host = host
+        self._proxies = proxies
         self._announce = announce
         self._travel = travel or StayAtHome()
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
-        self.postcopy = Postcopy(ledger, driver, host=host, announce=announce)
+        self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
 
     # -- target --------------------------------------------------------------------------------------------
 
@@ -86,17 +89,17 @@ class Mover:
                 await self.cold.rehearse(spec, args.receives)
             if args.boots and not args.receives:
                 return wire.ReceptionAt(host="", port=0, key_hex="")
-            return _told(await self._listen(incoming, again=again))
+            return await self._listen(incoming, args.proxy, again=again)
 
-    async def _listen(self, incoming: Holding, *, again: bool) -> Reception:
+    async def _listen(self, incoming: Holding, proxy: wire.Proxy | None, *, again: bool) -> wire.ReceptionAt:
         """Started and waiting, or found so. After a failure nothing of it is left, nor a volume that was to be filled
         (undone in reverse: its floor stays).
         """
         spec = incoming.spec if incoming.spec and not incoming.boots else bare(incoming.spec)
         received = incoming.received
 
-        async def listen(launch: Launch) -> Reception:
-            return await self._driver.accept(launch, incoming.migration_id, self._host, received)
+        async def listen(launch: Launch) -> wire.ReceptionAt:
+            return await self._proxies.accept(self._driver, launch, incoming.migration_id, proxy, received)
 
         if again:
             return await listen(await self._provisioner.prepare(spec, Undo(), fresh=received))
@@ -104,6 +107,7 @@ class Mover:
             gone = Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.GONE)
             undo.add("forget it", lambda: self._ledger.put(gone))
             undo.add("delete its volumes", lambda: self._provisioner.remove_volumes(received, spec))
+            undo.add("close its proxy", lambda: self._proxies.end(incoming.migration_id))
             await self._ledger.put(incoming)
             reception = await self._provisioner.boot(spec, listen, fresh=received)
             undo.success()
@@ -184,6 +188,7 @@ class Mover:
         if holding is None or holding.role is not Role.OWNED:
             raise NotFound(f"machine {args.vm_id} is not this node's own")
         report = await self._driver.verify(args.vm_id)
+        await self._proxies.end(args.migration_id)
         return msgspec.structs.replace(report, generation=holding.generation)
 
     def _still_incoming(self, vm_id: str) -> bool:
@@ -200,13 +205,15 @@ class Mover:
         """
         async with self._ledger.turn(args.vm_id):
             holding = await self._ledger.admit(args.vm_id, args.generation)
-            if holding.role is Role.OWNED and holding.migration_id == args.migration_id:
-                raise StateConflict.of(f"machine {args.vm_id}", "this node's own by now", ("incoming",), "discard")
-            if holding.role in (Role.OWNED, Role.LEAVING):
-                return
             seen = self._driver.report(args.vm_id)
+            ours = holding.role is Role.OWNED and holding.migration_id == args.migration_id
+            if ours and not _never_continued(seen, args.generation):
+                raise StateConflict.of(f"machine {args.vm_id}", "this node's own by now", ("incoming",), "discard")
+            if holding.role in (Role.OWNED, Role.LEAVING) and not ours:
+                return
             if holding.migration_id == args.migration_id or (seen and seen.migration_id == args.migration_id):
                 await self._driver.discard(args.vm_id, args.migration_id)
+                await self._proxies.end(args.migration_id)
                 await self._provisioner.remove_volumes(holding.received, holding.spec)
                 await self._depart(holding)
 
@@ -228,8 +235,8 @@ class Mover:
         :raise NotFound: nothing of it is here. :raise MigrationFailed: it runs as before.
         """
         async with self._ledger.turn(args.vm_id):
-            holding = self._ledger.check(args.vm_id, args.generation)
-            if holding is None or self._driver.report(args.vm_id) is None:
+            holding, seen = self._ledger.check(args.vm_id, args.generation), self._driver.report(args.vm_id)
+            if holding is None or holding.spec is None or seen is None:
                 raise NotFound(f"no machine {args.vm_id} runs on this node")
             if holding.role not in (Role.OWNED, Role.LEAVING):
                 raise StateConflict.of(f"machine {args.vm_id}", holding.role, ("owned",), "send")
@@ -239,16 +246,15 @@ class Mover:
                 holding, role=Role.LEAVING, generation=args.generation, migration_id=args.migration_id
             )
             await self._ledger.put(leaving)
-        departure = await self._driver.send(
-            args.vm_id,
-            args.migration_id,
-            _place(args.to),
-            args.goals,
-            self._teller(args.migration_id),
-            args.tactics,
-            args.volumes,
-        )
-        luggage = await self._travel.leaving(leaving.spec) if leaving.spec else Luggage()
+        tell = self._teller(args.migration_id)
+
+        def act(to: Reception) -> Awaitable[Departure]:
+            return self._driver.send(args.vm_id, args.migration_id, to, args.goals, tell, args.tactics, args.volumes)
+
+        again = holding.role is Role.LEAVING and holding.migration_id == args.migration_id
+        left = seen.status is MachineStatus.HANDED_OFF
+        departure = await self._proxies.send(args, holding.spec, act, again=again, left=left)
+        luggage = await self._travel.leaving(holding.spec)
         stopped_ago_ms = departure.stopped_ago_ms + luggage.packed_in_ms
         return wire.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
 
@@ -298,9 +304,11 @@ class Mover:
             if before is not None:  # the floor first: from here on nothing makes it run again
                 leaving = msgspec.structs.replace(before, role=Role.LEAVING, generation=args.generation)
             await self._ledger.put(leaving)
-            figures = await self._driver.release(args.vm_id, args.migration_id)
+            measured = await self._driver.release(args.vm_id, args.migration_id)
+            figures = self._proxies.figured(args.migration_id, measured)
             await self._provisioner.remove_volumes(args.volumes, leaving.spec)
             await self._depart(leaving, args.migration_id, figures)
+            await self._proxies.end(args.migration_id)
         return figures
 
     async def reclaim(self, args: wire.Reclaim) -> MachineReport:
@@ -318,6 +326,7 @@ class Mover:
             halted = holding.halted == args.migration_id
             if seen is not None and seen.status not in ENDED and not halted:
                 await self._driver.reclaim(args.vm_id, args.migration_id)
+            await self._proxies.end(args.migration_id)
             own = msgspec.structs.replace(
                 holding,
                 role=Role.OWNED,
@@ -350,13 +359,11 @@ class Mover:
         await self._ledger.put(gone)
 
 
-def _place(at: wire.ReceptionAt) -> Reception:
-    disks = DiskReception(port=at.disks.port, layered=at.disks.layered) if at.disks else None
-    return Reception(host=at.host, port=at.port, key_hex=at.key_hex, disks=disks)
+def _never_continued(seen: MachineReport | None, generation: int) -> bool:
+    """Whether what was to be taken over certainly never ran: it has that generation before it is told to."""
+    stands = seen is not None and (seen.status is MachineStatus.INCOMING or seen.status in ENDED)
+    return seen is not None and stands and seen.generation < generation
 
 
-def _told(reception: Reception) -> wire.ReceptionAt:
-    taken, disks = reception.disks, None
-    if taken is not None:
-        disks = wire.DisksAt(port=taken.port, layered=taken.layered)
-    return wire.ReceptionAt(host=reception.host, port=reception.port, key_hex=reception.key_hex, disks=disks)
+def _place(at: wire.DisksAt) -> DiskReception:
+    return DiskReception(host=at.host, port=at.port, key_hex=at.key_hex, layered=at.layered)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from novacron.agent.drivers.base import Driver, Reception
+from novacron.agent.drivers.base import Driver
+from novacron.agent.drivers.handoff import Reception
 from novacron.agent.ledger import Ledger, Role
 from novacron.errors import NotFound
 from novacron.model.migration import Progress

@@ -76,7 +76,7 @@ class Provisioner:
 
         fresh: volumes that are made although the machine has run before: they are about to be filled.
         """
-        uid = self._uid(spec)
+        uid = self.uid_of(spec)
         run_dir = self._make_run_dir(spec.vm_id, uid)
         disks = [
             keys.place(await self.volume(spec, disk, fresh=disk.volume_id in fresh), run_dir, uid)
@@ -108,7 +108,7 @@ class Provisioner:
 
     async def volume(self, spec: MachineSpec, disk: Disk, *, fresh: bool = False) -> DiskFile:
         """One of its disks as its user opens it; made when missing, unless the machine has run before (or `fresh`)."""
-        uid, ran_before = self._uid(spec), bool(spec.machine_type) and not fresh  # pinned by the first start
+        uid, ran_before = self.uid_of(spec), bool(spec.machine_type) and not fresh  # pinned by the first start
         pool = self._depot.pool_of(spec, disk)
         if spec.parent_id and disk.source_volume_id:
             await pool.clone_volume(disk, disk.source_volume_id)
@@ -145,7 +145,8 @@ class Provisioner:
         """Delete what belongs to a machine that is deleted and is no volume."""
         await asyncio.to_thread(belongings.remove, self._depot.own.machines_dir(), vm_id)
 
-    def _uid(self, spec: MachineSpec) -> int | None:
+    def uid_of(self, spec: MachineSpec) -> int | None:
+        """As whom it runs; None: as the agent."""
         return self._uid_base + spec.isolation_slot if self._uid_base else None
 
     async def unplug(self, spec: MachineSpec | None, *, but: tuple[Nic, ...] = ()) -> None:

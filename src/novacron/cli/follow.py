@@ -13,7 +13,7 @@ from novacron.errors import MigrationFailed, Reason
 
 if TYPE_CHECKING:
     from novacron.cli.session import Session
-    from novacron.client.migrations import Migration
+    from novacron.client.migrations import Figures, Migration
     from novacron.client.sync import Client
 
 
@@ -78,7 +78,7 @@ def _figures(migration: Migration) -> Iterator[str]:
     if measured.total_ms is not None:
         yield f"total {amounts.milliseconds(measured.total_ms)}"
     if measured.bytes_transferred is not None:
-        yield f"{amounts.size(measured.bytes_transferred)} sent"
+        yield f"{amounts.size(measured.bytes_transferred)} sent{_packed(measured)}"
     if measured.iterations is not None:
         yield f"{measured.iterations} rounds"
     if measured.downtime_qemu_ms is not None:
@@ -87,6 +87,14 @@ def _figures(migration: Migration) -> Iterator[str]:
         yield f"{amounts.milliseconds(measured.downtime_stopped_ms)} from stop to resume"
     if measured.network_gap_ms is not None:
         yield f"{amounts.milliseconds(measured.network_gap_ms)} off the network, as {measured.network_checked_by} saw"
+
+
+def _packed(measured: Figures) -> str:
+    """What the stream proxies made of it."""
+    if not measured.stream_bytes:
+        return ""
+    held = f", {measured.pages_held} pages held there" if measured.pages_held else ""
+    return f" for {amounts.size(measured.stream_bytes)} through the stream proxies{held}"
 
 
 def failure(migration: Migration) -> MigrationFailed:

@@ -31,6 +31,11 @@ _OPTIONS = (
         "--may-pause/--no-may-pause", default=None, help="It may stand still for what cannot be caught up with."
     ),
     click.option("--never-postcopy/--allow-postcopy", default=None, help="Its memory is never on two nodes."),
+    click.option(
+        "--transport",
+        type=click.Choice(["auto", "direct", "proxy"]),
+        help="Through the stream proxies or not; usual: where the link is the bottleneck.",
+    ),
 )
 _FIELDS = {
     "max_downtime_ms": "max_downtime_ms",
@@ -39,6 +44,7 @@ _FIELDS = {
     "bandwidth": "bandwidth_bytes_per_s",
     "may_pause": "may_pause",
     "never_postcopy": "never_postcopy",
+    "transport": "transport",
 }
 
 
@@ -69,4 +75,6 @@ def words(goals: Goals) -> str:
         told.append("may be paused" if goals.may_pause else "may not be paused")
     if goals.never_postcopy is not None:
         told.append("never post-copy" if goals.never_postcopy else "post-copy allowed")
+    if goals.transport is not None:
+        told.append(f"transport {goals.transport}")
     return ", ".join(told) or "-"

@@ -21,6 +21,7 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bandwidth_bytes_per_s: int | None = None
     may_pause: bool | None = None
     never_postcopy: bool | None = None
+    transport: str | None = None
 
 
 class MigrationCreate(Goals, frozen=True, kw_only=True, omit_defaults=True):
@@ -98,6 +99,7 @@ class GoalsInForce(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_bytes_per_s: int
     may_pause: bool
     never_postcopy: bool
+    transport: str = "auto"
 
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +164,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured; None: not measured."""
+    """What was measured; None: not measured. stream_bytes, pages_held, link_bytes_per_s: through the stream proxies."""
 
     total_ms: float | None = None
     setup_ms: float | None = None
@@ -176,6 +178,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     rate_bytes_per_s: float | None = None
     network_gap_ms: float | None = None
     network_checked_by: str | None = None
+    stream_bytes: int | None = None
+    pages_held: int | None = None
+    link_bytes_per_s: float | None = None
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +205,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     max_slowdown_percent: int
     may_pause: bool
     never_postcopy: bool
+    transport: str = "direct"
     labels: dict[str, str]
     explanation: list[str]
     steps_begun: list[str]

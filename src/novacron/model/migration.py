@@ -41,6 +41,17 @@ class Strategy(StrEnum):
     HYBRID = "hybrid"
 
 
+class Transport(StrEnum):
+    """How a stream gets to the target: by QEMU's own connection, or by the agents' stream proxies, which make it small.
+
+    auto: as the link asks for; a migration that has begun has one of the others.
+    """
+
+    AUTO = "auto"
+    DIRECT = "direct"
+    PROXY = "proxy"
+
+
 class MigrationState(StrEnum):
     PENDING = "pending"
     PREPARING = "preparing"
@@ -128,7 +139,8 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     bandwidth_bytes_per_s 0 = as fast as the link; finish_within_s: cancelled when it takes longer.
     max_slowdown_percent: how much of its time the guest may be kept waiting so that it comes to an end; may_pause: the
-    guest may stand still for what pre-copy cannot catch up with; never_postcopy: never let it run on two nodes' memory.
+    guest may stand still for what pre-copy cannot catch up with; never_postcopy: never let it run on two nodes' memory;
+    transport: how the stream gets there.
     """
 
     max_downtime_ms: int = 100
@@ -137,6 +149,7 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_slowdown_percent: int = 0
     may_pause: bool = False
     never_postcopy: bool = False
+    transport: Transport = Transport.AUTO
 
 
 class Tactics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -175,7 +188,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     downtime_stopped_ms: from the source's STOP to the target's RESUME; each side gives the age of its own
     event, so no clocks are compared. network_gap_ms: from the source's STOP until the node network_checked_by heard
     the guest answer on its network again (an estimate: see control.migrations.reachable). bytes_transferred: on the
-    wire as QEMU counts. disk_bytes: copied of disks.
+    wire, as QEMU counts, or the stream proxy where there was one. stream_bytes: what QEMU gave the proxy; pages_held:
+    not sent since the target held them; link_bytes_per_s: what the link carried when the proxy kept it full.
+    disk_bytes: copied of disks.
     """
 
     total_ms: float | None = None
@@ -190,6 +205,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rate_bytes_per_s: float | None = None
     network_gap_ms: float | None = None
     network_checked_by: str | None = None
+    stream_bytes: int | None = None
+    pages_held: int | None = None
+    link_bytes_per_s: float | None = None
 
 
 class DiskMove(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from novacron.model.migration import Transport
+
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Goals of a migration, as far as somebody has said any. None: not said. The words are those of Goals."""
@@ -17,6 +19,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bandwidth_bytes_per_s: int | None = None
     may_pause: bool | None = None
     never_postcopy: bool | None = None
+    transport: Transport | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from novacron.agent.drivers.base import DiskFile, FileAt, Reception
+from novacron.agent.drivers.base import DiskFile, FileAt
+from novacron.agent.drivers.handoff import DiskReception
 from novacron.errors import MigrationFailed
 from novacron.model.machine import ENDED
 from novacron.testing import fake_snapshots
@@ -33,20 +34,20 @@ def _write(world: FakeWorld, machine: FakeMachine, disk: DiskFile, content: str)
     other = machine.mirrors.get(disk.volume_id)
     if other is None:
         return
-    if machine.to is None or world.waiting_at(machine.to) is None:
+    if machine.mirrored_to is None or world.filled_at(machine.mirrored_to) is None:
         machine.mirrors = {}  # the target is gone, and with it the copy
     else:
         fake_snapshots.write(other, content)
 
 
 async def copied(
-    world: FakeWorld, host: FakeHost, machine: FakeMachine, to: Reception, volume_ids: tuple[str, ...]
+    world: FakeWorld, host: FakeHost, machine: FakeMachine, to: DiskReception, volume_ids: tuple[str, ...]
 ) -> int:
     """As Driver.copy_disks."""
-    if set(machine.mirrors) != set(volume_ids) or machine.to != to:
-        machine.to, machine.mirrors = to, {}
+    if set(machine.mirrors) != set(volume_ids) or machine.mirrored_to != to:
+        machine.mirrored_to, machine.mirrors = to, {}
         await world.clock.sleep(world.transfer_s)
-        found = world.waiting_at(to)
+        found = world.filled_at(to)
         if found is None or world.is_cut(found[0].name, host.name) or machine.report.status in ENDED:
             raise MigrationFailed("its disks could not be copied; the source runs as before")
         there = {disk.volume_id: _path(disk) for disk in found[1].launch.disks if disk.volume_id in found[1].receives}
@@ -61,7 +62,7 @@ def finished(world: FakeWorld, machine: FakeMachine, migration_id: str, volume_i
     """The guest stands still: the copies are whole. :raise MigrationFailed: they may not be."""
     if not volume_ids or machine.copied == migration_id:
         return
-    there = machine.to is not None and world.waiting_at(machine.to) is not None
+    there = machine.mirrored_to is not None and world.filled_at(machine.mirrored_to) is not None
     if set(machine.mirrors) != set(volume_ids) or not there:
         raise MigrationFailed("its disks are not alike on both sides")
     machine.copied, machine.mirrors = migration_id, {}

@@ -15,20 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.agent.drivers.base import (
-    Adjustment,
-    Arrival,
-    Beside,
-    Departure,
-    DiskReception,
-    Fetched,
-    Launch,
-    ProgressListener,
-    Reception,
-    ReportListener,
-    Taken,
-)
-from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict
+from novacron.agent.drivers.base import Adjustment, Beside, Launch, ProgressListener, ReportListener, Taken
+from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
+from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict, Unsupported
 from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
@@ -195,14 +184,18 @@ class FakeDriver:
 
     # -- migration -----------------------------------------------------------------------------------------
 
-    async def accept(self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = ()) -> Reception:
+    async def accept(
+        self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = (), *, proxied: bool = False
+    ) -> Reception:
         self._trouble("accept", after=False)
+        if proxied:
+            raise Unsupported("its streams are in memory: there is nothing to give a proxy")
         vm_id = launch.spec.vm_id
         machine = self._host.machines.get(vm_id)
         if machine is None or machine.report.status in ENDED:
             machine = self._make(launch, MachineStatus.INCOMING, migration_id)
             port = self._world.new_port()
-            disks = DiskReception(port=port + 1000) if receives else None
+            disks = DiskReception(host=host, port=port, key_hex=f"{port:032x}") if receives else None
             machine.reception = Reception(host=host, port=port, key_hex=f"{port:032x}", disks=disks)
             machine.receives = receives
         elif machine.report.migration_id != migration_id or machine.reception is None:
@@ -224,7 +217,7 @@ class FakeDriver:
         self,
         vm_id: str,
         migration_id: str,
-        to: Reception,
+        to: DiskReception,
         volume_ids: tuple[str, ...],
         goals: Goals,
         progress: ProgressListener,

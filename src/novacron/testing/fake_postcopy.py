@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from novacron.agent.drivers.base import Fetched, Reception
+from novacron.agent.drivers.handoff import Fetched, Reception
 from novacron.errors import MigrationFailed
 from novacron.testing.fake_world import FakeHost, FakeMachine, FakeWorld
 

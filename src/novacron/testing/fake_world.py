@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.agent.drivers.base import Departure, Launch, Reception, ReportListener
+from novacron.agent.drivers.base import Launch, ReportListener
+from novacron.agent.drivers.handoff import Departure, DiskReception, Reception
 from novacron.clock import Clock
 from novacron.errors import MonitorFailed, NovaCronError
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
@@ -41,6 +42,7 @@ class FakeMachine:
     missing_from: str = ""
     transfer: asyncio.Task[Departure] | None = None
     receives: tuple[str, ...] = ()
+    mirrored_to: DiskReception | None = None
     mirrors: dict[str, Path] = dataclasses.field(default_factory=dict)
     copied: str = ""
     ignores_shutdown: bool = False
@@ -144,6 +146,15 @@ class FakeWorld:
         for host in self.hosts.values():
             for machine in host.machines.values():
                 if machine.reception == to and machine.report.status is MachineStatus.INCOMING:
+                    return host, machine
+        return None
+
+    def filled_at(self, to: DiskReception) -> tuple[FakeHost, FakeMachine] | None:
+        """Who takes in disks there with that key."""
+        for host in self.hosts.values():
+            for machine in host.machines.values():
+                given = machine.reception.disks if machine.reception else None
+                if given == to and machine.report.status is MachineStatus.INCOMING:
                     return host, machine
         return None
 

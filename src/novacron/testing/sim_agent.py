@@ -16,6 +16,7 @@ from novacron.agent.mover import Mover
 from novacron.agent.network import Network
 from novacron.agent.postcopy import Announce
 from novacron.agent.provisioner import Provisioner
+from novacron.agent.proxies import Proxies
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
@@ -119,7 +120,7 @@ class SimAgent:
             provisioner,
             self.driver,
             self.machines,
-            host="127.0.0.1",
+            proxies=Proxies("127.0.0.1", run_dir, provisioner.uid_of),
             announce=self._announce,
             clock=clock,
         )

@@ -153,32 +153,51 @@ class ConsoleText(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool
 
 
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream that comes through the proxies of both agents. peer: the one address its source may come from; scope:
+    whose pages may be used for it, and kept of it.
+    """
+
+    peer: str
+    scope: str
+
+
 class Accept(msgspec.Struct, frozen=True, kw_only=True):
     """(target) → Reception. The spec carries the pins and the generation of the source.
 
     boots: no memory is streamed; it boots when it is taken over (or, at_rest, does not), and the reception says nothing
-    but of disks. receives: its disks that are copied here: made anew, and filled by the source.
+    but of disks. receives: its disks that are copied here: made anew, and filled by the source. proxy: None: QEMU's own
+    connection. An agent that knows no proxies gives a reception that is not proxied.
     """
 
     migration_id: str
     spec: MachineSpec
     boots: bool = False
     receives: tuple[str, ...] = ()
+    proxy: Proxy | None = None
 
 
 class DisksAt(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the target takes in disks. layered: those that stand on an image there too."""
-
-    port: int
-    layered: tuple[str, ...] = ()
-
-
-class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the target listens, and the key of this one migration (a secret: never logged or stored)."""
+    """Where the target takes in disks, and the key (a secret: never logged or stored). layered: those that stand on an
+    image there too.
+    """
 
     host: str
     port: int
     key_hex: str
+    layered: tuple[str, ...] = ()
+
+
+class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the target listens, and the key of this one migration (a secret: never logged or stored).
+
+    proxied: its agent does, and takes what the source's agent sends; else its QEMU.
+    """
+
+    host: str
+    port: int
+    key_hex: str
+    proxied: bool = False
     disks: DisksAt | None = None
 
 
@@ -189,7 +208,7 @@ class CopyDisks(MachineVerb, frozen=True, kw_only=True):
     """
 
     migration_id: str
-    to: ReceptionAt
+    to: DisksAt
     volumes: tuple[str, ...]
     spec: MachineSpec
     goals: Goals

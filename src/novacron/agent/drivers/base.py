@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.errors import Reason
 from novacron.model.machine import DriveBus, MachineReport, MachineSpec, Qos, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Tactics
@@ -148,53 +149,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     gid: int | None = None
 
 
-class DiskReception(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a target takes in the disks that move with their machine.
-
-    layered: those of them that are children of an image there, so that only what is their own need be copied.
-    """
-
-    port: int
-    layered: tuple[str, ...] = ()
-
-
-class Reception(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a target listens for one migration, and the key both ends must hold (hex; a secret: never logged).
-
-    disks: likewise for disks; None: none are awaited.
-    """
-
-    host: str
-    port: int
-    key_hex: str
-    disks: DiskReception | None = None
-
-
-class Departure(msgspec.Struct, frozen=True, kw_only=True):
-    """Both sides stand still, and the source will not go on by itself.
-
-    stopped_ago_ms: time since the source's vCPUs stopped, when this was made. whole: the stream has been received
-    whole; else `open_postcopy` is to follow.
-    """
-
-    stopped_ago_ms: float
-    whole: bool = True
-
-
-class Fetched(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether all memory is on the target; if not, the link broke, and the rest waits for another one."""
-
-    done: bool
-    why: str = ""
-
-
-class Arrival(msgspec.Struct, frozen=True, kw_only=True):
-    """The target runs. resumed_ago_ms: time since its vCPUs started, when this was made."""
-
-    resumed_ago_ms: float
-    report: MachineReport
-
-
 ReportListener = Callable[[MachineReport], None]
 ProgressListener = Callable[[Progress], None]
 
@@ -277,10 +231,15 @@ class Driver(Protocol):
 
     # -- migration. Before `take_over` on the other side, `reclaim` makes the source run as before.
 
-    async def accept(self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = ()) -> Reception:
+    async def accept(
+        self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = (), *, proxied: bool = False
+    ) -> Reception:
         """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer.
 
-        receives: volumes that the source fills before.
+        receives: volumes that the source fills before. proxied: it waits at a unix socket in its own directory, for
+        this node's stream proxy.
+
+        :raise Unsupported: its streams never go through one.
         """
         ...
 
@@ -295,7 +254,7 @@ class Driver(Protocol):
         self,
         vm_id: str,
         migration_id: str,
-        to: Reception,
+        to: DiskReception,
         volume_ids: tuple[str, ...],
         goals: Goals,
         progress: ProgressListener,
@@ -363,6 +322,8 @@ class Driver(Protocol):
 
     async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
         """(target) Listen anew for the rest of its memory, after the link broke. Asked again: at another port.
+
+        proxied: as it was accepted.
 
         :raise StateConflict: nothing of its memory is missing.
         """

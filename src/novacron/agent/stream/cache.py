@@ -95,7 +95,7 @@ class Scope:
         self._cache = cache
         self._fresh = hasher(secret)
         self.secret = secret
-        self._blocks = KeyTable(MAX_IMAGE_BLOCKS)
+        self._blocks = KeyTable(1)  # grows with the first image: most scopes have none
         self._places = array.array("Q", bytes(8 * self._blocks.slots))
         self._images: dict[int, int] = {}  # number → descriptor
         self._names: dict[Path, int] = {}
@@ -115,6 +115,10 @@ class Scope:
         :raise OSError: it cannot be read.
         """
         descriptor = os.open(image, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if self._blocks.slots < MAX_IMAGE_BLOCKS:
+            larger = KeyTable(MAX_IMAGE_BLOCKS)
+            self._places = array.array("Q", bytes(8 * larger.slots))
+            self._blocks = larger
         self.unlearn(image)
         number = max(self._images, default=0) + 1
         self._images[number], self._names[image] = descriptor, number

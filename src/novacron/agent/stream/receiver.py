@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
-from novacron.agent.stream import messages
+from novacron.agent.stream import meeting, messages
 from novacron.agent.stream.batch import PAGE_BYTES, Page, digest_of, rebuild
 from novacron.agent.stream.cache import Scope
 from novacron.agent.stream.door import Door
@@ -35,18 +35,20 @@ class Receiver:
 
     def __init__(
         self, *, secret: bytes, host: str, qemu_path: Path, scope: Scope | None = None, port: int = 0,
-        peer: str | None = None, settings: Settings | None = None,
+        peer: str | None = None, settings: Settings | None = None, qemu_uid: int | None = None,
     ) -> None:  # fmt: skip
         """secret: of this migration, known to both ends. host, port: where to listen (0: the system picks).
 
         qemu_path: the unix socket where the target's QEMU waits for its stream; connected to when the source comes.
         scope: whose pages may be used and kept; None: every page comes over the wire. peer: the one IP address the
-        source may come from. :raise InvalidInput: settings out of bounds, or no secret.
+        source may come from. qemu_uid: whose the socket has to be; None: anybody's.
+
+        :raise InvalidInput: settings out of bounds, or no secret.
         """
         self._settings = (settings or Settings()).check()
         self._context = context(secret, End.TARGET)
         self._host, self._port, self._peer = host, port, peer
-        self._qemu_path, self._scope = qemu_path, scope
+        self._qemu_path, self._qemu_uid, self._scope = qemu_path, qemu_uid, scope
         self._unpacker = Unpacker()
         self._found: dict[int, Found] = {}
         self._raw_bytes = self._pages = self._held_pages = self._found_bytes = 0
@@ -80,6 +82,11 @@ class Receiver:
             raise MigrationFailed("the stream was closed")
         self._run.result()
         return self.figures()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was begun and is over, well or not."""
+        return self._run is not None and self._run.done()
 
     def figures(self) -> Figures:
         """What it has come to so far, as this end sees it."""
@@ -135,7 +142,7 @@ class Receiver:
 
     async def _meet(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
-            return await asyncio.open_unix_connection(self._qemu_path)
+            return await asyncio.open_unix_connection(sock=meeting.connected(self._qemu_path, self._qemu_uid))
         except OSError as wrong:
             raise MigrationFailed(f"the target's QEMU does not wait at {self._qemu_path}: {wrong.strerror}") from wrong
 

@@ -44,15 +44,17 @@ class Sender:
     def __init__(
         self, *, secret: bytes, target: tuple[str, int], socket_path: Path, owner: tuple[int, int] | None = None,
         settings: Settings | None = None, link_bytes_per_s: float | None = None, cap_bytes_per_s: int | None = None,
+        local_host: str | None = None,
     ) -> None:  # fmt: skip
         """secret: of this migration, known to both ends. target: what `Receiver.start` gave. socket_path: where
-        QEMU will connect, to be made here for the user `owner`. link_bytes_per_s: what an earlier stream measured.
+        QEMU will connect, to be made here for the user `owner`; nobody else may write in its directory.
+        link_bytes_per_s: what an earlier stream measured. local_host: the address of this node the target expects.
 
         :raise InvalidInput: settings out of bounds, or no secret.
         """
         self._settings = (settings or Settings()).check()
         self._context = context(secret, End.SOURCE)
-        self._target, self._path, self._owner = target, socket_path, owner
+        self._target, self._local_host, self._path, self._owner = target, local_host, socket_path, owner
         self._cap = cap_bytes_per_s
         self._splitter = Splitter()
         known = [rate for rate in (link_bytes_per_s, cap_bytes_per_s) if rate]
@@ -79,7 +81,8 @@ class Sender:
         """Dial the target and listen for QEMU; the address for its `migrate`. :raise InvalidInput: no such path."""
         self._line = Line(self._settings, self._cap)
         self._window = Window(self._settings.window_bytes)
-        self._dialler = Dialler(self._line, self._context, self._target, secrets.token_bytes(TOKEN_BYTES))
+        token = secrets.token_bytes(TOKEN_BYTES)
+        self._dialler = Dialler(self._line, self._context, self._target, token, self._local_host)
         self._met: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
         try:
             self._door = await asyncio.start_unix_server(self._meet, self._path, limit=2 * MAX_RAW_BYTES, backlog=1)
@@ -109,6 +112,11 @@ class Sender:
         self._cap = bytes_per_s
         if self._run is not None:
             self._line.set_cap(bytes_per_s)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was begun and is over, well or not."""
+        return self._run is not None and self._run.done()
 
     def figures(self) -> Figures:
         """What it has come to so far."""

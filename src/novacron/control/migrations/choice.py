@@ -14,7 +14,7 @@ from novacron.control.migrations import predict
 from novacron.control.migrations.goals import Effective
 from novacron.control.migrations.history import MIB, Costs, Link
 from novacron.errors import Reason
-from novacron.model.migration import Goals, MigrationKind, Strategy
+from novacron.model.migration import Goals, MigrationKind, Strategy, Transport
 from novacron.model.prediction import Prediction, Range
 
 
@@ -22,7 +22,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a move to one node. asked_kind, asked_strategy: None: the engine chooses.
 
     at_rest: nothing runs. disk_bytes: to be copied of disks. no_postcopy: why post-copy cannot be had between the two
-    nodes; empty: it can.
+    nodes; empty: it can. transport, transport_why: how a stream would go.
     """
 
     node: str
@@ -34,6 +34,8 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     asked_kind: MigrationKind | None = None
     asked_strategy: Strategy | None = None
     no_postcopy: str = ""
+    transport: Transport = Transport.DIRECT
+    transport_why: str = ""
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,10 +86,15 @@ def choose(course: Course, effective: Effective) -> Choice | Refusal:
     passed_over = tuple(
         f"not {other.name}: {miss.message}" for other, misses in failing[: ways.index(way)] for miss in misses
     )
+    streams = way.kind is not MigrationKind.COLD
+    transport = (course.transport_why,) if streams and course.transport_why else ()
+    doubts = _doubts(way, effective)
     return Choice(
         way=way,
-        goals=_binding(course, way, effective),
-        why=(f"{way.name}: {way.why}", *passed_over, *_doubts(way, effective), predicted_words(way.predicted)),
+        goals=msgspec.structs.replace(
+            _binding(course, way, effective), transport=course.transport if streams else Transport.DIRECT
+        ),
+        why=(f"{way.name}: {way.why}", *passed_over, *transport, *doubts, predicted_words(way.predicted)),
     )
 
 

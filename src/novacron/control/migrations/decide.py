@@ -20,6 +20,9 @@ LIVE_FEATURES = (
 POSTCOPY = "postcopy"
 """The same for post-copy (DriverFacts.features)."""
 
+STREAM_PROXY = "stream-proxy"
+"""The same for streams through the agents' stream proxies."""
+
 AT_REST = (MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED)
 STREAMED_FROM = (MachineStatus.RUNNING, MachineStatus.PAUSED)
 
@@ -117,6 +120,12 @@ def lacking(node: Candidate, driver_name: str, features: tuple[str, ...]) -> tup
     """Which of the features its driver does not have."""
     driver = driver_of(node, driver_name)
     return tuple(feature for feature in features if driver is None or feature not in driver.features)
+
+
+def no_proxies(source: Candidate, target: Candidate, driver_name: str) -> str:
+    """Why a stream between the two cannot go through stream proxies; empty: it can."""
+    without = [one.node.name for one in (source, target) if lacking(one, driver_name, (STREAM_PROXY,))]
+    return f"there is none on {' and '.join(without)}" if without else ""
 
 
 def no_postcopy(source: Candidate, target: Candidate, driver_name: str) -> str:

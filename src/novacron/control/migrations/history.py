@@ -33,11 +33,24 @@ SHUTDOWN_MS = Range(1000.0, 10_000.0, 60_000.0)
 BOOT_MS = Range(500.0, 10_000.0, 60_000.0)
 
 
+PACKS = Range(1.5, 4.0, 12.0)
+"""How many times fewer bytes the stream proxies send, before that was seen: from memory that hardly packs and is new to
+the target, to guests of whose pages it holds two thirds (docs/migration-wan.md)."""
+
+
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stream from one node to another carries, in bytes a second; basis: how that is known."""
+    """What the stream from one node to another carries, in bytes a second; basis: how that is known.
+
+    packs: how many times fewer bytes travel than the stream has.
+    """
 
     rate: Range
     basis: str
+    packs: Range = Range(1.0, 1.0, 1.0)
+
+    def travelling(self, sent: Range) -> Range:
+        """What of so many bytes of the stream goes over the wire."""
+        return Range(sent.low / self.packs.high, sent.expected / self.packs.expected, sent.high / self.packs.low)
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,11 +77,7 @@ def link(past: Sequence[Migration], source: str, target: str, goals: Goals) -> L
 
     past: as `completed` answers.
     """
-    seen = [
-        one.figures.rate_bytes_per_s
-        for one in past
-        if {one.source_node, one.target_node} == {source, target} and _tells(one)
-    ]
+    seen = [_rate(one) for one in past if {one.source_node, one.target_node} == {source, target} and _tells(one)]
     rates = [rate for rate in seen if rate][-KEPT:]
     if rates:
         rate = _smoothed(rates)
@@ -80,6 +89,20 @@ def link(past: Sequence[Migration], source: str, target: str, goals: Goals) -> L
     if cap and cap < rate.expected:
         basis = f"link: {cap / MIB:.1f} MiB/s: the goals allow no more"
     return Link(rate=rate.at_most(cap) if cap else rate, basis=basis)
+
+
+def packs(past: Sequence[Migration], vm_id: str) -> Range:
+    """How many times fewer bytes went through the stream proxies: of this VM, else of any, else a default.
+
+    past: as `completed` answers.
+    """
+    seen = [
+        (one.vm_id, one.figures.stream_bytes / one.figures.bytes_transferred)
+        for one in past
+        if one.figures.stream_bytes and one.figures.bytes_transferred
+    ][-KEPT:]
+    own = [ratio for owner, ratio in seen if owner == vm_id]
+    return spread(own or [ratio for _, ratio in seen], PACKS)
 
 
 def costs(past: Sequence[Migration]) -> Costs:
@@ -117,9 +140,15 @@ def _beside_memory(migration: Migration) -> float | None:
     return max(still_ms - residue_ms, still_ms * 0.25)
 
 
+def _rate(migration: Migration) -> float | None:
+    """What the link carried. A stream through the proxies knows only when it kept the link full."""
+    figures = migration.figures
+    return figures.rate_bytes_per_s if figures.stream_bytes is None else figures.link_bytes_per_s
+
+
 def _tells(migration: Migration) -> bool:
-    cap, rate = migration.goals.bandwidth_bytes_per_s, migration.figures.rate_bytes_per_s
-    enough = (migration.figures.bytes_transferred or 0) >= TELLING_BYTES
+    cap, rate = migration.goals.bandwidth_bytes_per_s, _rate(migration)
+    enough = (migration.figures.stream_bytes or migration.figures.bytes_transferred or 0) >= TELLING_BYTES
     return rate is not None and enough and (not cap or rate < cap * CAPPED_FROM)
 
 

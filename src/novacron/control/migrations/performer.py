@@ -15,15 +15,26 @@ from novacron.control.migrations.disks import relocated
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.migrations.reachable import Reachability
+from novacron.control.migrations.transport import scope_of
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, stamped, states, wiring_of
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, NETWORKS, VMS, Records
+from novacron.control.store.records import IMAGES, NETWORKS, NODES, VMS, Records
 from novacron.control.vms.decide import machine_spec
-from novacron.errors import NotFound, StateConflict
+from novacron.errors import MigrationFailed, NotFound, StateConflict
 from novacron.failpoint import reach
 from novacron.model.machine import MachineReport, MachineSpec
-from novacron.model.migration import Do, Figures, Migration, MigrationKind, Step, Undo, next_action, tactics_of
+from novacron.model.migration import (
+    Do,
+    Figures,
+    Migration,
+    MigrationKind,
+    Step,
+    Transport,
+    Undo,
+    next_action,
+    tactics_of,
+)
 from novacron.model.network import Flow
 from novacron.model.vm import Vm, VmSpec, running_spec
 from novacron.wire import agent as wire
@@ -163,6 +174,7 @@ class Performer:
             spec=self._told(vm, relocated(running_spec(vm), migration.disks)),
             boots=migration.kind is MigrationKind.COLD,
             receives=_volumes(migration),
+            proxy=self._proxy(migration, vm),
         )
         await self._spread_networks(migration, vm)
         await self._distribution.bring_all(migration.target_node, verb.spec)
@@ -176,13 +188,22 @@ class Performer:
         pools, wiring = specs_of(self._records, spec.disks), wiring_of(self._records, spec.nics)
         return machine_spec(vm, image, spec, wiring=wiring, pools=pools)
 
+    def _proxy(self, migration: Migration, vm: Vm) -> wire.Proxy | None:
+        """What the target's stream proxy is told; None: it needs none."""
+        if migration.goals.transport is not Transport.PROXY or migration.kind is MigrationKind.COLD:
+            return None
+        facts = self._records.find(NODES, migration.source_node).record.facts
+        return wire.Proxy(peer=facts.migration_address if facts else "", scope=scope_of(vm))
+
     async def _copy_disks(self, migration: Migration, step: Step) -> None:
-        vm = self._vm(migration)
+        vm, to = self._vm(migration), (await self._reception(migration)).disks
+        if to is None:
+            raise MigrationFailed("the target's agent takes in no disks: renew it")
         verb = wire.CopyDisks(
             vm_id=vm.id,
             generation=migration.generation,
             migration_id=migration.id,
-            to=await self._reception(migration),
+            to=to,
             volumes=_volumes(migration),
             spec=self._told(vm, running_spec(vm)),
             goals=migration.goals,

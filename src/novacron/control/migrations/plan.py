@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from novacron.control.migrations import choice, decide, history, predict
+from novacron.control.migrations import decide, history, predict, transport
 from novacron.control.migrations.choice import Choice, Course
 from novacron.control.migrations.disks import DiskAt, luggage
 from novacron.control.migrations.goals import Effective, sentences
@@ -18,7 +18,7 @@ from novacron.errors import GoalsUnmet, InvalidInput, NoRoom, NovaCronError, Rea
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import DiskMove, Migration, MigrationKind, Strategy
 from novacron.model.pool import Pool
-from novacron.model.prediction import Measurement
+from novacron.model.prediction import Measurement, Range
 from novacron.model.vm import Vm, running_spec, status_of
 
 
@@ -123,8 +123,9 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
         asked_strategy=asked.strategy,
     )
     scores = {one.node_id: one.total for one in choose(need, known.nodes, known.limits).scores}
+    packs = history.packs(past, vm.id)
     nodes = tuple(
-        _node(vm, candidate, source, need, outline, asked, known, past, scores)
+        _node(vm, candidate, source, need, outline, asked, known, past, scores, packs)
         for candidate in sorted(known.nodes, key=lambda one: one.node.name)
     )
     return Plan(
@@ -150,6 +151,7 @@ def _node(
     known: Known,
     past: Sequence[Migration],
     scores: Mapping[str, float],
+    packs: Range,
 ) -> NodePlan:
     node = candidate.node
     found = NodePlan(node_id=node.id, node_name=node.name, is_here=candidate is source, score=scores.get(node.id))
@@ -169,15 +171,14 @@ def _node(
     if cannot:
         return msgspec.structs.replace(found, cannot=cannot)
     found = msgspec.structs.replace(found, disks=packed.moves)
-    goals = asked.effective.goals
     course = msgspec.structs.replace(
         outline,
         node=node.name,
-        link=history.link(past, source.node.id, node.id, goals),
+        link=history.link(past, source.node.id, node.id, asked.effective.goals),
         no_postcopy=decide.no_postcopy(source, candidate, need.driver),
         disk_bytes=sum(move.used_bytes or move.size_bytes for move in packed.moves),
     )
-    answer = choice.choose(course, asked.effective)
+    answer = transport.choose(course, asked.effective, packs, decide.no_proxies(source, candidate, need.driver))
     if isinstance(answer, Choice):
         return msgspec.structs.replace(found, choice=answer)
     return msgspec.structs.replace(found, unmet=answer.reasons)

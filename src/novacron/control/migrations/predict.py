@@ -116,7 +116,9 @@ def precopy(load: Load, link: Link, costs: Costs, goals: Goals, *, pauses: bool 
             total if high.ends or pauses else Range(total.low, total.expected, max(total.high, longest_ms))
         ),
         downtime_ms=_ordered(costs.handover.plus(residue)),
-        bytes_transferred=_ordered(Range(low.sent + low.left, mid.sent + mid.left, high.sent + high.left)),
+        bytes_transferred=link.travelling(
+            _ordered(Range(low.sent + low.left, mid.sent + mid.left, high.sent + high.left))
+        ),
         ends=ends,
         ends_surely=high.ends or pauses,
         residue_ms=residue.expected,
@@ -133,7 +135,7 @@ def postcopy(load: Load, link: Link, costs: Costs) -> Prediction:
     return Prediction(
         total_ms=_ordered(costs.overhead.plus(passes)),
         downtime_ms=costs.postcopy,
-        bytes_transferred=_ordered(sent),
+        bytes_transferred=link.travelling(_ordered(sent)),
         basis=(load.basis, link.basis, *costs.basis),
     )
 
@@ -144,7 +146,7 @@ def warm(load: Load, link: Link, costs: Costs) -> Prediction:
     return Prediction(
         total_ms=costs.overhead.plus(stream),
         downtime_ms=costs.handover.plus(stream),
-        bytes_transferred=load.memory,
+        bytes_transferred=link.travelling(load.memory),
         residue_ms=stream.expected,
         basis=(load.basis, link.basis, *costs.basis),
     )

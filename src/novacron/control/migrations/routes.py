@@ -16,7 +16,7 @@ from novacron.control.once import Asked, Outcome
 from novacron.control.store.records import MIGRATIONS, VMS, Records
 from novacron.errors import InvalidInput, NotFound
 from novacron.model.identity import is_id
-from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy
+from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy, Transport
 from novacron.wire.rest import migrations as wire
 from novacron.wire.rest.common import PageOf, Ref
 
@@ -49,6 +49,9 @@ def _asked(
     bandwidth_bytes_per_s: wire.Bandwidth | None = None,
     may_pause: Annotated[bool | None, Query(description="The guest may stand still for what is left.")] = None,
     never_postcopy: Annotated[bool | None, Query(description="Its memory is never on two nodes.")] = None,
+    transport: Annotated[
+        Transport | None, Query(description="Through the stream proxies; auto: over slow links.")
+    ] = None,
     measure: Annotated[bool, Query(description="Look at what it writes first, which takes a second.")] = True,
 ) -> wire.MigrationCreate:
     """The query of a plan: the fields of a migration's request."""
@@ -66,6 +69,7 @@ def _asked(
         bandwidth_bytes_per_s=bandwidth_bytes_per_s,
         may_pause=may_pause,
         never_postcopy=never_postcopy,
+        transport=transport,
         measure=measure,
     )
 

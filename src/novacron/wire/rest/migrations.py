@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from novacron.model.migration import MigrationKind, MigrationState, Strategy
+from novacron.model.migration import MigrationKind, MigrationState, Strategy, Transport
 from novacron.wire.rest.common import Labels, ReasonOut, Ref, Strict, VmProblem, example
 
 DowntimeMs = Annotated[int, Field(ge=1, le=2_000_000)]
@@ -22,7 +22,8 @@ class Goals(Strict):
     max_downtime_ms (usual: 100): never more when somebody asked for it, else an aim; finish_within_s (3600): refused
     when it is expected to take longer, rolled back when it does; max_slowdown_percent (0): how much of its time the
     guest may be kept waiting; bandwidth_bytes_per_s (0: as the link); may_pause (false): the guest may stand still for
-    what cannot be caught up with; never_postcopy (false): its memory is never on two nodes.
+    what cannot be caught up with; never_postcopy (false): its memory is never on two nodes; transport (auto): through
+    the stream proxies where the link is the bottleneck, or always (proxy), or never (direct).
     """
 
     max_downtime_ms: DowntimeMs | None = None
@@ -31,6 +32,7 @@ class Goals(Strict):
     bandwidth_bytes_per_s: Bandwidth | None = None
     may_pause: bool | None = None
     never_postcopy: bool | None = None
+    transport: Transport | None = None
 
 
 DiskPools = Annotated[dict[Ref, Ref], Field(max_length=64, description="Volume → pool")]
@@ -129,6 +131,8 @@ class FiguresOut(Strict):
 
     network_gap_ms: from the source's stop until the guest answered on its network again, as heard by the node
     network_checked_by; guests without a card on a network of ours, or that do not answer ARP, have none.
+    bytes_transferred: over the wire. Through the stream proxies also stream_bytes: what the hypervisor sent into them;
+    pages_held: not sent since the target held them; link_bytes_per_s: what the link carried when it was full.
     """
 
     total_ms: float | None = None
@@ -143,6 +147,9 @@ class FiguresOut(Strict):
     rate_bytes_per_s: float | None = None
     network_gap_ms: float | None = None
     network_checked_by: str | None = None
+    stream_bytes: int | None = None
+    pages_held: int | None = None
+    link_bytes_per_s: float | None = None
 
 
 _PREDICTED = {
@@ -173,6 +180,7 @@ class Migration(Strict):
     max_slowdown_percent: int
     may_pause: bool
     never_postcopy: bool
+    transport: Transport
     labels: dict[str, str]
     explanation: list[str]
     steps_begun: list[str]
@@ -209,6 +217,7 @@ class Migration(Strict):
             "max_slowdown_percent": 0,
             "may_pause": False,
             "never_postcopy": False,
+            "transport": "direct",
             "labels": {},
             "explanation": ["target node-2: chosen, it scored best of 2 other nodes"],
             "steps_begun": ["accept", "send", "commit", "take_over", "verify", "release"],
@@ -236,6 +245,7 @@ class GoalsOut(Strict):
     bandwidth_bytes_per_s: int
     may_pause: bool
     never_postcopy: bool
+    transport: Transport
 
 
 class NodePlan(Strict):
@@ -293,6 +303,7 @@ class MigrationPlan(Strict):
                 "bandwidth_bytes_per_s": 0,
                 "may_pause": False,
                 "never_postcopy": False,
+                "transport": "auto",
             },
             "goals_said_by": {"max_downtime_ms": "asked for"},
             "measured": None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from novacron.agent.drivers.base import ProgressListener, Reception
+from novacron.agent.drivers.base import ProgressListener
+from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.drivers.qemu import mirror, power, status, tls
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.mirror import Copied
@@ -20,7 +21,7 @@ class Order(msgspec.Struct, frozen=True):
     """Which disks are to be copied where. features: of this QEMU."""
 
     migration_id: str
-    to: Reception
+    to: DiskReception
     volume_ids: tuple[str, ...]
     goals: Goals
     features: tuple[str, ...]

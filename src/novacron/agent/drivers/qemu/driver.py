@@ -5,23 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from novacron.agent.drivers.base import (
-    Adjustment,
-    Arrival,
-    Beside,
-    Departure,
-    Fetched,
-    Launch,
-    ProgressListener,
-    Reception,
-    ReportListener,
-    Taken,
-)
+from novacron.agent.drivers.base import Adjustment, Beside, Launch, ProgressListener, ReportListener, Taken
+from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import disks, incoming, launcher, outgoing, parking, power, snapshot, tpm
 from novacron.agent.drivers.qemu import measure as measuring
 from novacron.agent.drivers.qemu.firmware import NETWORK_BOOT, find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.fleet import STALL_S, Fleet
+from novacron.agent.drivers.qemu.migration import PROXIED
 from novacron.agent.drivers.qemu.postcopy import fetched, open_, relink, reopen
 from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.agent.drivers.qemu.record import Role
@@ -67,11 +58,12 @@ class QemuDriver:
         )
 
     def _extras(self, binary: Path) -> tuple[str, ...]:
-        """What is not QEMU's own: other packages bring it."""
+        """What is not QEMU's own: other packages bring it, or the agent."""
         has = {
             tpm.FEATURE: tpm.is_installed(),
             "secure-boot": find_uefi(secure=True) is not None,
             NETWORK_BOOT: has_network_rom(binary),
+            PROXIED: True,
         }
         return tuple(name for name, there in has.items() if there)
 
@@ -152,9 +144,11 @@ class QemuDriver:
 
     # -- migration -------------------------------------------------------------------------------------------
 
-    async def accept(self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = ()) -> Reception:
-        work = self._accept(launch, migration_id, host, receives)
-        return await self._fleet.run(launch.spec.vm_id, "accept", work)
+    async def accept(
+        self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = (), *, proxied: bool = False
+    ) -> Reception:
+        wanted = incoming.Wanted(migration_id, host, receives, proxied)
+        return await self._fleet.run(launch.spec.vm_id, "accept", self._accept(launch, wanted))
 
     async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:
         return await self._fleet.run(launch.spec.vm_id, "open disks", self._open_disks(launch, migration_id))
@@ -163,7 +157,7 @@ class QemuDriver:
         self,
         vm_id: str,
         migration_id: str,
-        to: Reception,
+        to: DiskReception,
         volume_ids: tuple[str, ...],
         goals: Goals,
         progress: ProgressListener,
@@ -251,19 +245,19 @@ class QemuDriver:
         self._fleet.enlist(machine)
         return await machine.refresh()
 
-    async def _accept(self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...]) -> Reception:
+    async def _accept(self, launch: Launch, wanted: incoming.Wanted) -> Reception:
         known = await self._fleet.known_at(launch)
         if known is not None and not known.ended:
-            given = incoming.reception(known, migration_id)
+            given = incoming.reception(known, wanted.migration_id)
             if given is not None:
                 return given
-            unfinished = known.transfer(migration_id, Role.TARGET)
-            if unfinished is None or not await self._discard(known.vm_id, migration_id):
+            unfinished = known.transfer(wanted.migration_id, Role.TARGET)
+            if unfinished is None or not await self._discard(known.vm_id, wanted.migration_id):
                 raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("absent",), "accept")
         binary, found, accelerator, key = await self._fleet.facts()
         features = (*found.features, *await self._postcopy.features(binary, key, accelerator.name))
         machine, chosen = await self._fleet.make(launch)
-        given = await incoming.accept(machine, launch, chosen, features, migration_id, host, receives)
+        given = await incoming.accept(machine, launch, chosen, features, wanted)
         self._fleet.enlist(machine)
         return given
 

@@ -27,7 +27,7 @@ class Follower:
     def __init__(self, machine: Machine, transfer: Transfer, stall_s: float) -> None:
         self._machine = machine
         self._transfer = transfer
-        self._stall_s = stall_s
+        self._stall_s = max(stall_s, transfer.patience_s)
         self._moved_at_s = machine.clock.monotonic_s()
         self._transferred = 0
         self._why = ""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from novacron.agent.drivers.base import Arrival, DiskReception, Launch, Reception
+import msgspec
+
+from novacron.agent.drivers.base import Launch
+from novacron.agent.drivers.handoff import Arrival, DiskReception, Reception
 from novacron.agent.drivers.qemu import mirror, postcopy_probe, status, tls, tpm
 from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
@@ -24,65 +27,79 @@ from novacron.agent.drivers.qemu.record import Ending, Role, Transfer
 from novacron.errors import DeadlineExceeded, MonitorFailed, StateConflict
 from novacron.model.machine import MachineReport, MachineStatus
 
+SOCKET = "stream"
 LOAD_DEADLINE_S = 60.0
 RESUME_DEADLINE_S = 10.0
 LOAD_PAUSE_S = 0.002
 WHOLE_DEADLINE_S = 5.0  # the source has heard of it by then
 
 
-async def accept(
-    machine: Machine,
-    what: Launch,
-    host: Host,
-    features: tuple[str, ...],
-    migration_id: str,
-    address: str,
-    receives: tuple[str, ...] = (),
-) -> Reception:
-    """Start it, waiting for a stream on `address` with a key of its own. After a failure nothing of it is left.
+class Wanted(msgspec.Struct, frozen=True):
+    """What a target is to wait for at `host`: disks, and a stream, if that does not come from this node's proxy."""
 
-    receives: disks that its source fills, over a port of their own with the same key.
+    migration_id: str
+    host: str
+    receives: tuple[str, ...] = ()
+    proxied: bool = False
+
+
+async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str, ...], wanted: Wanted) -> Reception:
+    """Start it, waiting for a stream with a key of its own, or for this node's stream proxy.
+
+    After a failure nothing of it is left.
     """
     require(features)
-    listen_at = uri(address, 0)
-    machine.record.transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=address)
+    migration_id, host_at = wanted.migration_id, wanted.host
+    transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=host_at)
+    if wanted.proxied:
+        transfer.socket = SOCKET
+    listen_at = f"unix:{transfer.socket}" if wanted.proxied else uri(host_at, 0)  # QEMU works in its own directory
+    machine.record.transfer = transfer
     key_hex = tls.new_key()
     await launch(machine, what, host, incoming=True)
     try:
         await limit(machine, what)
-        tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
         monitor = machine.door()
-        await tls.install(monitor, machine.run_dir, migration_id, "server")
+        if wanted.receives or not wanted.proxied:
+            tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
+            await tls.install(monitor, machine.run_dir, migration_id, "server")
         await monitor.execute("migrate-set-capabilities", capabilities(on=True))
         if postcopy_probe.FEATURE in features:
             # It takes a stream of either kind then; whether it will be needed is decided on the way.
             await monitor.execute("migrate-set-capabilities", only(POSTCOPY))
-        await monitor.execute("migrate-set-parameters", target_parameters(tls.OBJECT_ID))
+        await monitor.execute("migrate-set-parameters", target_parameters("" if wanted.proxied else tls.OBJECT_ID))
         await monitor.execute("migrate-incoming", {"uri": listen_at})
-        machine.record.transfer.port = await _port(machine)
-        if receives:
+        if not wanted.proxied:
+            transfer.port = await _port(machine)
+        if wanted.receives:
             layered = {disk.volume_id for disk in what.disks if disk.backing}
-            machine.record.transfer.layered = tuple(one for one in receives if one in layered)
-            machine.record.transfer.disk_port = await mirror.open_exports(machine, receives, address)
+            transfer.layered = tuple(one for one in wanted.receives if one in layered)
+            transfer.disk_port = await mirror.open_exports(machine, wanted.receives, wanted.host)
         machine.save()
     except BaseException:
         await abandon(machine)
         raise
     machine.become(MachineStatus.INCOMING)
-    return _reception(machine.record.transfer, key_hex)
+    return _reception(machine, transfer, key_hex)
 
 
 def reception(machine: Machine, migration_id: str) -> Reception | None:
     """The answer `accept` gave, while the machine still waits; None: it gave none."""
     transfer = machine.transfer(migration_id, Role.TARGET)
-    if transfer is None or not transfer.port or machine.status is not MachineStatus.INCOMING:
+    if transfer is None or machine.status is not MachineStatus.INCOMING:
+        return None
+    if not transfer.socket and not transfer.port:
         return None
     key_hex = tls.read(machine.run_dir, migration_id)
-    return _reception(transfer, key_hex) if key_hex else None
+    return _reception(machine, transfer, key_hex or "") if key_hex or transfer.socket else None
 
 
-def _reception(transfer: Transfer, key_hex: str) -> Reception:
-    disks = DiskReception(port=transfer.disk_port, layered=transfer.layered) if transfer.disk_port else None
+def _reception(machine: Machine, transfer: Transfer, key_hex: str) -> Reception:
+    disks = None
+    if transfer.disk_port:
+        disks = DiskReception(host=transfer.host, port=transfer.disk_port, key_hex=key_hex, layered=transfer.layered)
+    if transfer.socket:
+        return Reception(socket=machine.run_dir.path / transfer.socket, disks=disks)
     return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex, disks=disks)
 
 
@@ -130,6 +147,7 @@ async def verify(machine: Machine) -> MachineReport:
     if machine.record.transfer is not None:
         machine.record.transfer.closed = True
         machine.save()
+        machine.run_dir.remove(*filter(None, (machine.record.transfer.socket,)))
     return machine.report()
 
 

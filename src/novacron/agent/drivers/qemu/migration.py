@@ -16,7 +16,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from novacron.agent.drivers.base import Reception
+from novacron.agent.drivers.handoff import Reception
 from novacron.agent.drivers.qemu.convergence import (
     THROTTLE_FROM_PERCENT,
     THROTTLE_STEP_PERCENT,
@@ -30,6 +30,9 @@ from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 CAPABILITIES = ("events", "return-path", "pause-before-switchover", "late-block-activate")
 """return-path: without it a source believes in a target that died while loading. late-block-activate: nobody holds
 the disks' locks between the two, so that the source can continue when the target is discarded."""
+
+PROXIED = "stream-proxy"
+"""Driver feature: streams can come and go through the agents' stream proxies."""
 
 POSTCOPY = "postcopy-ram"
 THROTTLE = "auto-converge"
@@ -101,15 +104,20 @@ def source_parameters(
     goals: Goals,
     credentials: str,
     tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
+    *,
+    proxied: bool = False,
 ) -> dict[str, object]:
     """Arguments for migrate-set-parameters of a transfer with these goals, tactics and TLS credentials.
+
+    proxied: the proxy keeps to the bandwidth: QEMU counts bytes before they are made small.
 
     A guest that stands still has no bound to keep, and gets one all the same: with none QEMU sends all memory in its
     last step, in which it answers nothing.
     """
+    bandwidth = 0 if proxied else goals.bandwidth_bytes_per_s
     parameters = default_parameters() | {
-        "max-bandwidth": goals.bandwidth_bytes_per_s,
-        "max-postcopy-bandwidth": goals.bandwidth_bytes_per_s,
+        "max-bandwidth": bandwidth,
+        "max-postcopy-bandwidth": bandwidth,
         "tls-creds": credentials,
     }
     if not tactics.stands_still:
@@ -150,7 +158,7 @@ def uri(host: str, port: int) -> str:
 
 def address_of(reception: Reception) -> str:
     """Where the source connects to."""
-    return uri(reception.host, reception.port)
+    return f"unix:{reception.socket}" if reception.socket else uri(reception.host, reception.port)
 
 
 def progress_of(info: Info, now: datetime.datetime) -> Progress:
@@ -185,14 +193,15 @@ def sample_of(info: Info, now_s: float) -> Sample:
     )
 
 
-def figures_of(info: Info) -> Figures:
-    """What the source measured, read once its run state is postmigrate."""
+def figures_of(info: Info, *, proxied: bool = False) -> Figures:
+    """What the source measured, read once its run state is postmigrate. proxied: not how much went over the wire."""
     sending_s = (info.total_time - info.setup_time) / 1e3
     return Figures(
         setup_ms=float(info.setup_time),
         transfer_ms=float(info.total_time),
         downtime_qemu_ms=None if info.downtime is None else float(info.downtime),
-        bytes_transferred=info.ram.transferred,
+        bytes_transferred=None if proxied else info.ram.transferred,
+        stream_bytes=info.ram.transferred if proxied else None,
         memory_bytes=info.ram.total,
         iterations=info.ram.dirty_sync_count,
         rate_bytes_per_s=info.ram.transferred / sending_s if sending_s > 0 else None,

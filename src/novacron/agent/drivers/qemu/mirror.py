@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from novacron.agent.drivers.base import Reception
+from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.drivers.qemu import tls
 from novacron.agent.drivers.qemu.devices import node_of
 from novacron.agent.drivers.qemu.machine import Machine
@@ -94,7 +94,7 @@ async def close_exports(machine: Machine) -> None:
 async def begin(
     machine: Machine,
     migration_id: str,
-    to: Reception,
+    to: DiskReception,
     volume_ids: Sequence[str],
     features: Collection[str],
     layered: Collection[str],
@@ -124,20 +124,18 @@ async def begin(
 async def _mirror(
     monitor: Monitor,
     volume_id: str,
-    to: Reception,
+    to: DiskReception,
     features: Collection[str],
     layered: Collection[str],
     bytes_per_s: int,
 ) -> None:
-    if to.disks is None:
-        raise MigrationFailed("the target takes in no disks")
     node = node_of(volume_id)
     await monitor.execute(
         "blockdev-add",
         {
             "driver": "nbd",
             "node-name": _NODE + node[1:],
-            "server": {"type": "inet", "host": to.host, "port": str(to.disks.port)},
+            "server": {"type": "inet", "host": to.host, "port": str(to.port)},
             "export": volume_id,
             "tls-creds": KEY_ID,
             "open-timeout": OPEN_TIMEOUT_S,
@@ -145,7 +143,7 @@ async def _mirror(
             "discard": "unmap",
         },
     )
-    own_part = volume_id in layered and volume_id in to.disks.layered
+    own_part = volume_id in layered and volume_id in to.layered
     # Where it can be changed later, the guest's writes wait for the target only at the end (see `ready`).
     late = "qmp.block-job-change" in features
     arguments = {

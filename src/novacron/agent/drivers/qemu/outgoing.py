@@ -10,7 +10,7 @@ import asyncio
 
 import msgspec
 
-from novacron.agent.drivers.base import Departure, Reception
+from novacron.agent.drivers.handoff import Departure, Reception
 from novacron.agent.drivers.qemu import disks, mirror, postcopy, status, tls, tpm
 from novacron.agent.drivers.qemu.follow import Follower, halt
 from novacron.agent.drivers.qemu.look import check_whole
@@ -75,6 +75,8 @@ async def begin(machine: Machine, order: Order) -> None:
         began_at_s=now,
         finish_by_s=now + order.goals.finish_within_s,
         volumes=order.volumes,
+        proxied=order.to.socket is not None,
+        patience_s=order.to.patience_s,
     )
     machine.record.copied = ""
     machine.record.transfer = transfer
@@ -94,10 +96,14 @@ async def begin(machine: Machine, order: Order) -> None:
 async def _prepare(machine: Machine, order: Order) -> None:
     require(order.features, order.tactics)
     monitor = machine.door()
-    tls.write(machine.run_dir, order.migration_id, order.to.key_hex, machine.record.uid, machine.record.gid)
-    await tls.install(monitor, machine.run_dir, order.migration_id, "client")
+    proxied = order.to.socket is not None  # then it does not leave the host before it is encrypted
+    if not proxied:
+        tls.write(machine.run_dir, order.migration_id, order.to.key_hex, machine.record.uid, machine.record.gid)
+        await tls.install(monitor, machine.run_dir, order.migration_id, "client")
     await monitor.execute("migrate-set-capabilities", capabilities(on=True, tactics=order.tactics))
-    await monitor.execute("migrate-set-parameters", source_parameters(order.goals, tls.OBJECT_ID, order.tactics))
+    credentials = "" if proxied else tls.OBJECT_ID
+    parameters = source_parameters(order.goals, credentials, order.tactics, proxied=proxied)
+    await monitor.execute("migrate-set-parameters", parameters)
 
 
 async def _order(machine: Machine, transfer: Transfer, order: Order) -> None:
@@ -188,7 +194,7 @@ async def release(machine: Machine, migration_id: str) -> Figures:
     info = await machine.door().ask(Info, "query-migrate")
     if transfer is None or run_state == "running" or not _is_sent(transfer, info):
         raise StateConflict.of(f"machine {machine.vm_id}", run_state, ("handed_off",), "release")
-    transfer.figures = figures_of(info)
+    transfer.figures = figures_of(info, proxied=transfer.proxied)
     transfer.closed = True
     await machine.end(Ending(MachineStatus.ABSENT, "it runs on another node"))
     tls.erase(machine.run_dir)

@@ -11,7 +11,7 @@ import contextlib
 import select
 import socket
 
-from novacron.agent.drivers.base import Fetched, Reception
+from novacron.agent.drivers.handoff import Fetched, Reception
 from novacron.agent.drivers.qemu import stand_in, status, tls
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.migration import Info, Memory, progress_of, uri
