@@ -12,6 +12,7 @@ import msgspec
 from novacron.control.migrations import choice, decide, history, predict
 from novacron.control.migrations.choice import Choice, Course
 from novacron.control.migrations.goals import Effective, sentences
+from novacron.control.migrations.habits import habits
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose, refusals
 from novacron.control.scheduler.snapshot import PoolNeed
 from novacron.errors import GoalsUnmet, InvalidInput, NoRoom, NovaCronError, Reason
@@ -103,7 +104,12 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
     past = history.completed(known.past)
     outline = Course(
         node="",
-        load=predict.load_of(known.measured, running_spec(vm).memory_mib, runs=status_of(vm) is MachineStatus.RUNNING),
+        load=predict.load_of(
+            known.measured,
+            running_spec(vm).memory_mib,
+            runs=status_of(vm) is MachineStatus.RUNNING,
+            habits=habits(past, vm.id),
+        ),
         link=history.link((), "", "", asked.effective.goals),
         costs=history.costs(past),
         at_rest=at_rest,

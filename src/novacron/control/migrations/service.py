@@ -101,6 +101,7 @@ class MigrationService:
             at_rest=made.at_rest,
             goals=choice.goals,
             predicted=choice.way.predicted,
+            measured=made.measured,
             requested_by=by,
             labels=asked.labels,
             explanation=made.explanation(node),
