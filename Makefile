@@ -38,7 +38,7 @@ format: setup ## Format the code and mend what can be mended
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench-migration: setup ## Live migration against a bare QMP script and, if installed, libvirt
+bench-migration: setup ## Live, warm and cold moves against a bare QMP script and, if installed, libvirt; the prediction's error (long)
 	@$(PY) -m tests.bench.migration
 
 bench-provision: setup ## Starting, cloning and importing against bare tools; a hundred VMs; a network's gap

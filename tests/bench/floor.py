@@ -1,31 +1,20 @@
-"""The floor of the migration bench: two QEMUs with NovaCron's own command lines, driven over QMP by nothing else.
-
-No store, no control plane, no records, no checks: what is left is what QEMU itself needs. It asks for the same
-capabilities, limits and (unless told otherwise) the same TLS as NovaCron does.
-"""
+"""A QEMU with NovaCron's own command line, driven over QMP by nothing else: what the floor of a bench is made of."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyroute2 import IPRoute
-
-from novacron.agent.drivers.qemu import migration as words
+from novacron.agent.drivers.qemu import tls
 from novacron.agent.drivers.qemu.process import ENVIRONMENT
 from novacron.lab.namespaces import Namespace
-from novacron.lab.network import BRIDGE
-from novacron.model.migration import Goals
 
 DEADLINE_S = 600.0
 USERNAME = "floor"
@@ -39,15 +28,6 @@ class Template(NamedTuple):
     gid: int
 
 
-class Took(NamedTuple):
-    """Times in ms. start: the target's QEMU up and listening; wall: all of it, until the source's process is gone."""
-
-    start_ms: float
-    wall_ms: float
-    qemu_ms: float
-    bytes_transferred: int
-
-
 def template_of(pid: int) -> Template:
     """From a process that runs now."""
     proc = Path("/proc") / str(pid)
@@ -56,8 +36,10 @@ def template_of(pid: int) -> Template:
     return Template(argv, int(ids["Uid"].split()[0]), int(ids["Gid"].split()[0]))
 
 
-def command(template: Template, monitors: list[int], tap: str, mac: str, address: str, *, incoming: bool) -> list[str]:
-    """NovaCron's own command line with this machine's descriptors, card and address in place of the other's."""
+def command(
+    template: Template, monitors: list[int], tap: str, mac: str, address: str, disk: Path | None, *, incoming: bool
+) -> list[str]:
+    """NovaCron's own command line with this machine's descriptors, card, address and disk in place of the other's."""
     numbers = iter(monitors)
     argv = []
     for word in template.argv:
@@ -67,10 +49,18 @@ def command(template: Template, monitors: list[int], tap: str, mac: str, address
             word = json.dumps(json.loads(word) | {"ifname": tap})
         elif '"mac"' in word:
             word = json.dumps(json.loads(word) | {"mac": mac})
+        elif disk and '"filename"' in word:
+            word = json.dumps(_with_disk(json.loads(word), disk))
         argv.append(re.sub(r"novacron\.ip=\S+", f"novacron.ip={address}", word))
     if argv[-2:] == ["-incoming", "defer"]:
         argv = argv[:-2]
     return [*argv, "-incoming", "defer"] if incoming else argv
+
+
+def _with_disk(block: dict[str, Any], disk: Path) -> dict[str, Any]:
+    """A block device's description, however deep its file's name stands in it."""
+    named = block | {"filename": str(disk)} if "filename" in block else block
+    return {key: _with_disk(value, disk) if isinstance(value, dict) else value for key, value in named.items()}
 
 
 class Monitor:
@@ -107,6 +97,11 @@ class Monitor:
                     self._events.clear()
                     return str(event["data"]["status"])
             self._events.clear()
+            self._events.append(json.loads(self._lines.readline()))
+
+    def until_event(self, name: str) -> None:
+        """The first event of that name, past or to come."""
+        while not any(event["event"] == name for event in self._events):
             self._events.append(json.loads(self._lines.readline()))
 
     def close(self) -> None:
@@ -146,10 +141,12 @@ class Qemu:
     def hold_key(self, key: str, endpoint: str) -> None:
         folder = self.directory / "key"
         folder.mkdir(mode=0o700, exist_ok=True)
-        (folder / "keys.psk").write_text(f"{USERNAME}:{key}\n")
-        for path in (folder, folder / "keys.psk"):
+        (folder / tls.FILE).write_text(f"{USERNAME}:{key}\n")
+        (folder / tls.GROUP_FILE).write_bytes(tls.GROUP)  # else QEMU searches a group of its own
+        for path in (folder, *folder.iterdir()):
             os.chown(path, self._template.uid, self._template.gid)
         credentials = {"qom-type": "tls-creds-psk", "id": "key", "endpoint": endpoint, "dir": str(folder)}
+        credentials["priority"] = tls.PRIORITY
         self.monitor.execute("object-add", credentials | ({"username": USERNAME} if endpoint == "client" else {}))
 
     def end(self) -> None:
@@ -157,87 +154,6 @@ class Qemu:
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-class Floor:
-    """One machine that moves to and fro between two nodes. Directories lie below `directory`."""
-
-    def __init__(
-        self, name: str, template: Template, directory: Path, nodes: list[Namespace], hosts: list[str], guest: int,
-        address: str, *, tls: bool,
-    ) -> None:  # fmt: skip
-        self._template, self._directory, self._nodes, self._hosts = template, directory, nodes, hosts
-        self._tap, self._mac, self._address, self._tls = f"t{name}"[:15], f"02:00:00:00:00:{guest:02x}", address, tls
-        for node in nodes:
-            node.run(self._plug)
-        self._count = 0
-        self._at = 0
-        self._qemu = self._start(0, incoming=False)
-        self._qemu.monitor.execute("cont")
-
-    def migrate(self) -> Took:
-        """To the other node, as NovaCron would with its usual goals."""
-        began = time.monotonic()
-        source, target = self._qemu, self._start(1 - self._at, incoming=True)
-        credentials = ""
-        if self._tls:
-            key, credentials = secrets.token_hex(32), "key"
-            target.hold_key(key, "server")
-            source.hold_key(key, "client")
-        target.monitor.execute("migrate-set-capabilities", words.capabilities(on=True))
-        target.monitor.execute("migrate-set-parameters", words.target_parameters(credentials))
-        target.monitor.execute("migrate-incoming", {"uri": words.uri(self._hosts[1 - self._at], 0)})
-        listens = target.monitor.execute("query-migrate")["socket-address"][0]
-        started = time.monotonic()
-
-        source.monitor.execute("migrate-set-capabilities", words.capabilities(on=True))
-        source.monitor.execute("migrate-set-parameters", words.source_parameters(Goals(), credentials))
-        source.monitor.execute("migrate", {"uri": words.uri(listens["host"], int(listens["port"]))})
-        source.monitor.until_migration("pre-switchover")
-        source.monitor.execute("migrate-continue", {"state": "pre-switchover"})
-        source.monitor.until_migration("completed")
-        target.monitor.until_migration("completed")
-        target.monitor.execute("cont")
-        target.monitor.execute("announce-self", words.ANNOUNCE)
-
-        while source.monitor.execute("query-status")["status"] != "postmigrate":
-            pass
-        figures = source.monitor.execute("query-migrate")
-        source.monitor.execute("quit")
-        source.process.wait(DEADLINE_S)
-        ended = time.monotonic()
-        if self._tls:
-            target.monitor.execute("migrate-set-parameters", {"tls-creds": ""})
-            target.monitor.execute("object-del", {"id": "key"})
-        source.end()
-        self._qemu, self._at = target, 1 - self._at
-        sent = figures["ram"]["transferred"]
-        return Took((started - began) * 1e3, (ended - began) * 1e3, float(figures["downtime"]), sent)
-
-    def rest(self) -> None:
-        self._qemu.monitor.execute("stop")
-
-    def wake(self) -> None:
-        self._qemu.monitor.execute("cont")
-
-    def end(self) -> None:
-        self._qemu.end()
-
-    def _start(self, node: int, *, incoming: bool) -> Qemu:
-        self._count += 1
-
-        def make(monitors: list[int]) -> list[str]:
-            return command(self._template, monitors, self._tap, self._mac, self._address, incoming=incoming)
-
-        return Qemu(self._template, self._directory / f"{self._tap}-{self._count}", self._nodes[node], make)
-
-    def _plug(self) -> None:
-        with IPRoute() as ip:
-            with contextlib.suppress(IndexError):
-                ip.link("del", index=ip.link_lookup(ifname=self._tap)[0])
-            ip.link("add", kind="tuntap", mode="tap", ifname=self._tap, uid=self._template.uid)
-            bridge = ip.link_lookup(ifname=BRIDGE)[0]
-            ip.link("set", index=ip.link_lookup(ifname=self._tap)[0], master=bridge, state="up")
 
 
 def _listen(path: Path) -> socket.socket:

@@ -14,17 +14,16 @@ import subprocess
 import time
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 from novacron.lab.failure import LabFailed
 from novacron.lab.guest.build import GuestFiles
 from novacron.lab.namespaces import Namespace, bind, empty
 from novacron.lab.network import BRIDGE
 
-NAME = "bench-libvirt"
 COMMAND = ["libvirtd"]
 READY_S = 30.0
 DEADLINE_S = 120.0
-MAC = "02:00:00:00:01:01"
 PLACES = {
     "etc": "/etc/libvirt",
     "lib": "/var/lib/libvirt",
@@ -53,6 +52,9 @@ namespaces = [ ]
 stdio_handler = "file"
 migration_address = "{host}"
 migration_host = "{host}"
+migrate_tls_x509_cert_dir = "{pki}"
+migrate_tls_x509_verify = 0
+migrate_tls_force = 0
 """
 DOMAIN = """
 <domain type='qemu'>
@@ -72,7 +74,9 @@ DOMAIN = """
 def missing() -> str:
     """Why libvirt cannot take part; empty: it can."""
     lacking = [
-        tool for tool in ("virsh", "libvirtd", "/etc/libvirt") if not (shutil.which(tool) or Path(tool).is_dir())
+        tool
+        for tool in ("virsh", "libvirtd", "openssl", "/etc/libvirt")
+        if not (shutil.which(tool) or Path(tool).is_dir())
     ]
     return f"libvirt: no {' and no '.join(lacking)} on this machine" if lacking else ""
 
@@ -80,12 +84,12 @@ def missing() -> str:
 class Daemon:
     """One libvirtd."""
 
-    def __init__(self, directory: Path, place: Namespace, host: str) -> None:
+    def __init__(self, directory: Path, place: Namespace, host: str, pki: Path) -> None:
         self.socket = directory / "run" / "libvirt-sock"
         for name in PLACES:
             (directory / name).mkdir(parents=True)
         (directory / "etc" / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(uuid=uuid.uuid4()))
-        (directory / "etc" / "qemu.conf").write_text(QEMU_CONF.format(host=host))
+        (directory / "etc" / "qemu.conf").write_text(QEMU_CONF.format(host=host, pki=pki))
         self._log = directory / "libvirtd.log"
 
         def start() -> subprocess.Popen[bytes]:
@@ -119,64 +123,118 @@ class Daemon:
 
 
 class Libvirt:
-    """Two daemons and one domain that moves between them."""
+    """Two daemons; `COMMAND` runs in `directory` from now on. Both ends hold one certificate for streams over TLS."""
 
     def __init__(self, directory: Path, nodes: list[Namespace], hosts: list[str]) -> None:
-        """`COMMAND` runs in `directory` from now on."""
-        self._daemons = [
-            Daemon(directory / str(number), node, host)
+        self.directory, self.hosts = directory, hosts
+        pki = directory / "pki"
+        pki.mkdir()
+        certify(pki, hosts)
+        self.daemons = [
+            Daemon(directory / str(number), node, host, pki)
             for number, (node, host) in enumerate(zip(nodes, hosts, strict=True))
         ]
-        self._directory, self._hosts, self._at = directory, hosts, 0
 
-    async def boot(self, files: GuestFiles, machine: str, cpu: str, memory_mib: int, address: str) -> None:
-        """:raise LabFailed: libvirt refuses."""
-        for daemon in self._daemons:
+    async def until_ready(self) -> None:
+        """:raise LabFailed: one does not answer."""
+        for daemon in self.daemons:
             await daemon.until_ready()
+
+    async def end(self) -> None:
+        for daemon in self.daemons:
+            await asyncio.to_thread(daemon.end)
+
+
+class Machine(NamedTuple):
+    """What a domain is to be like, so that it is like NovaCron's."""
+
+    files: GuestFiles
+    machine: str
+    cpu: str
+    memory_mib: int
+
+
+class Domain:
+    """A domain that moves between the two."""
+
+    def __init__(self, libvirt: Libvirt, name: str, *, tls: bool) -> None:
+        self._libvirt, self._name, self._tls = libvirt, name, tls
+        self._at = 0
+
+    async def boot(self, like: Machine, guest: int, address: str) -> None:
+        """:raise LabFailed: libvirt refuses."""
         # Copies in our own directory: the cleanup knows the QEMU by them.
-        kernel, initrd = (shutil.copy(file, self._directory) for file in (files.kernel, files.initrd))
-        domain = self._directory / "domain.xml"
+        directory = self._libvirt.directory
+        kernel, initrd = (shutil.copy(file, directory) for file in (like.files.kernel, like.files.initrd))
+        domain = directory / f"{self._name}.xml"
         domain.write_text(
             DOMAIN.format(
-                name=NAME,
-                memory_mib=memory_mib,
-                machine=machine,
-                cpu=cpu,
+                name=self._name,
+                memory_mib=like.memory_mib,
+                machine=like.machine,
+                cpu=like.cpu,
                 kernel=kernel,
                 initrd=initrd,
-                mac=MAC,
-                cmdline=f"{files.cmdline} novacron.ip={address}",
+                mac=f"02:00:00:00:01:{guest:02x}",
+                cmdline=f"{like.files.cmdline} novacron.ip={address}",
                 emulator=shutil.which("qemu-system-x86_64"),
                 bridge=BRIDGE,
             )
         )
         await self._do("create", str(domain))
 
-    async def migrate(self) -> float:
-        """Milliseconds until virsh is done."""
+    async def migrate(self, *more: str) -> float:
+        """Milliseconds until virsh is done. :raise LabFailed: it did not move."""
         target = 1 - self._at
+        words = ("--live", *(("--tls",) if self._tls else ()), *more)
         began = time.monotonic()
-        await self._do("migrate", "--live", NAME, self._daemons[target].uri, f"tcp://{self._hosts[target]}")
+        uri, host = self._libvirt.daemons[target].uri, self._libvirt.hosts[target]
+        await self._do("migrate", *words, self._name, uri, f"tcp://{host}")
         wall_ms = (time.monotonic() - began) * 1e3
         self._at = target
         return wall_ms
 
+    async def call_off(self) -> None:
+        """End the migration that is under way."""
+        await self._do("domjobabort", self._name)
+
     async def rest(self) -> None:
-        await self._do("suspend", NAME)
+        await self._do("suspend", self._name)
 
     async def wake(self) -> None:
-        await self._do("resume", NAME)
+        await self._do("resume", self._name)
 
     async def end(self) -> None:
         with contextlib.suppress(LabFailed):
-            await self._do("destroy", NAME)
-        for daemon in self._daemons:
-            await asyncio.to_thread(daemon.end)
+            await self._do("destroy", self._name)
 
     async def _do(self, *words: str) -> None:
-        done = await virsh(self._daemons[self._at].uri, *words)
+        done = await virsh(self._libvirt.daemons[self._at].uri, *words)
         if done.returncode:
             raise LabFailed.because(f"virsh {words[0]}: {done.stderr.strip()}")
+
+
+def certify(folder: Path, hosts: list[str]) -> None:
+    """What QEMU wants to find in its directory: an authority, and one certificate of it for all these addresses.
+
+    :raise LabFailed: openssl refuses.
+    """
+    names = ",".join(f"IP:{host}" for host in hosts)
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    authority = ["-subj", "/CN=bench-ca", "-keyout", str(folder / "ca-key.pem"), "-out", str(folder / "ca-cert.pem")]
+    # fmt: off
+    certificate = [
+        "-subj", "/CN=bench", "-CA", str(folder / "ca-cert.pem"), "-CAkey", str(folder / "ca-key.pem"),
+        "-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName={names}",
+        "-keyout", str(folder / "server-key.pem"), "-out", str(folder / "server-cert.pem"),
+    ]
+    # fmt: on
+    for words in (authority, certificate):
+        done = subprocess.run([*made, *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LabFailed.because(f"openssl made no certificate: {done.stderr.strip()}")
+    for name in ("cert", "key"):
+        shutil.copy(folder / f"server-{name}.pem", folder / f"client-{name}.pem")
 
 
 def _hide_the_machines_own(directory: Path) -> None:

@@ -18,6 +18,10 @@ PREDICTED = {
     "bytes_transferred": {"low": float(190 << 20), "expected": float(256 << 20), "high": float(400 << 20)},
 }
 
+MEASURED = {
+    "at": NOW, "interval_s": 1.0, "dirtied_bytes": 3 << 20, "memory_used_bytes": 300 << 20, "memory_bytes": 2 << 30
+}  # fmt: skip
+
 
 def page(*items: dict[str, Any]) -> dict[str, Any]:
     return {"items": list(items), "next_cursor": None}
@@ -44,8 +48,7 @@ def plan(*, target: str | None = "node-2") -> dict[str, Any]:
         "goals": {"max_downtime_ms": 50, "finish_within_s": 3600, "max_slowdown_percent": 0,
                   "bandwidth_bytes_per_s": 0, "may_pause": False, "never_postcopy": False, "transport": "auto"},
         "goals_said_by": {"max_downtime_ms": "asked for"},
-        "measured": {"at": NOW, "interval_s": 1.0, "dirtied_bytes": 3 << 20, "memory_used_bytes": 300 << 20,
-                     "memory_bytes": 2 << 30},
+        "measured": MEASURED,
         "note": "",
         "nodes": [node("node-1", is_here=True), *([goes] if target else []), node("node-3", reasons=[reason])],
     }  # fmt: skip
@@ -108,9 +111,10 @@ def test_migrate_sends_kind_strategy_policy_and_every_goal(room: ControlRoom, ru
 
 def test_what_was_predicted_stands_beside_what_it_cost(room: ControlRoom, run: Run) -> None:
     error = {"total_percent": -71.5, "downtime_percent": 79.3, "bytes_percent": None}
-    done = migration(**COMPLETED, predicted=PREDICTED, prediction_error=error)
+    done = migration(**COMPLETED, predicted=PREDICTED, measured=MEASURED, prediction_error=error)
     room.on("GET", f"/migrations/{MIGRATION_ID}", said(done))
     shown = run(f"migration show {MIGRATION_ID}").stdout
+    assert "Measured:   300 MiB in use, 3 MiB/s written, by sampling" in shown
     assert "Predicted:  total 2.0 s (1.2s-5.2s), downtime 33 ms (8ms-120ms)" in shown
     assert "Off by:     total -71 %, downtime +79 % (above zero: more was predicted)" in shown or "-72 %" in shown
     assert "Goals:      downtime up to 100 ms, within 1h00m" in shown

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from novacron.control.migrations.decide import LIVE_FEATURES, POSTCOPY
-from novacron.control.store.records import MIGRATIONS, NODES
+from novacron.control.store.records import MIGRATIONS, NODES, VMS
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import Figures, MigrationState, finished
 from novacron.model.node import Node
@@ -186,6 +186,25 @@ async def test_a_completed_migration_shows_how_wrong_its_prediction_was_and_the_
     await api.vm("web-2", node=target, status=MachineStatus.RUNNING)
     answer = await api.http.get("/api/v1/vms/web-2/migration-plan", params={"measure": False})
     assert any("210 MiB/s, as 1 earlier" in one for one in answer.json()["nodes"][0]["explanation"])
+
+
+async def test_what_was_measured_stays_on_the_record_and_the_next_plan_knows_what_was_blank(api: Api) -> None:
+    await _world(api, 0.0)
+    made = (await _begin(api, measure=True)).json()
+    assert made["measured"]["memory_used_bytes"] == 400 * MIB
+
+    def done(old: Any) -> Any:
+        figures = Figures(transfer_ms=3000.0, bytes_transferred=300 * MIB)
+        return msgspec.structs.replace(finished(old, MigrationState.COMPLETED, old.created_at), figures=figures)
+
+    await api.records.change(MIGRATIONS, made["id"], done)
+    await api.records.change(VMS, made["vm_id"], lambda vm: msgspec.structs.replace(vm, migration_id=""))
+    node = next(one for one in (await _plan(api)).nodes if one.can)
+    assert node.predicted is not None
+    assert node.predicted.bytes_transferred.expected == 300 * MIB
+    assert any("100 MiB of it are blank" in one for one in node.explanation)
+    unasked = (await _begin(api)).json()
+    assert unasked["measured"] is not None  # the plan's measurement, which is still fresh
 
 
 # -- policies ----------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Link:
         self._flows = asyncio.Event()
         self._flows.set()
         self.carried = 0
+        self.openings: list[bytes] = []  # what came first, in each direction of each connection
 
     async def lead_to(self, to: Reception) -> Reception:
         """A way through here to where the target listens."""
@@ -94,7 +95,11 @@ class Link:
         writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = True
         while data := await reader.read(CHUNK):
+            if first:
+                self.openings.append(data)
+                first = False
             await self._flows.wait()
             writer.write(data)
             self.carried += len(data)

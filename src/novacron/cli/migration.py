@@ -126,7 +126,7 @@ def _sent(one: Migration) -> str:
 
 def _details(one: Migration) -> Iterator[tuple[str, str]]:
     from novacron.cli.follow import stage, summary
-    from novacron.cli.plan_show import off, predicted
+    from novacron.cli.plan_show import measured, off, predicted
 
     yield "Id", one.id
     yield "VM", f"{one.vm_name} ({one.vm_id})"
@@ -135,6 +135,8 @@ def _details(one: Migration) -> Iterator[tuple[str, str]]:
     yield "From", one.source_node
     yield "To", one.target_node
     yield "Goals", _goals(one)
+    if one.measured:
+        yield "Measured", measured(one.measured)
     if one.predicted:
         yield "Predicted", predicted(one.predicted)
     if one.progress and not one.is_final:

@@ -12,7 +12,7 @@ from novacron.cli import amounts, safe
 if TYPE_CHECKING:
     from novacron.cli.output import Column
     from novacron.cli.session import Session
-    from novacron.client.migrations import Migration, MigrationPlan, NodePlan, Prediction, Range
+    from novacron.client.migrations import Measurement, Migration, MigrationPlan, NodePlan, Prediction, Range
 
 
 def show(session: Session, plan: MigrationPlan) -> None:
@@ -49,8 +49,7 @@ def _answer(node: NodePlan) -> str:
 
 def _sentences(plan: MigrationPlan) -> Iterator[str]:
     if plan.measured is not None:
-        written = amounts.rate(plan.measured.dirtied_bytes / plan.measured.interval_s)
-        yield f"measured: {amounts.size(plan.measured.memory_used_bytes)} in use, {written} written, by sampling"
+        yield f"measured: {measured(plan.measured)}"
     for node in plan.nodes:
         for reason in node.reasons:
             words = reason.message.removeprefix(f"{node.node}: ")
@@ -71,6 +70,12 @@ def _short(span_ms: float) -> str:
 
 def _sizes(range_: Range) -> str:
     return f"{amounts.size(range_.expected)} ({amounts.size(range_.low)} - {amounts.size(range_.high)})"
+
+
+def measured(seen: Measurement) -> str:
+    """What a machine was found to hold and to write."""
+    written = amounts.rate(seen.dirtied_bytes / seen.interval_s)
+    return f"{amounts.size(seen.memory_used_bytes)} in use, {written} written, by sampling"
 
 
 def predicted(prediction: Prediction) -> str:

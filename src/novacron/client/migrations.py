@@ -220,6 +220,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime.datetime
     finished_at: datetime.datetime | None
     revision: int
+    measured: Measurement | None = None
 
     @property
     def is_final(self) -> bool:

@@ -18,7 +18,7 @@ from enum import StrEnum
 import msgspec
 
 from novacron.errors import StateConflict
-from novacron.model.prediction import Prediction, PredictionError, error_percent
+from novacron.model.prediction import Measurement, Prediction, PredictionError, error_percent
 from novacron.model.vm import Problem
 
 
@@ -232,7 +232,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
 
     at_rest: the VM did not run when it was asked for (cold only). disks: those that are copied; the others are where
-    they are on both nodes. predicted: what it was expected to cost, to be held against the figures.
+    they are on both nodes. predicted: what it was expected to cost, to be held against the figures; measured: the
+    machine as it was just before, if it was looked at.
     """
 
     id: str
@@ -258,6 +259,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cancel_requested: bool = False
     progress: Progress | None = None
     predicted: Prediction | None = None
+    measured: Measurement | None = None
     figures: Figures = Figures()
     problem: Problem | None = None
     finished_at: datetime.datetime | None = None

@@ -129,7 +129,7 @@ def _live_ways(course: Course, goals: Goals, strategy: Strategy | None) -> Itera
     hybrid = Way(
         kind=MigrationKind.LIVE,
         strategy=Strategy.HYBRID,
-        predicted=plain.predicted if plain.predicted.ends else postcopied,
+        predicted=predict.hybrid(course.load, course.link, course.costs, goals),
         why=f"pre-copy may not come to an end ({behind}), and post-copy is allowed",
     )
     if strategy is Strategy.POSTCOPY:
@@ -239,8 +239,8 @@ def _doubts(way: Way, effective: Effective) -> Iterator[str]:
 
 
 def _rates(course: Course) -> str:
-    dirty, rate = course.load.dirty.expected / MIB, course.link.rate.expected / MIB
-    return f"the guest writes {dirty:.1f} MiB/s, the link moves {rate:.1f} MiB/s"
+    dirty, rate = max(course.load.dirty.expected, course.load.doubted), course.link.rate.expected
+    return f"the guest may write {dirty / MIB:.1f} MiB/s, the link moves {rate / MIB:.1f} MiB/s"
 
 
 def predicted_words(predicted: Prediction) -> str:

@@ -18,7 +18,7 @@ SMOOTHING = 0.3
 KEPT = 50
 TELLING_BYTES = 32 * MIB
 """A stream of less is over before it has its speed."""
-CAPPED_FROM = 0.9
+CAPPED_FROM = 0.8
 """A stream that reached this part of its own cap says nothing about what the link could carry."""
 
 UNKNOWN_LINK = Range(30.0 * MIB, 100.0 * MIB, 400.0 * MIB)
@@ -107,10 +107,11 @@ def packs(past: Sequence[Migration], vm_id: str) -> Range:
 
 def costs(past: Sequence[Migration]) -> Costs:
     """What moves of this cluster have cost beside memory. past: as `completed` answers."""
+    past = [one for one in past if not one.disks]  # the time of copying them is counted by their bytes
     streamed = [one for one in past if one.kind is not MigrationKind.COLD][-KEPT:]
     whole = [one for one in streamed if not _was_postcopied(one)]
     overhead = [
-        one.figures.total_ms - one.figures.transfer_ms
+        one.figures.total_ms - one.figures.transfer_ms + (one.figures.setup_ms or 0.0)  # no stream has its rate in it
         for one in streamed
         if one.figures.total_ms is not None and one.figures.transfer_ms is not None
     ]

@@ -13,6 +13,7 @@ from novacron.control.migrations import decide, history, predict, transport
 from novacron.control.migrations.choice import Choice, Course
 from novacron.control.migrations.disks import DiskAt, luggage
 from novacron.control.migrations.goals import Effective, sentences
+from novacron.control.migrations.habits import habits
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose, refusals
 from novacron.errors import GoalsUnmet, InvalidInput, NoRoom, NovaCronError, Reason
 from novacron.model.machine import MachineStatus
@@ -115,7 +116,12 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
     past = history.completed(known.past)
     outline = Course(
         node="",
-        load=predict.load_of(known.measured, running_spec(vm).memory_mib, runs=status_of(vm) is MachineStatus.RUNNING),
+        load=predict.load_of(
+            known.measured,
+            running_spec(vm).memory_mib,
+            runs=status_of(vm) is MachineStatus.RUNNING,
+            habits=habits(past, vm.id),
+        ),
         link=history.link((), "", "", asked.effective.goals),
         costs=history.costs(past),
         at_rest=at_rest,

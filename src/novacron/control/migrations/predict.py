@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
+from novacron.control.migrations.habits import DIRTIED_BIAS, Habits, in_use
 from novacron.control.migrations.history import MIB, Costs, Link
 from novacron.model.migration import Goals
 from novacron.model.prediction import Measurement, Prediction, Range
@@ -23,8 +24,6 @@ MAX_PASSES = 200
 SHRINKS_TO = 0.97
 FLAT_PASSES = 4
 """So many passes in vain until a driver does something else."""
-DIRTIED_BIAS = Range(1.0, 2.0, 3.0)
-"""By how much sampling reads low. Measured before a move, rates were two to three times too low (KubeVirt VEP 246)."""
 WRITTEN_BEYOND = 4.0
 """A guest is expected to write, in all, to so many times what it writes to in a second."""
 UNMEASURED_USE = Range(0.1, 0.5, 1.0)
@@ -34,7 +33,8 @@ UNMEASURED_DIRTY_PART_PER_S = Range(0.0, 0.01, 0.1)
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """A machine as what has to be moved. dirty: bytes/s it writes, at first; written: all it ever writes to, in bytes.
 
-    measured: else assumed.
+    measured: else assumed. doubted: what it is taken to write, at least, where the question is whether it ends: what
+    was learnt from moves that ended makes figures better, but lets none begin that would not end.
     """
 
     memory: Range
@@ -42,6 +42,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     written: Range
     basis: str
     measured: bool = True
+    doubted: float = 0.0
 
 
 class _Case(msgspec.Struct, frozen=True):
@@ -62,8 +63,8 @@ class _Course(msgspec.Struct, frozen=True):
     ends: bool
 
 
-def load_of(measured: Measurement | None, memory_mib: int, *, runs: bool) -> Load:
-    """The machine as it was measured, or as machines of that size may be."""
+def load_of(measured: Measurement | None, memory_mib: int, *, runs: bool, habits: Habits = Habits()) -> Load:  # noqa: B008 (frozen)
+    """The machine as it was measured and as its earlier moves had it, or as machines of that size may be."""
     memory = float(memory_mib * MIB)
     still = Range(0.0, 0.0, 0.0)
     if measured is None:
@@ -76,36 +77,48 @@ def load_of(measured: Measurement | None, memory_mib: int, *, runs: bool) -> Loa
             basis="memory and write rate: assumed, the machine was not measured",
             measured=False,
         )
-    used_bytes = float(min(measured.memory_used_bytes, memory))
+    used_bytes = min(in_use(measured, habits), memory)
     used = Range(used_bytes * 0.8, used_bytes, min(memory, used_bytes * 1.1))
     seen = measured.dirtied_bytes / measured.interval_s
     if not runs:
-        return Load(memory=used, dirty=still, written=still, basis="memory: measured; it stands still")
+        return Load(
+            memory=used, dirty=still, written=still, basis=_and("memory: measured; it stands still", habits.basis)
+        )
     return Load(
         memory=used,
-        dirty=Range(*(seen * bias for bias in msgspec.structs.astuple(DIRTIED_BIAS))),
+        dirty=Range(*(seen * bias for bias in msgspec.structs.astuple(habits.bias))),
         written=Range(
             float(measured.dirtied_bytes),
             min(measured.dirtied_bytes * WRITTEN_BEYOND, max(used_bytes, measured.dirtied_bytes)),
             max(used_bytes, float(measured.dirtied_bytes)),
         ),
-        basis=(
+        doubted=seen * DIRTIED_BIAS.expected,
+        basis=_and(
             f"memory: {used_bytes / MIB:.0f} MiB in use; writes: {seen / MIB:.1f} MiB/s by sampling for "
-            f"{measured.interval_s:g} s, taken for {seen * DIRTIED_BIAS.expected / MIB:.1f} as sampling reads low"
+            f"{measured.interval_s:g} s, taken for {seen * habits.bias.expected / MIB:.1f}",
+            habits.basis or "sampling reads low",
         ),
     )
+
+
+def _and(words: str, more: str) -> str:
+    return f"{words}; {more}" if more else words
 
 
 def slowed(load: Load, percent: int) -> Load:
     """The machine kept waiting for that part of its time."""
     part = 1 - min(max(percent, 0), 99) / 100
     dirty = Range(*(rate * part for rate in msgspec.structs.astuple(load.dirty)))
-    return msgspec.structs.replace(load, dirty=dirty)
+    return msgspec.structs.replace(load, dirty=dirty, doubted=load.doubted * part)
 
 
 def precopy(load: Load, link: Link, costs: Costs, goals: Goals, *, pauses: bool = False) -> Prediction:
     """Live. pauses: the guest stands still for what is left where it does not come to an end."""
-    low, mid, high = (_course(case, _stop_s(goals)) for case in _cases(load, link))
+    cases = _cases(load, link)
+    low, mid, high = (_course(case, _stop_s(goals)) for case in cases)
+    doubted = _course(_doubted(load, cases[1]), _stop_s(goals))
+    if not doubted.ends:
+        mid = doubted
     ends = mid.ends or pauses
     residue = _by_cases(link, low.left, mid.left, high.left)
     passes = Range(low.passes_s * 1e3, mid.passes_s * 1e3, high.passes_s * 1e3)
@@ -136,6 +149,20 @@ def postcopy(load: Load, link: Link, costs: Costs) -> Prediction:
         total_ms=_ordered(costs.overhead.plus(passes)),
         downtime_ms=costs.postcopy,
         bytes_transferred=link.travelling(_ordered(sent)),
+        basis=(load.basis, link.basis, *costs.basis),
+    )
+
+
+def hybrid(load: Load, link: Link, costs: Costs, goals: Goals) -> Prediction:
+    """Live, by pre-copy for as long as that gets anywhere; what is left then follows after the switch."""
+    low, mid, high = (_course(case, _stop_s(goals)) for case in _cases(load, link))
+    passes = Range(low.passes_s * 1e3, mid.passes_s * 1e3, high.passes_s * 1e3)
+    rest = _by_cases(link, low.left, mid.left, high.left)
+    return Prediction(
+        total_ms=_ordered(costs.overhead.plus(passes).plus(rest)),
+        downtime_ms=costs.handover.plus(rest) if mid.ends else costs.postcopy,
+        bytes_transferred=_ordered(Range(low.sent + low.left, mid.sent + mid.left, high.sent + high.left)),
+        residue_ms=rest.expected if mid.ends else 0.0,
         basis=(load.basis, link.basis, *costs.basis),
     )
 
@@ -190,6 +217,10 @@ def _cases(load: Load, link: Link) -> tuple[_Case, _Case, _Case]:
         _Case(load.memory.expected, load.dirty.expected, load.written.expected, link.rate.expected),
         _Case(load.memory.high, load.dirty.high, load.written.high, link.rate.low),
     )
+
+
+def _doubted(load: Load, expected: _Case) -> _Case:
+    return msgspec.structs.replace(expected, dirty=max(expected.dirty, load.doubted))
 
 
 def _course(case: _Case, stop_s: float) -> _Course:

@@ -145,6 +145,7 @@ class MigrationService:
             disks=self._with_units(node.disks),
             goals=choice.goals,
             predicted=choice.way.predicted,
+            measured=made.measured,
             requested_by=by,
             labels=asked.labels,
             explanation=made.explanation(node),

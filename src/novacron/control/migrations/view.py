@@ -58,6 +58,7 @@ class MigrationView:
             "steps_undone": migration.undone,
             "progress": _all_of(migration.progress) if migration.progress else None,
             "predicted": msgspec.to_builtins(migration.predicted),
+            "measured": msgspec.to_builtins(migration.measured),
             "figures": self._figures(migration.figures),
             "prediction_error": msgspec.to_builtins(prediction_error(migration)),
             "problem": _all_of(migration.problem) if migration.problem else None,

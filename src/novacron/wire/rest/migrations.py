@@ -188,6 +188,7 @@ class Migration(Strict):
     steps_undone: list[str]
     progress: ProgressOut | None
     predicted: PredictionOut | None
+    measured: MeasurementOut | None
     figures: FiguresOut
     prediction_error: PredictionErrorOut | None
     problem: VmProblem | None
@@ -225,6 +226,7 @@ class Migration(Strict):
             "steps_undone": [],
             "progress": None,
             "predicted": _PREDICTED,
+            "measured": None,
             "figures": {"total_ms": 1830.5, "downtime_qemu_ms": 41.0, "bytes_transferred": 281018368},
             "prediction_error": {"total_percent": 9.3, "bytes_percent": -1.1},
             "problem": None,
