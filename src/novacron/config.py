@@ -27,6 +27,8 @@ class ServerConfig:
     agent_secret_file: the secret agents show, made at first start when missing.
     import_allow: hosts (`host`, `host:port`) and networks (CIDR) outside the public network from which image files may
     be imported; import_ca: certificates trusted there besides the system's.
+    migrations_per_node: moves a node takes part in at once, as source or target; more wait in line. Two keep a link of
+    1 to 10 Gbit/s busy: one streams while the other starts or hands over; more only stretch each other's last passes.
     """
 
     data_dir: Path
@@ -40,6 +42,7 @@ class ServerConfig:
     keep_revisions: int = 100_000
     cpu_overcommit: float = 4.0
     memory_reserve_mib: int = 512
+    migrations_per_node: int = 2
     import_allow: tuple[str, ...] = ()
     import_ca: Path | None = None
     log_format: str = "text"
@@ -55,6 +58,9 @@ class ServerConfig:
             )
         if self.cpu_overcommit < 1:
             raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
+
+        if self.migrations_per_node < 1:
+            raise InvalidInput.field("migrations_per_node", "must be at least 1", "give a number from 1 up")
 
     @property
     def secret_file(self) -> Path:

@@ -44,7 +44,7 @@ def plan(*, target: str | None = "node-2") -> dict[str, Any]:
     reason = {"code": "memory.short", "message": "node-3: 2048 MiB asked for, 100 free", "remedy": "stop VMs"}
     data = {
         "vm": "web-1", "vm_id": VM_ID, "at_rest": False, "source_node": "node-1", "source_node_id": NODE_ID,
-        "target_node": target, "target_node_id": NODE_ID if target else None,
+        "target_node": target, "target_node_id": NODE_ID if target else None, "not_before": None,
         "goals": {"max_downtime_ms": 50, "finish_within_s": 3600, "max_slowdown_percent": 0,
                   "bandwidth_bytes_per_s": 0, "may_pause": False, "never_postcopy": False, "transport": "auto"},
         "goals_said_by": {"max_downtime_ms": "asked for"},
@@ -58,8 +58,8 @@ def plan(*, target: str | None = "node-2") -> dict[str, Any]:
 def policy(**changes: Any) -> dict[str, Any]:
     data = {
         "id": NODE_ID, "name": "database", "goals": {"max_downtime_ms": 50, "never_postcopy": True},
-        "selector": {"tier": "db"}, "is_default": False, "labels": {}, "description": "", "created_at": NOW,
-        "updated_at": NOW, "revision": 9,
+        "selector": {"tier": "db"}, "is_default": False, "windows": [], "labels": {}, "description": "",
+        "created_at": NOW, "updated_at": NOW, "revision": 9,
     }  # fmt: skip
     return json.loads(Policy.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
 
@@ -177,3 +177,36 @@ def test_the_cpu_baseline_names_who_is_locked_in(room: ControlRoom, run: Run) ->
     assert "VM:           web-1: locked in on node-1: node-2: it cannot run CPU model EPYC" in shown
     assert "2 more" in shown
     assert room.asked[0].query_params.getlist("without") == ["node-3", "node-4"]
+
+
+def test_windows_are_read_shown_and_taken_away(room: ControlRoom, run: Run) -> None:
+    night = {"days": ["fri", "sat", "sun", "mon"], "begins": "22:00", "ends": "05:00", "timezone": "Europe/Berlin"}
+    room.on("POST", "/migration-policies", said(policy(windows=[night]), 201))
+    run(["migration-policy", "create", "nightly", "--window", "fri-mon 22:00-05:00 Europe/Berlin"])
+    assert json.loads(room.bodies[0])["windows"] == [night]
+    run(["migration-policy", "create", "nightly", "--window", "daily 00:00-06:00"])
+    assert len(json.loads(room.bodies[1])["windows"][0]["days"]) == 7
+    room.on("GET", "/migration-policies/database", said(policy(windows=[night])))
+    assert "Begins:   fri,sat,sun,mon 22:00-05:00 Europe/Berlin" in run("migration-policy show database").stdout
+    room.on("PATCH", "/migration-policies/database", said(policy()))
+    run("migration-policy update database --any-time")
+    assert json.loads(room.bodies[-1]) == {"windows": []}
+
+
+@pytest.mark.parametrize("text", ["", "someday 1:00-2:00", "mon", "mon 22:00", "mon 1:00-2:00 UTC more"])
+def test_what_is_no_window_is_said(room: ControlRoom, run: Run, text: str) -> None:
+    assert run(["migration-policy", "create", "nightly", "--window", text]).exit_code == 2
+    assert room.asked == []
+
+
+def test_a_migration_that_waits_says_until_when(room: ControlRoom, run: Run) -> None:
+    later = "2026-11-23T22:00:00Z"
+    room.on("POST", "/migrations", said(migration(not_before=later, began_at=None), 202))
+    begun = run("vm migrate web-1 --starts-at 2026-11-23T22:00 --priority 90 --now")
+    assert "from 2026-11-23 22:00 UTC on" in begun.stdout
+    assert json.loads(room.bodies[0]) == {"vm": "web-1", "starts_at": later, "priority": 90, "now": True}
+    room.on("GET", "/vms/web-1/migration-plan", said(plan() | {"not_before": later}))
+    shown = run("vm migrate web-1 --dry-run --starts-at 2026-11-23T23:00+01:00")
+    assert "it would wait until 2026-11-23 22:00 UTC; --now begins at once" in shown.stdout
+    assert room.asked[-1].query_params["starts_at"] == "2026-11-23 23:00:00+01:00"
+    assert run("vm migrate web-1 --starts-at tonight").exit_code == 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 import pytest
 
-from novacron.cli import amounts, events, image, migration, node, safe, vm, vm_migrate
+from novacron.cli import amounts, bulk_migration, events, image, migration, node, safe, vm, vm_migrate
 from novacron.cli.vm_spec import read_nic
+from novacron.model.bulk_migration import BulkState
 from novacron.model.event import ObjectType
 from novacron.model.image import FileRole
 from novacron.model.machine import Firmware, MachineKind
@@ -25,6 +26,7 @@ def test_choices_are_the_models_words() -> None:
     assert list(vm.STATES) == list(VmState)
     assert list(node.STATES) == list(NodeState)
     assert list(migration.STATES) == list(MigrationState)
+    assert sorted(bulk_migration.STATES) == sorted(BulkState)
     assert list(events.TYPES) == list(ObjectType)
     assert choices(vm.create, "--machine") == list(MachineKind)
     assert choices(vm.create, "--firmware") == list(Firmware)

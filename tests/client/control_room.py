@@ -121,7 +121,8 @@ def migration(**changes: Any) -> dict[str, Any]:
         "target_node_id": IMAGE_ID, "may_cancel": True, "max_downtime_ms": 100, "bandwidth_bytes_per_s": 0,
         "finish_within_s": 3600, "max_slowdown_percent": 0, "may_pause": False, "never_postcopy": False,
         "transport": "direct",
-        "at_rest": False, "predicted": None, "measured": None, "prediction_error": None, "labels": {},
+        "at_rest": False, "priority": 50, "not_before": None, "began_at": NOW,
+        "predicted": None, "measured": None, "prediction_error": None, "labels": {},
         "explanation": ["shared storage: disks stay"],
         "steps_begun": ["accept", "send"], "steps_done": ["accept"], "steps_undone": [],
         "progress": {

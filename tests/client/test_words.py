@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from novacron.client import (
+    bulk_migrations,
     images,
     migration_policies,
     migrations,
@@ -22,6 +23,7 @@ from novacron.client import (
     vms,
     volumes,
 )
+from novacron.wire.rest import bulk_migrations as wire_bulk
 from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migrations as wire_migrations
 from novacron.wire.rest import networks as wire_networks
@@ -61,8 +63,10 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (images.ImageImport, wire_images.ImageImport),
     (migrations.MigrationCreate, wire_migrations.MigrationCreate),
     (migrations.Goals, wire_migrations.Goals),
+    (bulk_migrations.BulkMigrationCreate, wire_bulk.BulkMigrationCreate),
     (migration_policies.PolicyCreate, wire_policies.PolicyCreate),
     (migration_policies.PolicyUpdate, wire_policies.PolicyUpdate),
+    (migration_policies.Window, wire_policies.Window),
     (templates.TemplateCreate, wire_templates.TemplateCreate),
     (templates.VersionCreate, wire_templates.VersionCreate),
     (templates.ParameterIn, wire_templates.ParameterIn),
@@ -107,6 +111,13 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (networks.Network, wire_networks.Network),
     (security_groups.SecurityGroup, wire_groups.SecurityGroup),
     (migrations.Migration, wire_migrations.Migration),
+    (bulk_migrations.BulkMigration, wire_bulk.BulkMigration),
+    (bulk_migrations.BulkMigrationPlan, wire_bulk.BulkMigrationPlan),
+    (bulk_migrations.Entry, wire_bulk.EntryOut),
+    (bulk_migrations.Forecast, wire_bulk.ForecastOut),
+    (bulk_migrations.Load, wire_bulk.LoadOut),
+    (bulk_migrations.NodeLossPlan, wire_bulk.NodeLossPlan),
+    (bulk_migrations.Restart, wire_bulk.RestartOut),
     (templates.Template, wire_templates.Template),
     (templates.Version, wire_templates.VersionOut),
     (templates.Parameter, wire_templates.ParameterOut),
@@ -179,6 +190,8 @@ def test_what_is_answered_is_read_whole(kind: type[Any], data: dict[str, Any]) -
         (vms.DiskIn(volume="a", boot_order=2), wire_vms.DiskIn),
         (images.ImageCreate(name="a", cmdline="console=ttyS0"), wire_images.ImageCreate),
         (migrations.MigrationCreate(vm="a", target_node="b", max_downtime_ms=5), wire_migrations.MigrationCreate),
+        (bulk_migrations.BulkMigrationCreate(drain="a", targets={"b": "c"}, priorities={"b": 9}, may_pause=True),
+         wire_bulk.BulkMigrationCreate),
     ],
 )  # fmt: skip
 def test_what_is_sent_is_taken(ask: msgspec.Struct, theirs: type[BaseModel]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import msgspec
@@ -273,3 +274,50 @@ async def test_policies_say_what_a_request_leaves_open_and_bind(api: Api) -> Non
     )
     assert "goal: never post-copy: policy database, which selects it" in made.explanation
     assert "goal: may be paused: policy patient, which was named" in made.explanation
+
+
+NIGHT = {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"], "begins": "02:00", "ends": "02:01"}
+
+
+async def test_a_plan_and_a_migration_say_until_when_they_wait(api: Api) -> None:
+    await _world(api)
+    policy = {"name": "nightly", "goals": {}, "windows": [NIGHT | {"timezone": "Pacific/Kiritimati"}]}
+    made = await api.http.post("/api/v1/migration-policies", json=policy)
+    assert made.status_code == 201, made.text
+    assert made.json()["windows"] == policy["windows"]
+    assert (await _plan(api, policy="nightly", now=True)).not_before is None
+    plan = await _plan(api, policy="nightly")
+    assert plan.not_before is not None
+    assert (plan.not_before.hour, plan.not_before.minute) == (12, 0)  # fourteen hours ahead
+    begun = (await _begin(api, policy="nightly", priority=7)).json()
+    assert (begun["state"], begun["began_at"], begun["priority"]) == ("pending", None, 7)
+    assert begun["not_before"].replace("Z", "+00:00") == plan.not_before.isoformat()
+    assert "windows of policy nightly" in begun["explanation"][-1]
+
+
+async def test_a_time_asked_for_is_kept_to_and_says_so(api: Api) -> None:
+    await _world(api)
+    then = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(days=2)
+    elsewhere = then.astimezone(datetime.timezone(datetime.timedelta(hours=9)))
+    begun = (await _begin(api, starts_at=elsewhere.isoformat())).json()
+    assert begun["not_before"] == f"{then:%Y-%m-%dT%H:%M:%SZ}"
+    assert begun["explanation"][-1] == f"waits until {then:%Y-%m-%d %H:%M} UTC: starts_at was asked for"
+    for wrong in ("2099-01-02T03:04:00", "9999-12-31T23:59:59-14:00"):
+        problem = problem_of(await _begin(api, starts_at=wrong), 422, "invalid_input")
+        assert fields_of(problem) == ["starts_at"]
+
+
+@pytest.mark.parametrize(
+    ("window", "field"),
+    [
+        ({"days": []}, "windows"),
+        ({"days": ["monday"]}, "windows"),
+        ({"begins": "24:00"}, "windows"),
+        ({"timezone": "Middle/Earth"}, "windows"),
+        ({"timezone": "../etc/passwd"}, "windows"),
+    ],
+)
+async def test_a_window_that_is_none_is_refused(api: Api, window: dict[str, Any], field: str) -> None:
+    body = {"name": "nightly", "goals": {}, "windows": [NIGHT | window]}
+    problem = problem_of(await api.http.post("/api/v1/migration-policies", json=body), 422, "invalid_input")
+    assert all(one.startswith(field) for one in fields_of(problem))

@@ -11,8 +11,13 @@ from pathlib import Path
 import msgspec
 
 from novacron.config import ServerConfig
+from novacron.control.bulk_migrations.outlook import Surveyor
+from novacron.control.bulk_migrations.service import BulkMigrationService
+from novacron.control.bulk_migrations.worker import BulkWorker
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.service import MigrationService
 from novacron.control.networks.weaver import Weaver
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
@@ -61,6 +66,10 @@ class House:
         self.room = Room(records, ServerConfig(data_dir=root, pool_dir=root))
         self.images = ImageService(records, self.room, clock, root / "pool")
         self.snapshots = SnapshotService(records, self.room, clock)
+        self.planner = Planner(records, self.room, cluster, clock)
+        self.surveyor = Surveyor(records, self.room, self.planner)
+        self.migrations = MigrationService(records, self.room, clock, self.planner)
+        self.bulk = BulkMigrationService(records, self.room, clock, self.surveyor)
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._written: dict[str, int] = {}  # by VM: what its guest wrote last, on disks that nodes do not share
         self._local_pool = ""
@@ -69,6 +78,7 @@ class House:
         kinds = {
             "reconciler": lambda: Reconciler(self.records, self.cluster, self.clock),
             "conductor": lambda: Conductor(self.records, self.cluster, self.clock),
+            "bulk": lambda: BulkWorker(self.records, self.room, self.migrations, self.surveyor, self.clock),
             "weaver": self._weaver,
             "volumes": lambda: VolumeWorker(self.records, self.cluster, self.clock),
             "prober": self._prober,
@@ -297,7 +307,10 @@ async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0, nodes: st
     made.weaver = Weaver(records, cluster, clock)  # hears of nodes before it works
     try:
         await cluster.start()
-        for worker in ("reconciler", "conductor", "health", "weaver", "volumes", "prober", "snapshots", "schedules"):
+        for worker in (
+            *("reconciler", "conductor", "bulk", "health"),
+            *("weaver", "volumes", "prober", "snapshots", "schedules"),
+        ):
             made.start_worker(worker)
         yield made
     finally:

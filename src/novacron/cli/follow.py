@@ -37,8 +37,9 @@ def follow(session: Session, nova: Client, migration_id: str, timeout_s: float) 
 
 def say_begun(session: Session, migration: Migration) -> None:
     """What is said without --wait."""
+    waits = f" from {migration.not_before:%Y-%m-%d %H:%M} UTC on" if migration.not_before else ""
     sentence = (
-        f"{migration.vm_name}: moving from {migration.source_node} to {migration.target_node}; "
+        f"{migration.vm_name}: moving from {migration.source_node} to {migration.target_node}{waits}; "
         f"novacron migration watch {migration.id}"
     )
     session.printer.done(migration, sentence, name)

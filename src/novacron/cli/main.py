@@ -18,6 +18,8 @@ NOUNS = {
         "novacron.cli.migration_policy:migration_policy",
         "Give goals of migrations a name.",
     ),
+    "bulk-migration": ("novacron.cli.bulk_migration:bulk_migration", "Move many VMs within limits."),
+    "plan": ("novacron.cli.plan:plan", "Say beforehand what emptying or losing a node would mean."),
     "node": ("novacron.cli.node:node", "Look after the hosts that run VMs."),
     "volume": ("novacron.cli.volume:volume", "Keep disks, with VMs and without."),
     "pool": ("novacron.cli.pool:pool", "Say where volumes may lie."),

@@ -135,6 +135,8 @@ def _details(one: Migration) -> Iterator[tuple[str, str]]:
     yield "From", one.source_node
     yield "To", one.target_node
     yield "Goals", _goals(one)
+    if one.not_before and not one.began_at:
+        yield "Waits until", f"{one.not_before:%Y-%m-%d %H:%M:%S} UTC"
     if one.measured:
         yield "Measured", measured(one.measured)
     if one.predicted:

@@ -11,10 +11,11 @@ from novacron.cli.complete import names
 from novacron.cli.goal_options import goals_of, says_goals
 from novacron.cli.options import PAIR, asks, confirm, confirms, prints, selects
 from novacron.cli.session import Session
+from novacron.cli.window import WINDOW
 
 if TYPE_CHECKING:
     from novacron.cli.output import Column
-    from novacron.client.migration_policies import Policy
+    from novacron.client.migration_policies import Policy, Window
 
 POLICY = click.argument("policy", metavar="POLICY", shell_complete=names("migration_policies"))
 
@@ -58,17 +59,21 @@ def show(session: Session, policy: str) -> None:
               help="For VMs with this label; an empty value: any value. Repeatable: all of them.")  # fmt: skip
 @click.option("--default", "is_default", is_flag=True, help="For all that nobody else says.")
 @says_goals
+@click.option("--window", "windows", type=WINDOW, metavar="WINDOW", multiple=True,
+              help="When moves may begin: 'mon-fri 22:00-05:00 Europe/Berlin'. None: at any time.")  # fmt: skip
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Of the policy. Repeatable.")
 @click.option("--description", default="", metavar="TEXT", help="For people.")
 @prints
 @asks
 def create(session: Session, name: str, selector: tuple[tuple[str, str], ...], is_default: bool,
-           labels: tuple[tuple[str, str], ...], description: str, **given: Any) -> None:  # fmt: skip
+           windows: tuple[Window, ...], labels: tuple[tuple[str, str], ...], description: str,
+           **given: Any) -> None:  # fmt: skip
     """Make a migration policy.
 
     \b
     novacron migration-policy create database --vms tier=db --max-downtime-ms 50 --never-postcopy
     novacron migration-policy create usual --default --may-pause
+    novacron migration-policy create nightly --vms tier=db --window "daily 22:00-05:00 Europe/Berlin"
     """
     from novacron.client import migration_policies, migrations
 
@@ -77,6 +82,7 @@ def create(session: Session, name: str, selector: tuple[tuple[str, str], ...], i
         goals=migrations.Goals(**goals_of(given)),
         selector=dict(selector),
         is_default=is_default,
+        windows=list(windows),
         labels=dict(labels),
         description=description,
     )
@@ -91,12 +97,15 @@ def create(session: Session, name: str, selector: tuple[tuple[str, str], ...], i
 @click.option("--vms", "selector", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Instead of those so far.")
 @click.option("--default/--no-default", "is_default", default=None, help="For all that nobody else says, or no more.")
 @says_goals
+@click.option("--window", "windows", type=WINDOW, metavar="WINDOW", multiple=True, help="Instead of those so far.")
+@click.option("--any-time", is_flag=True, help="No windows any more.")
 @click.option("--forget", multiple=True, metavar="GOAL", help="Say no more of it, as in max_downtime_ms. Repeatable.")
 @click.option("--description", metavar="TEXT", help="For people.")
 @prints
 @asks
 def update(session: Session, policy: str, selector: tuple[tuple[str, str], ...], forget: tuple[str, ...],
-           name: str | None, is_default: bool | None, description: str | None, **given: Any) -> None:  # fmt: skip
+           windows: tuple[Window, ...], any_time: bool, name: str | None, is_default: bool | None,
+           description: str | None, **given: Any) -> None:  # fmt: skip
     """Change a migration policy. Goals that are not given stay; migrations under way keep those they began with."""
     import msgspec
 
@@ -105,6 +114,8 @@ def update(session: Session, policy: str, selector: tuple[tuple[str, str], ...],
 
     plain = {"name": name, "is_default": is_default, "description": description, "selector": dict(selector) or None}
     said: dict[str, Any] = {key: value for key, value in plain.items() if value is not None}
+    if windows or any_time:
+        said["windows"] = list(windows)
     goals = goals_of(given) | dict.fromkeys(forget)
     if strays := set(goals) - set(migrations.Goals.__struct_fields__):
         raise click.BadParameter(f"{', '.join(sorted(strays))}: no such goal", param_hint="--forget")
@@ -145,6 +156,12 @@ def _goals(one: Policy) -> str:
     return words(one.goals)
 
 
+def _windows(one: Policy) -> str:
+    from novacron.cli.window import words
+
+    return words(one.windows)
+
+
 def _for(one: Policy) -> str:
     from novacron.cli.vm_show import labels
 
@@ -161,6 +178,7 @@ def _columns() -> list[Column[Policy]]:
         Column("NAME", _name),
         Column("FOR", _for),
         Column("GOALS", _goals),
+        Column("WINDOWS", _windows, wide=True),
         Column("AGE", lambda one: amounts.age(one.created_at, now)),
         Column("ID", lambda one: one.id, wide=True),
     ]
@@ -175,5 +193,6 @@ def _details(one: Policy) -> Iterator[tuple[str, str]]:
         yield "Description", one.description
     yield "For", _for(one)
     yield "Goals", _goals(one)
+    yield "Begins", _windows(one)
     yield "Labels", labels(one.labels) or "none"
     yield "Created", f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from novacron.cli.complete import names
+from novacron.cli.node_drain import bring_back, drain
 from novacron.cli.options import asks, confirm, confirms, prints, selects
 from novacron.cli.session import Session
 
@@ -120,6 +121,10 @@ def cpu_baseline(session: Session, without: tuple[str, ...]) -> None:
     with session.connect() as nova:
         found = nova.do(nodes.cpu_baseline(without=without))
     session.printer.one(found, _baseline_details, lambda one: ", ".join(_models(one)))
+
+
+node.add_command(drain)
+node.add_command(bring_back)
 
 
 def _models(found: CpuBaseline) -> list[str]:

@@ -39,6 +39,26 @@ RATE = Amount("rate", amounts.read_rate)
 TIME = Amount("time", amounts.read_time)
 
 
+class Moment(click.ParamType[Any]):
+    """A time of a day, as RFC 3339 has it; without a zone UTC is meant."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        import datetime  # here: few commands take one
+
+        if isinstance(value, datetime.datetime):
+            return value
+        try:
+            read = datetime.datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a time as 2026-01-02T22:00+01:00", param, ctx)
+        return read if read.tzinfo else read.replace(tzinfo=datetime.UTC)
+
+
+MOMENT = Moment()
+
+
 class Pair(click.ParamType[tuple[str, str]]):
     """KEY=VALUE."""
 

@@ -48,6 +48,8 @@ def _answer(node: NodePlan) -> str:
 
 
 def _sentences(plan: MigrationPlan) -> Iterator[str]:
+    if plan.not_before is not None:
+        yield f"it would wait until {plan.not_before:%Y-%m-%d %H:%M} UTC; --now begins at once"
     if plan.measured is not None:
         yield f"measured: {measured(plan.measured)}"
     for node in plan.nodes:

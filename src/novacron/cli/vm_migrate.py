@@ -8,7 +8,7 @@ import click
 
 from novacron.cli.complete import names
 from novacron.cli.goal_options import goals_of, says_goals
-from novacron.cli.options import PAIR, asks, prints, waits
+from novacron.cli.options import MOMENT, PAIR, asks, prints, waits
 from novacron.cli.session import Session
 
 VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
@@ -45,6 +45,9 @@ VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
 )
 @says_goals
 @click.option("--measure/--no-measure", default=None, help="Look first at what it writes; default: if a goal needs it.")
+@click.option("--now", is_flag=True, default=None, help="Whatever the windows of policies say.")
+@click.option("--starts-at", type=MOMENT, metavar="TIME", help="Not before then: 2026-01-02T22:00, else UTC is meant.")
+@click.option("--priority", type=click.IntRange(0, 100), help="In line for its nodes; more goes first.")
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Of the migration. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would do and cost, for every node.")
 @waits("2h")
@@ -67,7 +70,7 @@ def migrate(session: Session, vm: str, dry_run: bool, wait: bool, timeout_s: flo
     from novacron.cli.plan_show import show
     from novacron.client import migrations
 
-    said = ("target_node", "kind", "strategy", "policy", "pool", "measure")
+    said = ("target_node", "kind", "strategy", "policy", "pool", "measure", "now", "starts_at", "priority")
     chosen = {name: given[name] for name in said if given[name] is not None}
     chosen["disk_pools"] = dict(given["disk_pools"])
     wish = migrations.MigrationCreate(vm=vm, **chosen, **goals_of(given), labels=dict(given["labels"]))

@@ -47,6 +47,7 @@ from novacron.model.image import FileRole
 from novacron.wire.stream import Resync, Subscribe, ToClient
 
 if TYPE_CHECKING:
+    from novacron.client.bulk_migrations import BulkMigration
     from novacron.client.volumes import Volume
 
 T = TypeVar("T")
@@ -221,6 +222,20 @@ class AsyncClient:
         """The migration once it has ended, well or not. :raise DeadlineExceeded, NotFound: as wait_vm."""
         wait, goal = self._wait(deadline_s), goals.migration_is_final()
         return await self._run(wait.until(ObjectType.MIGRATION, migrations.get, migration_id, goal, on_update))
+
+    async def wait_bulk_migration(
+        self,
+        bulk_id: str,
+        *,
+        deadline_s: float = 86400.0,
+        on_update: Callable[[BulkMigration], None] = lambda _: None,
+    ) -> BulkMigration:
+        """The whole bulk migration once it has ended, well or not. :raise DeadlineExceeded, NotFound: as wait_vm."""
+        from novacron.client import bulk_migrations  # here: most programs move one at a time
+
+        wait, goal = self._wait(deadline_s), goals.bulk_migration_is_final()
+        await self._run(wait.until(ObjectType.BULK_MIGRATION, bulk_migrations.get, bulk_id, goal, on_update))
+        return await self.do(bulk_migrations.get(bulk_id))
 
     async def wait_snapshot(
         self, snapshot_id: str, *, deadline_s: float = 3600.0, on_update: Callable[[Snapshot], None] = lambda _: None

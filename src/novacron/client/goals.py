@@ -14,6 +14,7 @@ from novacron.client.vms import Problem, Vm
 from novacron.errors import NovaCronError, Reason, StateConflict, from_data
 
 if TYPE_CHECKING:
+    from novacron.client.bulk_migrations import BulkMigration
     from novacron.client.volumes import Volume
 
 T = TypeVar("T")
@@ -111,6 +112,11 @@ def volume_is_gone() -> Goal[Volume]:
 def migration_is_final() -> Goal[Migration]:
     """The migration has ended, well or not: its `state` and `problem` say how."""
     return Goal("at its end", lambda migration: migration.is_final)
+
+
+def bulk_migration_is_final() -> Goal[BulkMigration]:
+    """The bulk migration has ended, well or not: its `state` and its entries say how."""
+    return Goal("at its end", lambda bulk: bulk.is_final)
 
 
 def image_file_is_there(role: str) -> Goal[Image]:

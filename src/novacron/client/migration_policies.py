@@ -14,6 +14,15 @@ from novacron.client.migrations import Goals
 COLLECTION = "migration-policies"
 
 
+class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When migrations may begin, each week. ends (`05:00`) not after begins: on the day after."""
+
+    days: list[str]
+    begins: str
+    ends: str
+    timezone: str = "UTC"
+
+
 class PolicyCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Goals under a name: for VMs with all labels of `selector` (an empty value: any value), for migrations that name
     it, and, if it is the default, for all others.
@@ -23,6 +32,7 @@ class PolicyCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     goals: Goals
     selector: Mapping[str, str] = {}
     is_default: bool = False
+    windows: list[Window] = []
     labels: Mapping[str, str] = {}
     description: str = ""
 
@@ -34,6 +44,7 @@ class PolicyUpdate(msgspec.Struct, frozen=True, kw_only=True):
     goals: Goals | UnsetType = UNSET
     selector: Mapping[str, str] | UnsetType = UNSET
     is_default: bool | UnsetType = UNSET
+    windows: list[Window] | UnsetType = UNSET
     labels: Mapping[str, str] | UnsetType = UNSET
     description: str | UnsetType = UNSET
 
@@ -44,6 +55,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     goals: Goals
     selector: dict[str, str]
     is_default: bool
+    windows: list[Window]
     labels: dict[str, str]
     description: str
     created_at: datetime.datetime

@@ -28,7 +28,8 @@ class MigrationCreate(Goals, frozen=True, kw_only=True, omit_defaults=True):
     """A VM to be moved. What is left out is chosen: the target by the scheduler, kind and strategy by the engine.
 
     pool: where all its disks are to be after the move; disk_pools: the same, by volume.
-    measure: look at what it writes before deciding; None: where a downtime or an end was asked for.
+    measure: look at what it writes before deciding; None: where a downtime or an end was asked for. starts_at: not
+    before then; now: whatever the windows of policies; priority: 0 to 100, in line.
     """
 
     vm: str
@@ -39,6 +40,9 @@ class MigrationCreate(Goals, frozen=True, kw_only=True, omit_defaults=True):
     pool: str | None = None
     disk_pools: Mapping[str, str] = {}
     measure: bool | None = None
+    starts_at: datetime.datetime | None = None
+    now: bool | None = None
+    priority: int | None = None
     labels: Mapping[str, str] = {}
 
 
@@ -129,6 +133,7 @@ class MigrationPlan(msgspec.Struct, frozen=True, kw_only=True):
     source_node_id: str
     target_node: str | None
     target_node_id: str | None
+    not_before: datetime.datetime | None
     goals: GoalsInForce
     goals_said_by: dict[str, str]
     measured: Measurement | None
@@ -198,6 +203,9 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     target_node_id: str
     at_rest: bool
     disks: list[DiskMove] = []
+    priority: int
+    not_before: datetime.datetime | None
+    began_at: datetime.datetime | None
     may_cancel: bool
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
@@ -238,7 +246,7 @@ def plan(migration: MigrationCreate) -> Call[MigrationPlan]:
     said = {
         field: value
         for field in migration.__struct_fields__
-        if field not in ("vm", "labels", "disk_pools") and (value := getattr(migration, field)) is not None
+        if field not in ("vm", "labels", "disk_pools", "priority") and (value := getattr(migration, field)) is not None
     }
     plain = {field: str(value).lower() if isinstance(value, bool) else str(value) for field, value in said.items()}
     query: Query = plain | {"disk_pool": [f"{volume}={pool}" for volume, pool in migration.disk_pools.items()]}

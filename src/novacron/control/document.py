@@ -46,6 +46,7 @@ TAGS = {
     "schedules": "Snapshots taken by themselves, and how many of them are kept.",
     "migrations": "Moves of machines: planned before, step by step, with what was measured beside what was predicted.",
     "migration policies": "Goals of migrations under a name, for the VMs that their labels select, or for all.",
+    "bulk migrations": "Many moves within limits: planned before, paused, resumed, cancelled; nodes emptied.",
     "server": "The server itself.",
 }
 

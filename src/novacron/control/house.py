@@ -18,6 +18,11 @@ from novacron.clock import Clock
 from novacron.config import ServerConfig
 from novacron.control import once, premises, web
 from novacron.control.access.service import TOKEN_FILE, Access
+from novacron.control.bulk_migrations.outlook import Surveyor
+from novacron.control.bulk_migrations.routes import router as bulk_routes
+from novacron.control.bulk_migrations.service import BulkMigrationService
+from novacron.control.bulk_migrations.view import BulkMigrationView
+from novacron.control.bulk_migrations.worker import BulkWorker
 from novacron.control.images.cache import Cache
 from novacron.control.images.distribution import Distribution
 from novacron.control.images.door import router as image_door
@@ -58,6 +63,7 @@ from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.view import ScheduleView, SnapshotView
 from novacron.control.snapshots.worker import SnapshotWorker
 from novacron.control.store.records import (
+    BULK_MIGRATIONS,
     IMAGES,
     MIGRATIONS,
     NETWORKS,
@@ -230,14 +236,30 @@ def application(
 
 
 def _moving(records: Records, room: Room, lines: Lines, clock: Clock) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
-    """What is asked of migrations and their policies, and how they are shown."""
-    service = MigrationService(records, room, clock, Planner(records, room, lines, clock))
-    view, policy_view = MigrationView(records), PolicyView(records)
+    """What is asked of migrations, one and many, and their policies, and how they are shown."""
+    planner = Planner(records, room, lines, clock)
+    service = MigrationService(records, room, clock, planner)
+    bulk = BulkMigrationService(records, room, clock, Surveyor(records, room, planner))
+    view, policy_view, bulk_view = MigrationView(records), PolicyView(records), BulkMigrationView(records)
     routers = (
         migration_routes(records, service, view),
         policy_routes(records, PolicyService(records, room, clock), policy_view),
+        bulk_routes(records, bulk, bulk_view),
     )
-    return routers, {MIGRATIONS.prefix: view.data, POLICIES.prefix: policy_view.data}
+    views: dict[str, View] = {
+        MIGRATIONS.prefix: view.data,
+        POLICIES.prefix: policy_view.data,
+        BULK_MIGRATIONS.prefix: bulk_view.data,
+    }
+    return routers, views
+
+
+def bulk_worker(config: ServerConfig, records: Records, lines: Agents, clock: Clock) -> BulkWorker:
+    """Who has the moves of bulk migrations begun."""
+    room = Room(records, config)
+    planner = Planner(records, room, lines, clock)
+    surveyor = Surveyor(records, room, planner)
+    return BulkWorker(records, room, MigrationService(records, room, clock, planner), surveyor, clock)
 
 
 def workers(
@@ -266,7 +288,8 @@ def workers(
         "cache": Cache(records, lines, clock, distribution).run,
         "access": access.run,
         "reconciler": Reconciler(records, lines, clock, distribution).run,
-        "conductor": Conductor(records, lines, clock, distribution).run,
+        "conductor": Conductor(records, lines, clock, distribution, config.migrations_per_node).run,
+        "bulk_migrations": bulk_worker(config, records, lines, clock).run,
         "weaver": weaver.run,
         "health": Health(records, lines, clock).run,
         "prober": prober.run,

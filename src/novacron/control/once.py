@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Generic
+from typing import Annotated, Any, Generic, Protocol
 
 import msgspec
 from fastapi import Depends, Header
@@ -42,6 +42,18 @@ class Outcome(msgspec.Struct, frozen=True):
 
     stored: Stored[Any]
     status: int
+
+
+class Beside(Protocol):
+    """What is written in the same transaction as a record, by whoever asked for the record."""
+
+    def note(self, record: Any, status: int, revision: int = 0) -> tuple[Write, ...]:
+        """What to commit together with the record; asked anew before each try. May raise a refusal."""
+        ...
+
+    async def is_used(self) -> bool:
+        """Whether it has been written meanwhile, so that nothing is left to do."""
+        ...
 
 
 class Once:

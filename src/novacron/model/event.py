@@ -24,6 +24,7 @@ class ObjectType(StrEnum):
     SCHEDULE = "schedule"
     TEMPLATE = "template"
     MIGRATION_POLICY = "migration_policy"
+    BULK_MIGRATION = "bulk_migration"
 
 
 class ChangeKind(StrEnum):

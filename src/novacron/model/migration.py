@@ -97,6 +97,9 @@ class Step(msgspec.Struct, frozen=True):
     undo: str = ""
 
 
+AT_ONCE_S = 1.0
+"""A migration that begins within this time has not waited in line."""
+
 COMMIT = "commit"
 """The hand-over: the VM's owner and the migration's record change in one store transaction.
 
@@ -184,7 +187,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was measured; kept on the record for ever. None: not measured, never a guess.
 
-    total_ms: request to completed, by the control plane. downtime_qemu_ms: the source QEMU's own count.
+    total_ms: request to completed, by the control plane, less what it waited in line.
+    downtime_qemu_ms: the source QEMU's own count.
     downtime_stopped_ms: from the source's STOP to the target's RESUME; each side gives the age of its own
     event, so no clocks are compared. network_gap_ms: from the source's STOP until the node network_checked_by heard
     the guest answer on its network again (an estimate: see control.migrations.reachable). bytes_transferred: on the
@@ -231,6 +235,7 @@ class DiskMove(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
 
+    not_before: it begins no earlier; priority: those with more are let in first; began_at: when it was let in.
     at_rest: the VM did not run when it was asked for (cold only). disks: those that are copied; the others are where
     they are on both nodes. predicted: what it was expected to cost, to be held against the figures; measured: the
     machine as it was just before, if it was looked at.
@@ -249,6 +254,9 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_at: datetime.datetime
     at_rest: bool = False
     disks: tuple[DiskMove, ...] = ()
+    not_before: datetime.datetime | None = None
+    priority: int = 50
+    began_at: datetime.datetime | None = None
     goals: Goals = Goals()
     requested_by: str = ""
     labels: dict[str, str] = {}
@@ -355,7 +363,8 @@ def next_action(migration: Migration) -> Action | None:
 def began(migration: Migration, step: Step, now: datetime.datetime) -> Migration:
     """The record that says the step is about to be done. Beginning again changes nothing but the time."""
     names = migration.began if step.name in migration.began else (*migration.began, step.name)
-    return msgspec.structs.replace(migration, began=names, state=step.state, updated_at=now)
+    let_in = migration.began_at or now
+    return msgspec.structs.replace(migration, began=names, state=step.state, updated_at=now, began_at=let_in)
 
 
 def did(migration: Migration, step: Step, now: datetime.datetime) -> Migration:
@@ -390,8 +399,14 @@ def went_wrong(migration: Migration, problem: Problem, now: datetime.datetime) -
     return msgspec.structs.replace(migration, state=MigrationState.ROLLING_BACK, problem=problem, updated_at=now)
 
 
+def _asked_at(migration: Migration) -> datetime.datetime:
+    """From when its time counts: the request, unless it then waited in line."""
+    began_at = migration.began_at or migration.created_at
+    return began_at if (began_at - migration.created_at).total_seconds() > AT_ONCE_S else migration.created_at
+
+
 def finished(migration: Migration, state: MigrationState, now: datetime.datetime) -> Migration:
     """The record in its final state, with the total time."""
-    total_ms = (now - migration.created_at).total_seconds() * 1e3
+    total_ms = (now - _asked_at(migration)).total_seconds() * 1e3
     figures = msgspec.structs.replace(migration.figures, total_ms=total_ms)
     return msgspec.structs.replace(migration, state=state, figures=figures, updated_at=now, finished_at=now)

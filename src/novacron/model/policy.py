@@ -22,11 +22,27 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     transport: Transport | None = None
 
 
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When migrations may begin, each week: on these days from `begins` to `ends` (`22:00`), by that zone's clocks.
+
+    ends not after begins: on the day after.
+    """
+
+    days: tuple[str, ...]
+    begins: str
+    ends: str
+    timezone: str = "UTC"
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one policy.
 
     selector: it counts for VMs with all of these labels (an empty value: any value); empty: for none by itself.
-    is_default: it counts for whatever nobody else has said; at most one is.
+    is_default: it counts for whatever nobody else has said; at most one is. windows: when migrations may begin; none:
+    it says nothing of that.
     """
 
     id: str
@@ -36,6 +52,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_at: datetime.datetime
     selector: dict[str, str] = {}
     is_default: bool = False
+    windows: tuple[Window, ...] = ()
     labels: dict[str, str] = {}
     description: str = ""
 

@@ -18,6 +18,7 @@ from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
+from novacron.control.migrations.queue import admitted, is_fresh
 from novacron.control.store.records import MIGRATIONS, NODES, Records, Seen
 from novacron.errors import PASSING, CompareFailed, DeadlineExceeded, NovaCronError, Unavailable
 from novacron.model.migration import (
@@ -36,6 +37,8 @@ from novacron.model.vm import Problem
 
 FIRST_RETRY_S = 0.25
 LAST_RETRY_S = 5.0
+LINE_LOOK_S = 60.0
+"""The line is looked at so often while somebody waits for a time: the wall's clock may be set."""
 PATIENCE_S = 15.0
 """How long a node may stay silent before the commit until the migration is rolled back."""
 
@@ -44,12 +47,21 @@ class Conductor:
     """`run` until cancelled; each migration is a task of its own."""
 
     def __init__(
-        self, records: Records, agents: Agents, clock: Clock, distribution: Distribution | None = None
+        self,
+        records: Records,
+        agents: Agents,
+        clock: Clock,
+        distribution: Distribution | None = None,
+        per_node: int = 2,
     ) -> None:
+        """per_node: how many migrations a node takes part in at once; the others wait in line."""
         self._records = records
         self._clock = clock
         self._journal = Journal(records, clock)
         self._performer = Performer(records, agents, clock, self._journal, distribution)
+        self._per_node = per_node
+        self._unfinished: dict[str, Migration] = {}
+        self._alarm: asyncio.Task[None] | None = None  # rings when the next one's time has come
         self._driving: dict[str, asyncio.Task[None]] = {}
         self._performing: dict[str, asyncio.Task[None]] = {}  # what a cancel request interrupts
         self._stopping = False
@@ -58,22 +70,51 @@ class Conductor:
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            for stored in self._records.all(MIGRATIONS):
-                self._consider(stored.record)
+            self._take([stored.record for stored in self._records.all(MIGRATIONS)])
             await asyncio.Event().wait()
         finally:
             stop()
             self._stopping = True
-            driving = list(self._driving.values())
+            driving = [*self._driving.values(), *([self._alarm] if self._alarm else [])]
             for task in driving:
                 task.cancel()
             await asyncio.gather(*driving, return_exceptions=True)
             await self._performer.close()
 
     def _notice(self, seen: Sequence[Seen]) -> None:
-        for change in seen:
-            if change.kind is MIGRATIONS and change.now is not None:
-                self._consider(change.now)
+        self._take([change.now for change in seen if change.kind is MIGRATIONS and change.now is not None])
+
+    def _take(self, changed: Sequence[Migration]) -> None:
+        """Go on with these; those that have not begun take their place in line."""
+        moved_up = False
+        for migration in changed:
+            moved_up |= is_final(migration) or is_fresh(migration)
+            if is_final(migration):
+                self._unfinished.pop(migration.id, None)
+            else:
+                self._unfinished[migration.id] = migration
+            if not is_fresh(migration):
+                self._consider(migration)
+        if moved_up:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Begin those that may begin now, and look again when the next one's time has come."""
+        now = self._clock.wall()
+        found = admitted(self._unfinished.values(), self._driving, now, self._per_node)
+        for migration_id in found.ids:
+            self._consider(self._unfinished[migration_id])
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if found.next_at is not None and not self._stopping:
+            after_s = min((found.next_at - now).total_seconds(), LINE_LOOK_S)
+            self._alarm = asyncio.create_task(self._ring(after_s), name="migrations-line")
+
+    async def _ring(self, after_s: float) -> None:
+        await self._clock.sleep(after_s)
+        self._alarm = None
+        self._let_in()
 
     def _consider(self, migration: Migration) -> None:
         performing = self._performing.get(migration.id)

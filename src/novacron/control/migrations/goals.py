@@ -11,17 +11,19 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from novacron.model.migration import Goals
-from novacron.model.policy import Policy, Wishes, default_of, selected
+from novacron.model.policy import Policy, Window, Wishes, default_of, selected
 
 USUAL = "usual"
 ASKED = "asked for"
 
 
 class Effective(msgspec.Struct, frozen=True, kw_only=True):
-    """The goals, and by field who said it, in words; a field nobody has said is not there."""
+    """The goals, and by field who said it, in words; a field nobody has said is not there. windows: when to begin."""
 
     goals: Goals = Goals()
     said_by: Mapping[str, str] = {}
+    windows: tuple[Window, ...] = ()
+    windows_by: str = ""
 
     def is_said(self, field: str) -> bool:
         """Whether somebody has said that goal, so that it binds."""
@@ -47,7 +49,13 @@ def effective(asked: Wishes, named: Policy | None, labels: Mapping[str, str], po
             value = getattr(wishes, field)
             if value is not None:
                 said[field], said_by[field] = value, who
-    return Effective(goals=msgspec.structs.replace(Goals(), **said), said_by=said_by)
+    of_window = next((policy for policy in (named, own, usual) if policy is not None and policy.windows), None)
+    return Effective(
+        goals=msgspec.structs.replace(Goals(), **said),
+        said_by=said_by,
+        windows=of_window.windows if of_window else (),
+        windows_by=of_window.name if of_window else "",
+    )
 
 
 def sentences(effective: Effective) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from novacron.wire.rest.migrations import MigrationCreate
 _all_of = msgspec.structs.asdict
 
 
-def encoded(records: Records, asked: MigrationCreate, plan: Plan) -> bytes:
+def encoded(records: Records, asked: MigrationCreate, plan: Plan, not_before: datetime.datetime | None = None) -> bytes:
     """The plan's bytes. asked: what it was made for, so that what it says can be begun as it is."""
     source, chosen = records.get(NODES, plan.source_id), plan.chosen
     return msgspec.json.encode(
@@ -26,6 +27,7 @@ def encoded(records: Records, asked: MigrationCreate, plan: Plan) -> bytes:
             "source_node_id": plan.source_id,
             "target_node": chosen.node_name if chosen else None,
             "target_node_id": chosen.node_id if chosen else None,
+            "not_before": not_before,
             "goals": _all_of(plan.asked.effective.goals),
             "goals_said_by": plan.asked.effective.said_by,
             "measured": plan.measured,

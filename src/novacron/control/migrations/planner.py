@@ -5,6 +5,8 @@ A measurement is kept for a while, so that a migration begun from a plan decides
 
 from __future__ import annotations
 
+import datetime
+
 import msgspec
 
 from novacron.clock import Clock
@@ -15,6 +17,7 @@ from novacron.control.migrations.goals import effective
 from novacron.control.migrations.plan import Asked, Known, Plan, plan
 from novacron.control.named import named
 from novacron.control.room import Room
+from novacron.control.scheduler.placement import Candidate
 from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, POOLS, SNAPSHOTS, VOLUMES, Records
 from novacron.errors import InvalidInput, NovaCronError
 from novacron.model.migration import MigrationKind, Strategy
@@ -23,9 +26,11 @@ from novacron.model.pool import Pool
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Vm, running_spec, status_of
 from novacron.wire.agent import Measure
-from novacron.wire.rest.migrations import MigrationCreate
+from novacron.wire.rest.migrations import Goals, MigrationCreate
 
 KEPT_S = 120.0
+LATEST = datetime.timedelta(days=366)
+"""So far away may the time be that a migration is to begin at."""
 REMEMBERED = 500
 """So many of the newest migrations are learnt from."""
 DEADLINE_S = 15.0
@@ -56,6 +61,8 @@ class Planner:
             raise InvalidInput.field("strategy", f"does not go with kind {body.kind}", "leave one of them out")
         if body.never_postcopy and body.strategy in (Strategy.POSTCOPY, Strategy.HYBRID):
             raise InvalidInput.field("never_postcopy", f"contradicts strategy {body.strategy}", "leave one of them out")
+        if body.starts_at is not None and body.starts_at > self._clock.wall() + LATEST:
+            raise InvalidInput.field("starts_at", "is more than a year away", f"give a time within {LATEST.days} days")
         target = named(self._records, NODES, body.target_node, "target_node").record.id if body.target_node else ""
         policy = named(self._records, POLICIES, body.policy, "policy").record if body.policy else None
         every = (stored.record for stored in self._records.all(POLICIES))
@@ -110,10 +117,10 @@ class Planner:
         self._kept[vm.id] = _Kept(found, vm.generation, now_s)
         return ""
 
-    def plan(self, vm: Vm, asked: Asked, note: str) -> Plan:
-        """The plan, from the records as they are now. Raises as `plan.plan`."""
+    def plan(self, vm: Vm, asked: Asked, note: str, nodes: list[Candidate] | None = None) -> Plan:
+        """The plan, from the records as they are now; `nodes` in place of those they have. Raises as `plan.plan`."""
         known = Known(
-            nodes=self._room.candidates(),
+            nodes=self._room.candidates() if nodes is None else nodes,
             limits=self._room.limits,
             disks=self._disks(vm),
             snapshots=sum(stored.record.vm_id == vm.id for stored in self._records.all(SNAPSHOTS)),
@@ -130,6 +137,6 @@ class Planner:
         return kept.measured
 
 
-def wishes_of(body: MigrationCreate) -> Wishes:
+def wishes_of(body: Goals) -> Wishes:
     """The goals that a request says."""
     return Wishes(**{field: getattr(body, field) for field in Wishes.__struct_fields__})

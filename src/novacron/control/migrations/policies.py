@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from novacron.clock import Clock
+from novacron.control.migrations.windows import zone
 from novacron.control.networks.turns import Turns
 from novacron.control.once import Once, Outcome
 from novacron.control.room import Room
 from novacron.control.store.records import POLICIES, Records
 from novacron.errors import Conflict, Reason
-from novacron.model.policy import Policy, Wishes
+from novacron.model.policy import Policy, Window, Wishes
 from novacron.wire.rest import policies as wire
 
 
@@ -23,7 +26,9 @@ class PolicyService:
         self._turns: Turns[Policy] = Turns(records, room, POLICIES)
 
     async def create(self, asked: wire.PolicyCreate, once: Once) -> Outcome:
-        """Record a policy. :raise NameTaken :raise Conflict: another is the default."""
+        """Record a policy. :raise NameTaken :raise Conflict: another is the default. :raise InvalidInput: no such
+        time zone.
+        """
 
         def make() -> Policy:
             now = self._clock.wall()
@@ -33,6 +38,7 @@ class PolicyService:
                 goals=Wishes(**asked.goals.model_dump()),
                 selector=asked.selector,
                 is_default=asked.is_default,
+                windows=_windows(asked.windows),
                 labels=asked.labels,
                 description=asked.description,
                 created_at=now,
@@ -45,9 +51,11 @@ class PolicyService:
 
     async def update(self, ref: str, asked: wire.PolicyUpdate, held: frozenset[str] | None) -> Outcome:
         """Change what was named; goals as a whole. :raise NotFound, NameTaken, PreconditionFailed :raise Conflict"""
-        said = asked.model_dump(exclude_none=True, exclude={"goals"})
+        said = asked.model_dump(exclude_none=True, exclude={"goals", "windows"})
         if asked.goals is not None:
             said["goals"] = Wishes(**asked.goals.model_dump())
+        if asked.windows is not None:
+            said["windows"] = _windows(asked.windows)
 
         def change(policy: Policy) -> Policy:
             new = msgspec.structs.replace(policy, **said)
@@ -70,3 +78,10 @@ class PolicyService:
                 f"policy {other.name} is the default already",
                 [Reason("policy.default_taken", "at most one is the default", other.name, remedy)],
             )
+
+
+def _windows(asked: Sequence[wire.Window]) -> tuple[Window, ...]:
+    """:raise InvalidInput: a time zone is not known here."""
+    for one in asked:
+        zone(one.timezone)
+    return tuple(Window(**one.model_dump() | {"days": tuple(dict.fromkeys(one.days))}) for one in asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import AwareDatetime
 from starlette.responses import Response
 
 from novacron.control.access.guard import Caller, needs
@@ -52,6 +53,8 @@ def _asked(
     transport: Annotated[
         Transport | None, Query(description="Through the stream proxies; auto: over slow links.")
     ] = None,
+    starts_at: Annotated[AwareDatetime | None, Query(description="It is to begin no earlier.")] = None,
+    now: Annotated[bool | None, Query(description="Whatever the windows of policies.")] = None,
     measure: Annotated[bool, Query(description="Look at what it writes first, which takes a second.")] = True,
 ) -> wire.MigrationCreate:
     """The query of a plan: the fields of a migration's request."""
@@ -71,6 +74,8 @@ def _asked(
         never_postcopy=never_postcopy,
         transport=transport,
         measure=measure,
+        starts_at=starts_at,
+        now=now,
     )
 
 
@@ -95,7 +100,8 @@ def _planning(routes: APIRouter, records: Records, service: MigrationService) ->
     async def plan_migration(asked: Annotated[wire.MigrationCreate, Depends(_asked)]) -> Response:
         """What a migration would do and cost, for every node. Nothing changes; `start` of a node begins just that."""
         made = await service.plan(asked.vm, asked)
-        return Response(plan_view.encoded(records, asked, made), media_type="application/json")
+        body = plan_view.encoded(records, asked, made, service.not_before(asked, made))
+        return Response(body, media_type="application/json")
 
 
 def _reading(routes: APIRouter, records: Records, view: MigrationView) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 
 import msgspec
@@ -10,8 +11,9 @@ from novacron.clock import Clock
 from novacron.control.migrations.choice import Choice
 from novacron.control.migrations.plan import NodePlan, Plan, begun, check_room
 from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.windows import opens_at, words
 from novacron.control.named import named
-from novacron.control.once import Change, Once, Outcome
+from novacron.control.once import Beside, Change, Once, Outcome
 from novacron.control.pools.quota import check
 from novacron.control.pools.reach import free_unit
 from novacron.control.room import Room
@@ -27,6 +29,7 @@ from novacron.control.store.records import (
     update,
 )
 from novacron.errors import CompareFailed
+from novacron.model.bulk_migration import priority_of
 from novacron.model.migration import UNDOING, DiskMove, Migration, MigrationState, cancelled, is_final
 from novacron.model.vm import Vm
 from novacron.model.volume import Place, Volume
@@ -53,7 +56,7 @@ class MigrationService:
         note = await self._planner.measure(vm, wish, wanted=asked.measure)
         return self._planner.plan(self._records.find(VMS, vm.id).record, wish, note)
 
-    async def create(self, asked: MigrationCreate, by: str, once: Once) -> Outcome:
+    async def create(self, asked: MigrationCreate, by: str, once: Beside) -> Outcome:
         """Check everything, change nothing; then write the migration and the VM it holds in one transaction.
 
         :raise InvalidInput: no such VM, node or policy, or the VM is there already.
@@ -127,8 +130,18 @@ class MigrationService:
         change_of = Change(self._records, MIGRATIONS, ref, held, once)
         return await change_of.write(change, under_way=lambda migration: not is_final(migration))
 
+    def not_before(self, asked: MigrationCreate, made: Plan) -> datetime.datetime | None:
+        """Until when it is to wait: for the time asked for, then for a window to open. None: for neither."""
+        now = self._clock.wall()
+        earliest = max(now, asked.starts_at) if asked.starts_at else now
+        opens = None if asked.now else opens_at(made.asked.effective.windows, earliest)
+        if opens is None and earliest <= now:
+            return None
+        return (opens or earliest).astimezone(datetime.UTC)
+
     def _record(self, asked: MigrationCreate, vm: Vm, made: Plan, node: NodePlan, choice: Choice, by: str) -> Migration:
         now = self._clock.wall()
+        not_before = self.not_before(asked, made)
         return Migration(
             id=self._records.new_id(),
             vm_id=vm.id,
@@ -148,5 +161,18 @@ class MigrationService:
             measured=made.measured,
             requested_by=by,
             labels=asked.labels,
-            explanation=made.explanation(node),
+            not_before=not_before,
+            priority=priority_of(vm.labels) if asked.priority is None else asked.priority,
+            explanation=(*made.explanation(node), *_waits(asked, made, not_before)),
         )
+
+
+def _waits(asked: MigrationCreate, made: Plan, not_before: datetime.datetime | None) -> tuple[str, ...]:
+    """Why it begins later, in a sentence."""
+    if not_before is None:
+        return ()
+    effective = made.asked.effective
+    told = "starts_at was asked for"
+    if not asked.now and effective.windows:
+        told = f"windows of policy {effective.windows_by}: {words(effective.windows)}"
+    return (f"waits until {not_before:%Y-%m-%d %H:%M} UTC: {told}",)

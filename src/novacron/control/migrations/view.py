@@ -49,6 +49,9 @@ class MigrationView:
             "target_node_id": migration.target_node,
             "at_rest": migration.at_rest,
             "disks": [disk_view(self._records, move) for move in migration.disks],
+            "priority": migration.priority,
+            "not_before": migration.not_before,
+            "began_at": migration.began_at,
             "may_cancel": may_cancel(migration),
             **_all_of(migration.goals),
             "labels": migration.labels,
@@ -89,4 +92,5 @@ class PolicyView:
         self.encoded = Encoded(records, POLICIES, self.data)
 
     def data(self, policy: Policy, revision: int) -> dict[str, Any]:
-        return {**_all_of(policy), "goals": _all_of(policy.goals), "revision": revision}
+        windows = [_all_of(one) for one in policy.windows]
+        return {**_all_of(policy), "goals": _all_of(policy.goals), "windows": windows, "revision": revision}

@@ -21,6 +21,7 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.store.base import Change, Delete, Entry, Expect, Put, Store
 from novacron.errors import CompareFailed, NameTaken, NotFound, StoreCorrupt, StoreUnavailable
+from novacron.model.bulk_migration import BulkMigration
 from novacron.model.event import ObjectType
 from novacron.model.identity import is_id, new_id
 from novacron.model.image import Image
@@ -100,9 +101,10 @@ SNAPSHOTS: Kind[Snapshot] = Kind("snapshots/", Snapshot, ObjectType.SNAPSHOT, na
 SCHEDULES: Kind[Schedule] = Kind("schedules/", Schedule, ObjectType.SCHEDULE, named=True)
 TEMPLATES: Kind[Template] = Kind("templates/", Template, ObjectType.TEMPLATE, named=True)
 POLICIES: Kind[Policy] = Kind("migration_policies/", Policy, ObjectType.MIGRATION_POLICY, named=True)
+BULK_MIGRATIONS: Kind[BulkMigration] = Kind("bulk_migrations/", BulkMigration, ObjectType.BULK_MIGRATION, named=False)
 KINDS: tuple[Kind[Any], ...] = (
     VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES, TEMPLATES,
-    POLICIES,
+    POLICIES, BULK_MIGRATIONS,
 )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
+from novacron.model.bulk_migration import MAX_PRIORITY
 from novacron.model.migration import MigrationKind, MigrationState, Strategy, Transport
 from novacron.wire.rest.common import Labels, ReasonOut, Ref, Strict, VmProblem, example
 
@@ -14,6 +15,9 @@ DowntimeMs = Annotated[int, Field(ge=1, le=2_000_000)]
 FinishWithinS = Annotated[float, Field(ge=1, le=7 * 86400)]
 SlowdownPercent = Annotated[int, Field(ge=0, le=90)]
 Bandwidth = Annotated[int, Field(ge=0, le=1 << 40, description="0: as fast as the link")]
+
+
+Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY)]
 
 
 class Goals(Strict):
@@ -39,7 +43,10 @@ DiskPools = Annotated[dict[Ref, Ref], Field(max_length=64, description="Volume â
 
 
 class MigrationCreate(Goals):
-    """A VM to be moved. Without a target the scheduler chooses one; without kind and strategy the engine does.
+    """A VM to be moved. It waits for the windows of the policy that counts, and for a slot on both nodes, those with
+    more priority first (0 to 100; null: the VM's label `novacron.io/migration-priority`, else 50). starts_at: not
+    before then; now: whatever the windows. Without a target the scheduler chooses one; without kind and strategy the
+    engine does.
 
     pool: where all its disks are to be after the move; disk_pools: the same, by volume. Else a disk is copied only
     where nodes do not share its pool, into the same pool of the other node.
@@ -55,6 +62,9 @@ class MigrationCreate(Goals):
     pool: Ref | None = None
     disk_pools: DiskPools = {}
     measure: bool | None = None
+    starts_at: AwareDatetime | None = None
+    now: bool | None = None
+    priority: Priority | None = None
     labels: Labels = {}
 
     model_config = Strict.model_config | example({"vm": "web-1", "target_node": "node-2", "max_downtime_ms": 50})
@@ -161,6 +171,8 @@ _PREDICTED = {
 
 
 class Migration(Strict):
+    """not_before: it waits until then; began_at: when it was let in; null: it still waits."""
+
     id: str
     vm_id: str
     vm_name: str
@@ -173,6 +185,9 @@ class Migration(Strict):
     target_node_id: str
     at_rest: bool
     disks: list[DiskMoveOut] = []
+    priority: int
+    not_before: datetime.datetime | None
+    began_at: datetime.datetime | None
     may_cancel: bool
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
@@ -211,6 +226,9 @@ class Migration(Strict):
             "target_node_id": "0190b36e-7c1a-7000-8000-000000000007",
             "at_rest": False,
             "disks": [],
+            "priority": 50,
+            "not_before": None,
+            "began_at": "2026-01-02T03:10:00Z",
             "may_cancel": False,
             "max_downtime_ms": 100,
             "bandwidth_bytes_per_s": 0,
@@ -273,7 +291,7 @@ class MigrationPlan(Strict):
     """What a migration would do and cost, node by node. Nothing has changed.
 
     goals_said_by: by goal, who said it; goals nobody has said are as is usual. target_node: where it would go if it
-    were begun now; null: nowhere. note: why it was not measured.
+    were begun now; null: nowhere. not_before: until when it would wait. note: why it was not measured.
     """
 
     vm: str
@@ -283,6 +301,7 @@ class MigrationPlan(Strict):
     source_node_id: str
     target_node: str | None
     target_node_id: str | None
+    not_before: datetime.datetime | None
     goals: GoalsOut
     goals_said_by: dict[str, str]
     measured: MeasurementOut | None
@@ -298,6 +317,7 @@ class MigrationPlan(Strict):
             "source_node_id": "0190b36e-7c1a-7000-8000-000000000002",
             "target_node": "node-2",
             "target_node_id": "0190b36e-7c1a-7000-8000-000000000007",
+            "not_before": None,
             "goals": {
                 "max_downtime_ms": 50,
                 "finish_within_s": 3600.0,
