@@ -11,7 +11,7 @@ import pytest
 
 from novacron.control.bulk_migrations.worker import BULK_LABEL, BulkWorker
 from novacron.control.once import Once
-from novacron.control.store.records import BULK_MIGRATIONS, MIGRATIONS, NODES, VMS
+from novacron.control.store.records import BULK_MIGRATIONS, MIGRATIONS, NODES, POOLS, VMS
 from novacron.errors import MachineDied, StateConflict
 from novacron.model.bulk_migration import (
     PATIENCE_S,
@@ -254,3 +254,16 @@ async def _stop(h: House, vm_id: str) -> None:
 
     await h.records.change(VMS, vm_id, stopped)
     await h.until(lambda: h.state(vm_id) is VmState.STOPPED and h.vm(vm_id).task is None, "it is stopped")
+
+
+async def test_disks_that_nodes_do_not_share_go_along_and_come_back(tmp_path: Path) -> None:
+    async with house(tmp_path, nodes="abc", transfer_s=0.5) as h:
+        vms = [await h.running_vm("a", local=True) for _ in range(4)]
+        await h.until(lambda: all(len(one.record.reach) == 3 for one in h.records.all(POOLS)), "all pools are reached")
+        made = await ended(h, await begin(h, drain="a"))
+        assert {entry.state for entry in made.entries} == {EntryState.DONE}
+        for vm_id in vms:
+            assert await h.check_peace(vm_id) in "bc"
+        await ended(h, await begin(h, bring_back="a"))
+        for vm_id in vms:
+            assert await h.check_peace(vm_id) == "a"

@@ -50,6 +50,10 @@ class FakeMachine:
     memory: str = ""  # what its guest remembers
     guest_takes_s: float = 0.0  # how long it lets an adjustment wait
 
+    def listens_at(self, to: Reception) -> bool:
+        """Whether that is where it was told to await its memory. Its disks come by themselves."""
+        return self.reception is not None and msgspec.structs.replace(self.reception, disks=None) == to
+
 
 @dataclasses.dataclass
 class Fault:
@@ -137,7 +141,7 @@ class FakeWorld:
         """Who was given that reception last, whatever it does by now."""
         for host in self.hosts.values():
             for machine in host.machines.values():
-                if machine.reception == to and machine.report.status not in ENDED:
+                if machine.listens_at(to) and machine.report.status not in ENDED:
                     return host, machine
         return None
 
@@ -145,7 +149,7 @@ class FakeWorld:
         """Who listens there with that key."""
         for host in self.hosts.values():
             for machine in host.machines.values():
-                if machine.reception == to and machine.report.status is MachineStatus.INCOMING:
+                if machine.listens_at(to) and machine.report.status is MachineStatus.INCOMING:
                     return host, machine
         return None
 
