@@ -403,7 +403,9 @@ async def test_disks_are_planned_and_moved_into_the_pool_that_is_named(api: Api,
     await a_volume(api, "root", id=volume_id, vm_id=vm.id)
     query = {"pool": "fast", "target_node": "node-2", "measure": False}
     planned = (await api.http.get("/api/v1/vms/web-1/migration-plan", params=query)).json()
-    (there,) = [one for one in planned["nodes"] if one["can"]]
+    here, there = (one for one in planned["nodes"] if one["can"])
+    assert here["is_here"]
+    assert planned["target_node"] == there["node"] == "node-2"
     assert [move["to_pool"] for move in there["disks"]] == ["fast"]
     assert there["start"]["pool"] == "fast"
     query = {"disk_pool": "root", "measure": False}
@@ -411,7 +413,8 @@ async def test_disks_are_planned_and_moved_into_the_pool_that_is_named(api: Api,
     assert refused["reasons"][0]["subject"] == "disk_pool"
     query = {"disk_pool": "root=fast", "measure": False}
     planned = (await api.http.get("/api/v1/vms/web-1/migration-plan", params=query)).json()
-    assert [move["volume_id"] for one in planned["nodes"] for move in one["disks"]] == [volume_id]
+    assert planned["target_node"] == here["node"]
+    assert [move["volume_id"] for one in planned["nodes"] for move in one["disks"]] == [volume_id] * 2
     begun = (await api.http.post("/api/v1/migrations", json=there["start"])).json()
     assert [move["to_pool"] for move in begun["disks"]] == ["fast"]
     assert begun["predicted"]["disk_bytes"] > 0

@@ -72,7 +72,7 @@ class House:
         self.bulk = BulkMigrationService(records, self.room, clock, self.surveyor)
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._written: dict[str, int] = {}  # by VM: what its guest wrote last, on disks that nodes do not share
-        self._local_pool = ""
+        self._local_pool = self._other_pool = ""
 
     def start_worker(self, name: str) -> None:
         kinds = {
@@ -179,12 +179,7 @@ class House:
     async def _local(self, volume_id: str, node: str) -> str:
         """The pool that nodes do not share, with a record of the volume that lies in it on the node."""
         now = self.clock.wall()
-        if not self._local_pool:
-            pool = Pool(
-                id=self.records.new_id(), name="local", driver=PoolDriver.LVM_THIN, created_at=now, updated_at=now
-            )
-            await self.records.commit(create(POOLS, pool))
-            self._local_pool = pool.id
+        self._local_pool = self._local_pool or await self._new_pool("local")
         volume = Volume(
             id=volume_id,
             name=f"disk-{self.records.revision}",
@@ -196,6 +191,12 @@ class House:
         )
         await self.records.commit(create(VOLUMES, volume))
         return self._local_pool
+
+    async def _new_pool(self, name: str) -> str:
+        now = self.clock.wall()
+        pool = Pool(id=self.records.new_id(), name=name, driver=PoolDriver.LVM_THIN, created_at=now, updated_at=now)
+        await self.records.commit(create(POOLS, pool))
+        return pool.id
 
     async def migrate(self, vm_id: str, to: str, way: str = "live", **goals: float) -> str:
         """A recorded wish to move it, the way the service records one."""
@@ -226,13 +227,53 @@ class House:
         )
         return migration.id
 
+    async def rehouse(self, vm_id: str) -> str:
+        """A recorded wish to move its disk into the other of two pools of its node."""
+        stored = self.records.find(VMS, vm_id)
+        vm, now = stored.record, self.clock.wall()
+        (disk,) = vm.spec.disks
+        self._other_pool = self._other_pool or await self._new_pool("other")
+        pool_id = self._other_pool if disk.pool_id == self._local_pool else self._local_pool
+        volume = self.records.find(VOLUMES, disk.volume_id)
+        move = DiskMove(
+            volume_id=disk.volume_id,
+            size_bytes=disk.size_bytes,
+            from_pool_id=disk.pool_id,
+            to_pool_id=pool_id,
+            from_disk_pool_id=disk.pool_id,
+            to_disk_pool_id=pool_id,
+        )
+        at_rest = status_of(vm) in ENDED
+        migration = Migration(
+            id=self.records.new_id(),
+            vm_id=vm.id,
+            vm_name=vm.name,
+            kind=MigrationKind.COLD if at_rest else MigrationKind.LIVE,
+            strategy=Strategy.PRECOPY,
+            at_rest=at_rest,
+            disks=(move,),
+            source_node=vm.node_id,
+            target_node=vm.node_id,
+            generation=vm.generation,
+            state=MigrationState.PENDING,
+            created_at=now,
+            updated_at=now,
+        )
+        place = Place(pool_id=pool_id, node_id=vm.node_id)
+        await self.records.commit(
+            create(MIGRATIONS, migration),
+            update(VMS, stored, _with(vm, migration_id=migration.id)),
+            update(VOLUMES, volume, _with(volume.record, other=place)),
+        )
+        return migration.id
+
     def _copies(self, vm: Vm, migration: Migration) -> list[tuple[DiskMove, Write]]:
         """Of its disks those that its next node does not see, each with the write that records the other place."""
         pool_id = self._local_pool
         place = Place(pool_id=pool_id, node_id=migration.target_node)
         found = []
         for disk in vm.spec.disks:
-            if pool_id and disk.pool_id == pool_id:
+            if pool_id and disk.pool_id in (pool_id, self._other_pool):
                 move = DiskMove(
                     volume_id=disk.volume_id,
                     size_bytes=disk.size_bytes,
@@ -281,9 +322,15 @@ class House:
         (disk,) = self.vm(vm_id).spec.disks
         volume = self.records.find(VOLUMES, disk.volume_id).record
         agents = self.cluster.agents.values()
-        names = [one.name for one in agents if disk.volume_id in one.local_pool(self._local_pool).volumes()]
-        agreed = volume.other is None and [self.cluster[name].node_id for name in names] == [volume.node_id]
-        return names if agreed else []
+        places = [
+            (one, pool_id)
+            for one in agents
+            for pool_id in filter(None, (self._local_pool, self._other_pool))
+            if disk.volume_id in one.local_pool(pool_id).volumes()
+        ]
+        agreed = volume.other is None and disk.pool_id == volume.pool_id
+        agreed = agreed and [(one.node_id, at) for one, at in places] == [(volume.node_id, volume.pool_id)]
+        return [one.name for one, _ in places] if agreed else []
 
 
 def _with(record: R, **change: object) -> R:

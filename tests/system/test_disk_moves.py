@@ -159,6 +159,33 @@ async def test_disks_go_where_their_machine_goes(site: Site) -> None:
     site.check_content(path)
 
 
+async def test_disks_change_their_pool_while_their_machine_runs_on(site: Site) -> None:
+    do, lab = site.do, site.lab
+    vm = await site.machine("one", disks=2)
+    before = await do(vms.get("one"))
+    here = await site.moved(migrations.MigrationCreate(vm="one", pool="nas"))
+    assert here.source_node == here.target_node == "node-1"
+    assert here.steps_done == ["copy_here", "pivot", "commit", "tidy"]
+    await ticks_on(lab, vm.id)
+    seen = await do(vms.get("one"))
+    assert seen.pid == before.pid
+    nas = await do(pools.get("nas"))
+    assert {disk.pool_id for disk in seen.disks} == {nas.id}
+    for disk in vm.disks:
+        assert [path.parent.parent.name for path in site.copies(disk.volume_id)] == ["shared"]
+    await site.stopped(vm)
+    rest = await site.moved(migrations.MigrationCreate(vm="one", disk_pools={vm.disks[0].volume_id: "local"}))
+    assert rest.at_rest
+    (path,) = site.copies(vm.disks[0].volume_id)
+    assert path.parent.parent.name != "shared"
+    site.check_content(path)
+    await do(vms.start("one"))
+    await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await ticks_on(lab, vm.id)
+    with pytest.raises(NoRoom, match="already"):
+        await do(migrations.create(migrations.MigrationCreate(vm="one", disk_pools={vm.disks[0].volume_id: "local"})))
+
+
 @pytest.mark.slow  # the ROM guest knows no power button: it is waited for in vain
 async def test_a_guest_that_is_shut_down_boots_from_its_disks_there(site: Site) -> None:
     vm = await site.machine("one", disks=2)

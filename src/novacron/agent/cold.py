@@ -89,6 +89,8 @@ class Cold:
         if seen is not None:
             await self._driver.stop(holding.vm_id, StopMode.FORCED, 0.0)
             await self._driver.forget(holding.vm_id)
+        if holding.elsewhere is not None:
+            await self._provisioner.remove_volumes(holding.received, holding.elsewhere)
         ended = MachineReport(
             vm_id=holding.vm_id,
             generation=args.generation,
@@ -102,6 +104,8 @@ class Cold:
             migration_id="",
             called_off=args.migration_id,
             ended=holding.ended or ended,
+            received=(),
+            elsewhere=None,
             at_rest=False,
         )
         await self._ledger.put(own)

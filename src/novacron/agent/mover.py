@@ -25,6 +25,7 @@ from novacron.agent.network import StayAtHome, Travel
 from novacron.agent.postcopy import Announce, Postcopy
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.proxies import Proxies
+from novacron.agent.rehouse import Rehouse
 from novacron.agent.undo import Undo
 from novacron.clock import Clock
 from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
@@ -56,6 +57,7 @@ class Mover:
         self._announce = announce
         self._travel = travel or StayAtHome()
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
+        self.rehouse = Rehouse(ledger, provisioner, driver, machines, self.cold, self._teller)
         self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
 
     # -- target --------------------------------------------------------------------------------------------
@@ -315,11 +317,14 @@ class Mover:
         """Make it run as before, at whatever moment of the transfer. Absent: its last report.
 
         :raise StaleGeneration: the ownership has moved. :raise NotFound: it was never here.
+        :raise StateConflict: it works, or may, with the copies of its disks.
         """
         async with self._ledger.turn(args.vm_id):
             holding = self._ledger.check(args.vm_id, args.generation)
             if holding is None or holding.role not in (Role.OWNED, Role.LEAVING):
                 raise NotFound(f"machine {args.vm_id} is not this node's own")
+            if holding.pivoting:
+                raise StateConflict.of(f"machine {args.vm_id}", "on its new disks", ("on its old disks",), "reclaim")
             seen = self._driver.report(args.vm_id)
             if holding.at_rest:
                 return await self.cold.close_disks(holding, args)
@@ -327,9 +332,13 @@ class Mover:
             if seen is not None and seen.status not in ENDED and not halted:
                 await self._driver.reclaim(args.vm_id, args.migration_id)
             await self._proxies.end(args.migration_id)
+            if holding.elsewhere is not None:
+                await self._provisioner.remove_volumes(holding.received, holding.elsewhere)
             own = msgspec.structs.replace(
                 holding,
                 role=Role.OWNED,
+                received=(),
+                elsewhere=None,
                 generation=args.generation,
                 migration_id="",
                 called_off=args.migration_id,

@@ -114,6 +114,11 @@ class Provisioner:
             await pool.clone_volume(disk, disk.source_volume_id)
         return await pool.ensure_volume(disk, uid=uid, gid=uid, in_use=ran_before)
 
+    async def placed(self, spec: MachineSpec, disk: Disk) -> DiskFile:
+        """A volume that is about to be filled, made when missing, as the machine's hypervisor can open it."""
+        uid = self.uid_of(spec)
+        return keys.place(await self.volume(spec, disk, fresh=True), self._make_run_dir(spec.vm_id, uid), uid)
+
     async def check_absent(self, spec: MachineSpec, volume_ids: Collection[str]) -> None:
         """Whether none of these volumes is here yet.
 

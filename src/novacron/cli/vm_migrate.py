@@ -57,6 +57,7 @@ def migrate(session: Session, vm: str, dry_run: bool, wait: bool, timeout_s: flo
     """Move a VM to another node: while it runs, paused meanwhile (warm), or shut down here and booted there (cold).
 
     Disks that the other node does not see are copied while the VM runs, into the same pool there or the one you name.
+    With --pool or --disk-pool and no --to only disks move, and the VM stays on its node.
     A VM that is stopped is given to the other node for its next start. What is asked for is kept to: a move that would
     not reach its goals by any way they allow is refused before anything moves.
 

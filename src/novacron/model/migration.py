@@ -111,6 +111,9 @@ _ACCEPT = Step("accept", Side.TARGET, MigrationState.PREPARING, undo="discard")
 _COPY_DISKS = Step("copy_disks", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
 _SEND = Step("send", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
 _HALT = Step("halt", Side.SOURCE, MigrationState.SWITCHING, undo="reclaim")
+_COPY_HERE = Step("copy_here", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
+_PIVOT = Step("pivot", Side.SOURCE, MigrationState.SWITCHING)
+_TIDY = Step("tidy", Side.SOURCE, MigrationState.VERIFYING)
 _COMMIT = Step(COMMIT, Side.CONTROL, MigrationState.SWITCHING, undo="retake")
 _OPEN_POSTCOPY = Step("open_postcopy", Side.SOURCE, MigrationState.SWITCHING)
 _TAKE_OVER = Step("take_over", Side.TARGET, MigrationState.SWITCHING, undo="discard")
@@ -135,6 +138,13 @@ REASSIGNED = (_COMMIT, _RELEASE)
 
 CARRIED = (_ACCEPT, _COPY_DISKS, _HALT, _COMMIT, _SETTLE, _RELEASE)
 """Cold, of a VM at rest whose disks move too: both sides have them open, and no guest begins on either."""
+
+
+MOVED_HERE = (_COPY_HERE, _PIVOT, _COMMIT, _TIDY)
+"""Its disks into other pools, on the node it runs on and as it runs: `pivot` has it work with the new ones alone."""
+
+CARRIED_HERE = (_COPY_HERE, _HALT, _COMMIT, _TIDY)
+"""The same of a VM at rest, whose disks are open only while they are copied."""
 
 
 class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -319,6 +329,8 @@ def prediction_error(migration: Migration) -> PredictionError | None:
 
 def steps_of(migration: Migration) -> tuple[Step, ...]:
     """The steps of this migration, in order."""
+    if is_here(migration):
+        return CARRIED_HERE if migration.at_rest else MOVED_HERE
     if migration.kind is MigrationKind.COLD and migration.at_rest:
         return CARRIED if migration.disks else REASSIGNED
     steps = _steps_with_memory(migration) if migration.kind is not MigrationKind.COLD else REBOOTED
@@ -330,6 +342,11 @@ def _steps_with_memory(migration: Migration) -> tuple[Step, ...]:
     return STREAMED if warm or migration.strategy is Strategy.PRECOPY else POSTCOPIED
 
 
+def is_here(migration: Migration) -> bool:
+    """Whether only its disks move, on its node."""
+    return migration.source_node == migration.target_node
+
+
 def is_final(migration: Migration) -> bool:
     return migration.state in FINAL
 
@@ -339,9 +356,16 @@ def is_committed(migration: Migration) -> bool:
     return COMMIT in migration.did and COMMIT not in migration.undone
 
 
+def is_past_return(migration: Migration) -> bool:
+    """Whether it goes only forward: the ownership has moved, or its machine may work with its new disks already. Then
+    nothing is taken back but what its agent says has not happened.
+    """
+    return is_committed(migration) or (_PIVOT.name in migration.began and migration.state not in UNDOING)
+
+
 def may_cancel(migration: Migration) -> bool:
     """Whether a cancel request can still be honoured."""
-    return not is_final(migration) and not is_committed(migration)
+    return not is_final(migration) and not is_past_return(migration)
 
 
 def next_action(migration: Migration) -> Action | None:

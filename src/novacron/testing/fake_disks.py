@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from novacron.agent.drivers.base import DiskFile, FileAt
 from novacron.agent.drivers.handoff import DiskReception
 from novacron.errors import MigrationFailed
-from novacron.model.machine import ENDED
+from novacron.model.machine import ENDED, MachineSpec
 from novacron.testing import fake_snapshots
 from novacron.testing.fake_world import FakeHost, FakeMachine, FakeWorld
 
@@ -34,7 +36,7 @@ def _write(world: FakeWorld, machine: FakeMachine, disk: DiskFile, content: str)
     other = machine.mirrors.get(disk.volume_id)
     if other is None:
         return
-    if machine.mirrored_to is None or world.filled_at(machine.mirrored_to) is None:
+    if not machine.new_files and (machine.mirrored_to is None or world.filled_at(machine.mirrored_to) is None):
         machine.mirrors = {}  # the target is gone, and with it the copy
     else:
         fake_snapshots.write(other, content)
@@ -62,10 +64,40 @@ def finished(world: FakeWorld, machine: FakeMachine, migration_id: str, volume_i
     """The guest stands still: the copies are whole. :raise MigrationFailed: they may not be."""
     if not volume_ids or machine.copied == migration_id:
         return
-    there = machine.mirrored_to is not None and world.filled_at(machine.mirrored_to) is not None
+    filled = machine.mirrored_to is not None and world.filled_at(machine.mirrored_to) is not None
+    there = filled or bool(machine.new_files)
     if set(machine.mirrors) != set(volume_ids) or not there:
         raise MigrationFailed("its disks are not alike on both sides")
     machine.copied, machine.mirrors = migration_id, {}
+
+
+async def copied_here(world: FakeWorld, machine: FakeMachine, files: tuple[DiskFile, ...]) -> int:
+    """As Driver.copy_here."""
+    wanted = {file.volume_id: file for file in files}
+    if machine.new_files != wanted:
+        machine.new_files, machine.mirrors = {}, {}
+        await world.clock.sleep(world.transfer_s)
+        if machine.report.status in ENDED:
+            raise MigrationFailed("its disks could not be copied")
+        machine.new_files = wanted
+        for disk in machine.launch.disks:
+            if disk.volume_id in wanted:
+                machine.mirrors[disk.volume_id] = _path(wanted[disk.volume_id])
+                fake_snapshots.write(machine.mirrors[disk.volume_id], fake_snapshots.read(_path(disk)).content)
+    return sum(disk.size_bytes for disk in machine.launch.spec.disks if disk.volume_id in wanted)
+
+
+def pivoted(machine: FakeMachine, migration_id: str, wanted: MachineSpec) -> None:
+    """As Driver.pivot."""
+    if machine.copied == migration_id:
+        return
+    if machine.report.status in ENDED or set(machine.mirrors) != set(machine.new_files) or not machine.mirrors:
+        raise MigrationFailed("its disks are not alike")
+    new = machine.new_files
+    disks = tuple(new.get(disk.volume_id, disk) for disk in machine.launch.disks)
+    spec = msgspec.structs.replace(machine.launch.spec, disks=wanted.disks, pools=wanted.pools)
+    machine.launch = msgspec.structs.replace(machine.launch, disks=disks, spec=spec)
+    machine.copied, machine.mirrors, machine.new_files = migration_id, {}, {}
 
 
 def _path(disk: DiskFile) -> Path:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.agent.drivers.base import Adjustment, Beside, Launch, ProgressListener, ReportListener, Taken
+from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, ProgressListener, ReportListener, Taken
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict, Unsupported
-from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineStatus, StopMode
+from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
 from novacron.model.prediction import Measurement
@@ -232,6 +232,30 @@ class FakeDriver:
         self._trouble("copy_disks", after=True)
         return copied
 
+    async def copy_here(
+        self,
+        vm_id: str,
+        migration_id: str,
+        files: tuple[DiskFile, ...],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        del goals, progress, migration_id
+        self._trouble("copy_here", after=False)
+        machine = self._get(vm_id)
+        machine.copied = ""
+        copied = await fake_disks.copied_here(self._world, machine, files)
+        self._life.check()
+        self._trouble("copy_here", after=True)
+        return copied
+
+    async def pivot(self, vm_id: str, migration_id: str, wanted: MachineSpec) -> MachineReport:
+        self._trouble("pivot", after=False)
+        machine = self._get(vm_id)
+        fake_disks.pivoted(machine, migration_id, wanted)
+        self._trouble("pivot", after=True)
+        return machine.report
+
     async def halt(
         self, vm_id: str, migration_id: str, volume_ids: tuple[str, ...], deadline_s: float
     ) -> MachineReport:
@@ -417,7 +441,7 @@ class FakeDriver:
         machine.report = msgspec.structs.replace(machine.report, migration_id="")
         machine.moved = machine.opened = False
         machine.paused_for = machine.copied = ""
-        machine.mirrors = {}
+        machine.mirrors, machine.new_files = {}, {}
         self._trouble("reclaim", after=True)
         return machine.report
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.agent.drivers.base import Launch, ReportListener
+from novacron.agent.drivers.base import DiskFile, Launch, ReportListener
 from novacron.agent.drivers.handoff import Departure, DiskReception, Reception
 from novacron.clock import Clock
 from novacron.errors import MonitorFailed, NovaCronError
@@ -25,8 +25,9 @@ class FakeMachine:
     """One copy of a machine on one host. received: enough of its stream came in for it to run; moved: it went out.
 
     missing_from: (target in post-copy) the host that has the rest of its memory. opened: (source) that is this one.
-    receives: (target) volumes it has filled; mirrors: (source) where each volume's copy is, that is kept alike; copied:
-    the migration for which they were, to the last write.
+    receives: (target) volumes it has filled; new_files: by volume, what takes its disks' place on this node; mirrors:
+    (source) where each volume's copy is, that is kept alike; copied: the migration for which they were, to the last
+    write.
     """
 
     launch: Launch
@@ -43,6 +44,7 @@ class FakeMachine:
     transfer: asyncio.Task[Departure] | None = None
     receives: tuple[str, ...] = ()
     mirrored_to: DiskReception | None = None
+    new_files: dict[str, DiskFile] = dataclasses.field(default_factory=dict)
     mirrors: dict[str, Path] = dataclasses.field(default_factory=dict)
     copied: str = ""
     ignores_shutdown: bool = False

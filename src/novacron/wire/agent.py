@@ -251,6 +251,36 @@ class Halt(MachineVerb, frozen=True, kw_only=True):
     volumes: tuple[str, ...] = ()
 
 
+class CopyHere(MachineVerb, frozen=True, kw_only=True):
+    """(source) Copy its disks into other pools of this node, and keep both alike as the guest writes. → DisksCopied
+
+    volumes: which. spec: the machine as it is; wanted: with its disks where they are to be. at_rest: see CopyDisks.
+    """
+
+    migration_id: str
+    volumes: tuple[str, ...]
+    spec: MachineSpec
+    wanted: MachineSpec
+    goals: Goals
+    at_rest: bool = False
+
+
+class Pivot(MachineVerb, frozen=True, kw_only=True):
+    """(source) From now on it works with the copies alone. wanted: as in CopyHere. → MachineReport"""
+
+    migration_id: str
+    wanted: MachineSpec
+
+
+class Tidy(MachineVerb, frozen=True, kw_only=True):
+    """(source) Its disks are where `wanted` says: delete those volumes where `spec` had them. → None"""
+
+    migration_id: str
+    volumes: tuple[str, ...]
+    spec: MachineSpec
+    wanted: MachineSpec
+
+
 class OpenPostcopy(MachineVerb, frozen=True, kw_only=True):
     """(source) `generation` is the new one: the rest of its memory follows while it runs there. → None"""
 
@@ -333,6 +363,9 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "machine.park": Park,
     "migration.accept": Accept,
     "migration.copy_disks": CopyDisks,
+    "migration.copy_here": CopyHere,
+    "migration.pivot": Pivot,
+    "migration.tidy": Tidy,
     "migration.measure": Measure,
     "migration.send": Send,
     "migration.halt": Halt,

@@ -267,6 +267,29 @@ class Driver(Protocol):
         """
         ...
 
+    async def copy_here(
+        self,
+        vm_id: str,
+        migration_id: str,
+        files: tuple[DiskFile, ...],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        """Make these files, on this node, like the disks of the same volumes; from then on each write is in both.
+
+        Until `pivot` or `halt` ends it, or `reclaim` takes it back. Joins a copy under way. The bytes that were copied.
+
+        :raise MigrationFailed: a disk could not be copied; the machine runs on with those it has.
+        """
+        ...
+
+    async def pivot(self, vm_id: str, migration_id: str, wanted: MachineSpec) -> MachineReport:
+        """Have it work with the files of `copy_here` alone; wanted: what it runs with then. All of them, or none.
+
+        :raise MigrationFailed: none; they may not be alike.
+        """
+        ...
+
     async def send(
         self,
         vm_id: str,

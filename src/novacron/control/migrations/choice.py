@@ -98,6 +98,15 @@ def choose(course: Course, effective: Effective) -> Choice | Refusal:
     )
 
 
+def staying(course: Course, effective: Effective, disk_bytes: int) -> Choice:
+    """Its disks into other pools of its node, while it runs or rests."""
+    kind = MigrationKind.COLD if course.at_rest else MigrationKind.LIVE
+    predicted = predict.here(disk_bytes)
+    way = Way(kind=kind, strategy=Strategy.PRECOPY, predicted=predicted, why="only its disks move")
+    goals = msgspec.structs.replace(effective.goals, transport=Transport.DIRECT)
+    return Choice(way=way, goals=goals, why=(f"{way.why}: it stays on its node", predicted_words(predicted)))
+
+
 def _with_disks(course: Course, way: Way) -> Way:
     if not course.disk_bytes:
         return way

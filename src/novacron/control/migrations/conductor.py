@@ -29,8 +29,8 @@ from novacron.model.migration import (
     MigrationState,
     Step,
     Undo,
-    is_committed,
     is_final,
+    is_past_return,
     next_action,
 )
 from novacron.model.vm import Problem
@@ -174,7 +174,7 @@ class Conductor:
         """Do the step. Before the commit a cancel request or the migration's own time limit ends it early."""
         work = asyncio.create_task(self._performer.do(migration, step))
         limit = asyncio.create_task(self._clock.sleep(give_up_s - self._clock.monotonic_s()))
-        race = {work} if is_committed(migration) else {work, limit}
+        race = {work} if is_past_return(migration) or step.name == "pivot" else {work, limit}
         self._performing[migration.id] = work
         try:
             await asyncio.wait(race, return_when=asyncio.FIRST_COMPLETED)
@@ -195,7 +195,7 @@ class Conductor:
     async def _lost_patience(self, migration_id: str, error: NovaCronError) -> bool:
         """Roll back what still can be; whether that changed anything. After the commit nobody gives up."""
         migration = self._migration(migration_id)
-        if is_committed(migration):
+        if is_past_return(migration):
             return await self._performer.do_without_source(migration)
         if migration.state in UNDOING:
             return await self._performer.undo_without_target(migration)

@@ -27,6 +27,7 @@ from novacron.model.migration import (
     Progress,
     Step,
     is_final,
+    is_here,
     next_action,
 )
 from novacron.model.vm import Problem, Vm
@@ -82,7 +83,8 @@ class Journal:
             now = self._now()
             story = migration.record if before is None else machine.did(migration.record, before, now)
             story = machine.did(machine.began(story, commit, now), commit, now)
-            held = carried(_owned_by(vm.record, story.target_node, now), story.disks)
+            owned = vm.record if is_here(story) else _owned_by(vm.record, story.target_node, now)
+            held = carried(owned, story.disks)
             if await self._both(migration, self._opened(story), vm, held, swapped):
                 return
 

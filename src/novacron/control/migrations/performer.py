@@ -6,24 +6,25 @@ the target again after a restart: `accept` gives the same answer for the same mi
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
+from novacron.control.migrations.copying import Copying, told, volumes_of
 from novacron.control.migrations.disks import relocated
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.migrations.reachable import Reachability
 from novacron.control.migrations.transport import scope_of
 from novacron.control.networks.cards import cards_of
-from novacron.control.networks.states import snapshot, stamped, states, wiring_of
-from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, NETWORKS, NODES, VMS, Records
-from novacron.control.vms.decide import machine_spec
-from novacron.errors import MigrationFailed, NotFound, StateConflict
+from novacron.control.networks.states import snapshot, stamped, states
+from novacron.control.store.records import NETWORKS, NODES, VMS, Records
+from novacron.errors import NotFound, StateConflict
 from novacron.failpoint import reach
-from novacron.model.machine import MachineReport, MachineSpec
+from novacron.model.machine import MachineReport
 from novacron.model.migration import (
     Do,
     Figures,
@@ -36,7 +37,7 @@ from novacron.model.migration import (
     tactics_of,
 )
 from novacron.model.network import Flow
-from novacron.model.vm import Vm, VmSpec, running_spec
+from novacron.model.vm import Vm, running_spec
 from novacron.wire import agent as wire
 from novacron.wire.network import NetworkApply
 
@@ -48,6 +49,10 @@ BOOT_DEADLINE_S = 120.0
 REST_DEADLINE_S = 3600.0
 """One wait for the rest of a post-copy; it is asked for again as long as it takes."""
 LINK_RETRY_S = 1.0
+
+
+Perform = Callable[[Migration, Step], Awaitable[None]]
+"""Does a step and writes it down; what comes before the commit hands over in the same write."""
 
 
 class _Departure(msgspec.Struct, frozen=True):
@@ -77,6 +82,23 @@ class Performer:
         self._departures: dict[str, _Departure] = {}
         self._reachability = Reachability(records, agents, clock)
         self._progress = ProgressWriter(agents, clock, journal)
+        copying = Copying(records, agents, journal, self._progress, self._distribution, self.reception)
+        self._steps: dict[str, Perform] = {
+            "accept": self._accept,
+            "copy_disks": copying.copy_disks,
+            "copy_here": copying.copy_here,
+            "pivot": copying.pivot,
+            "send": self._send,
+            "halt": self._halt,
+            "commit": self._commit,
+            "open_postcopy": self._open_postcopy,
+            "take_over": self._take_over,
+            "fetch_rest": self._fetch_rest,
+            "settle": copying.settle,
+            "verify": self._verify,
+            "release": self._release,
+            "tidy": copying.tidy,
+        }
 
     async def do(self, migration: Migration, step: Step) -> None:
         """Perform the step and write it down.
@@ -90,37 +112,10 @@ class Performer:
         reach(f"conductor.{step.name}:did")
 
     async def _do(self, migration: Migration, step: Step) -> None:
-        match step.name:
-            case "accept":
-                await self._reception(migration)
-                await self._journal.did(migration.id, step)
-            case "copy_disks":
-                await self._copy_disks(migration, step)
-            case "send":
-                await self._send(migration)
-                await self._journal.hand_over(migration.id, step)
-            case "halt":
-                await self._halt(migration)
-                await self._journal.hand_over(migration.id, step)
-            case "commit":
-                await self._journal.hand_over(migration.id, None)
-            case "open_postcopy":
-                await self._open_postcopy(migration)
-                await self._journal.did(migration.id, step)
-            case "take_over":
-                await self._take_over(migration, step)
-            case "fetch_rest":
-                await self._fetch_rest(migration)
-                await self._journal.did(migration.id, step)
-            case "verify":
-                await self._verify(migration, step)
-            case "settle":
-                await self._settle(migration)
-                await self._journal.did(migration.id, step)
-            case "release":
-                await self._release(migration, step)
-            case _:
-                raise NotFound(f"migration step {step.name!r} has no performer")
+        perform = self._steps.get(step.name)
+        if perform is None:
+            raise NotFound(f"migration step {step.name!r} has no performer")
+        await perform(migration, step)
 
     async def close(self) -> None:
         """End what goes on in the background."""
@@ -163,7 +158,7 @@ class Performer:
 
     # -- the steps ------------------------------------------------------------------------------------------
 
-    async def _reception(self, migration: Migration) -> wire.ReceptionAt:
+    async def reception(self, migration: Migration) -> wire.ReceptionAt:
         """Where the target listens; starts it there when it does not yet."""
         known = self._receptions.get(migration.id)
         if known is not None:
@@ -171,9 +166,9 @@ class Performer:
         vm = self._vm(migration)
         verb = wire.Accept(
             migration_id=migration.id,
-            spec=self._told(vm, relocated(running_spec(vm), migration.disks)),
+            spec=told(self._records, vm, relocated(running_spec(vm), migration.disks)),
             boots=migration.kind is MigrationKind.COLD,
-            receives=_volumes(migration),
+            receives=volumes_of(migration),
             proxy=self._proxy(migration, vm),
         )
         await self._spread_networks(migration, vm)
@@ -182,43 +177,12 @@ class Performer:
         self._receptions[migration.id] = answer
         return answer
 
-    def _told(self, vm: Vm, spec: VmSpec) -> MachineSpec:
-        """The machine with its disks where `spec` has them, as a node is told of it."""
-        image = self._records.find(IMAGES, vm.spec.image_id).record
-        pools, wiring = specs_of(self._records, spec.disks), wiring_of(self._records, spec.nics)
-        return machine_spec(vm, image, spec, wiring=wiring, pools=pools)
-
     def _proxy(self, migration: Migration, vm: Vm) -> wire.Proxy | None:
         """What the target's stream proxy is told; None: it needs none."""
         if migration.goals.transport is not Transport.PROXY or migration.kind is MigrationKind.COLD:
             return None
         facts = self._records.find(NODES, migration.source_node).record.facts
         return wire.Proxy(peer=facts.migration_address if facts else "", scope=scope_of(vm))
-
-    async def _copy_disks(self, migration: Migration, step: Step) -> None:
-        vm, to = self._vm(migration), (await self._reception(migration)).disks
-        if to is None:
-            raise MigrationFailed("the target's agent takes in no disks: renew it")
-        verb = wire.CopyDisks(
-            vm_id=vm.id,
-            generation=migration.generation,
-            migration_id=migration.id,
-            to=to,
-            volumes=_volumes(migration),
-            spec=self._told(vm, running_spec(vm)),
-            goals=migration.goals,
-            at_rest=migration.at_rest,
-        )
-        deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
-        async with self._progress.of(migration.id):
-            copied = await self._agents.call(migration.source_node, verb, wire.DisksCopied, deadline_s=deadline_s)
-        figures = msgspec.structs.replace(migration.figures, disk_bytes=copied.copied_bytes)
-        await self._journal.did(migration.id, step, figures=figures)
-
-    async def _settle(self, migration: Migration) -> None:
-        vm = self._vm(migration)
-        verb = wire.Settle(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
-        await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
 
     async def _spread_networks(self, migration: Migration, vm: Vm) -> None:
         """The target has the machine's networks before the machine comes. What it refuses refuses the move."""
@@ -230,43 +194,57 @@ class Performer:
                 verb = NetworkApply(state=stamped(state, self._records.revision))
                 await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
 
-    async def _send(self, migration: Migration) -> None:
+    async def _accept(self, migration: Migration, step: Step) -> None:
+        await self.reception(migration)
+        await self._journal.did(migration.id, step)
+
+    async def _send(self, migration: Migration, step: Step) -> None:
         verb = wire.Send(
             vm_id=migration.vm_id,
             generation=migration.generation,
             migration_id=migration.id,
-            to=await self._reception(migration),
+            to=await self.reception(migration),
             goals=migration.goals,
             tactics=tactics_of(migration),
-            volumes=_volumes(migration),
+            volumes=volumes_of(migration),
         )
         deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
         async with self._progress.of(migration.id):
             departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
         self._note_departure(migration, departed)
+        await self._journal.hand_over(migration.id, step)
 
     def _note_departure(self, migration: Migration, departed: wire.Departed) -> None:
         stopped_at_s = self._clock.monotonic_s() - departed.stopped_ago_ms / 1e3
         self._departures[migration.id] = _Departure(stopped_at_s, departed.flows)
 
-    async def _halt(self, migration: Migration) -> None:
+    async def _commit(self, migration: Migration, step: Step) -> None:  # noqa: ARG002
+        await self._journal.hand_over(migration.id, None)
+
+    async def _halt(self, migration: Migration, step: Step) -> None:
         verb = wire.Halt(
             vm_id=migration.vm_id,
             generation=migration.generation,
             migration_id=migration.id,
             deadline_s=SHUTDOWN_DEADLINE_S,
-            volumes=_volumes(migration),
+            volumes=volumes_of(migration),
         )
         deadline_s = SHUTDOWN_DEADLINE_S + VERB_DEADLINE_S
         departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
         self._note_departure(migration, departed)
+        await self._journal.hand_over(migration.id, step)
 
-    async def _open_postcopy(self, migration: Migration) -> None:
+    async def _open_postcopy(self, migration: Migration, step: Step) -> None:
         generation = self._vm(migration).generation
         verb = wire.OpenPostcopy(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
         await self._agents.call(migration.source_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
+        await self._journal.did(migration.id, step)
 
-    async def _fetch_rest(self, migration: Migration) -> None:
+    async def _fetch_rest(self, migration: Migration, step: Step) -> None:
+        await self._fetch_all(migration)
+        await self._journal.did(migration.id, step)
+
+    async def _fetch_all(self, migration: Migration) -> None:
         """Until the target has all memory. A link that broke is replaced by another for as long as that takes: there
         is no way back, and the guest waits for no more than the pages it misses.
         """
@@ -322,7 +300,7 @@ class Performer:
     async def _release(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
         verb = wire.Release(
-            vm_id=vm.id, generation=vm.generation, migration_id=migration.id, volumes=_volumes(migration)
+            vm_id=vm.id, generation=vm.generation, migration_id=migration.id, volumes=volumes_of(migration)
         )
         measured = await self._agents.call(migration.source_node, verb, Figures, deadline_s=VERB_DEADLINE_S)
         seen = migration.figures

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from novacron.control.migrations import decide, history, predict, transport
+from novacron.control.migrations import choice, decide, history, predict, transport
 from novacron.control.migrations.choice import Choice, Course
-from novacron.control.migrations.disks import DiskAt, luggage
+from novacron.control.migrations.disks import DiskAt, Luggage, luggage
 from novacron.control.migrations.goals import Effective, sentences
 from novacron.control.migrations.habits import habits
+from novacron.control.scheduler.filters import reachable_storage
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose, refusals
 from novacron.errors import GoalsUnmet, InvalidInput, NoRoom, NovaCronError, Reason
 from novacron.model.machine import MachineStatus
@@ -105,11 +106,14 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
     """
     kind = MigrationKind.LIVE if asked.kind is None and asked.strategy is not None else asked.kind
     decide.check_vm(vm, kind)
-    if asked.target_id == vm.node_id:
+    stays = asked.target_id == vm.node_id
+    if stays and not asked.pools:
         raise InvalidInput.field("target_node", f"{vm.name} is there already", "name another node, or none")
+    if stays and kind not in (None, MigrationKind.LIVE) and not decide.is_at_rest(vm):
+        raise InvalidInput.field("kind", "its disks move while it runs", "leave it out, or name another node")
     source = decide.source_of(vm, known.nodes)
     at_rest = decide.is_at_rest(vm)
-    streams = not at_rest and kind is not MigrationKind.COLD
+    streams = not at_rest and not stays and kind is not MigrationKind.COLD
     need = decide.need_of(vm, streams=streams)
     if streams:
         decide.check_source(vm, source, need)
@@ -161,17 +165,9 @@ def _node(
 ) -> NodePlan:
     node = candidate.node
     found = NodePlan(node_id=node.id, node_name=node.name, is_here=candidate is source, score=scores.get(node.id))
+    packed = _packed(vm, candidate, source, asked, known)
     if candidate is source:
-        return found
-    spec = running_spec(vm)
-    packed = luggage(
-        known.disks,
-        asked.pools,
-        source,
-        candidate,
-        snapshots=known.snapshots,
-        belongings=decide.has_belongings(spec) or len(known.disks) < len(spec.disks),
-    )
+        return _here(found, source, outline, asked, packed)
     need = msgspec.structs.replace(need, pools=packed.pools, pool_id=decide.own_pool(source) if packed.own else "")
     cannot = (*refusals(need, candidate, known.limits), *packed.cannot)
     if cannot:
@@ -188,6 +184,35 @@ def _node(
     if isinstance(answer, Choice):
         return msgspec.structs.replace(found, choice=answer)
     return msgspec.structs.replace(found, unmet=answer.reasons)
+
+
+def _packed(vm: Vm, candidate: Candidate, source: Candidate, asked: Asked, known: Known) -> Luggage:
+    spec = running_spec(vm)
+    return luggage(
+        known.disks,
+        asked.pools,
+        source,
+        candidate,
+        snapshots=known.snapshots,
+        belongings=decide.has_belongings(spec) or len(known.disks) < len(spec.disks),
+    )
+
+
+def _here(found: NodePlan, source: Candidate, outline: Course, asked: Asked, packed: Luggage) -> NodePlan:
+    """The node it is on: nothing, or its disks alone into other pools."""
+    if not asked.pools:
+        return found
+    if not packed.moves:
+        there = Reason("disk.there", "its disks are in that pool already", found.node_name, "name another pool")
+        return msgspec.structs.replace(found, cannot=(there,))
+    unreached = reachable_storage(Need(memory_mib=0, vcpus=0, pools=packed.pools), source, Limits())
+    cannot = (*([unreached] if unreached else ()), *packed.cannot)
+    if cannot:
+        return msgspec.structs.replace(found, cannot=cannot)
+    disk_bytes = sum(move.used_bytes or move.size_bytes for move in packed.moves)
+    return msgspec.structs.replace(
+        found, disks=packed.moves, choice=choice.staying(outline, asked.effective, disk_bytes)
+    )
 
 
 def _copies(moves: Sequence[DiskMove]) -> str:
@@ -220,7 +245,8 @@ def check_room(made: Plan) -> None:
 
 
 def _looked_at(made: Plan) -> list[NodePlan]:
-    return [one for one in made.nodes if not one.is_here and made.asked.target_id in ("", one.node_id)]
+    target_id = made.asked.target_id
+    return [one for one in made.nodes if one.node_id == target_id or (not target_id and not one.is_here)]
 
 
 def _refusal(made: Plan) -> NovaCronError:

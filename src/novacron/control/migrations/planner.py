@@ -65,13 +65,13 @@ class Planner:
             raise InvalidInput.field("starts_at", "is more than a year away", f"give a time within {LATEST.days} days")
         target = named(self._records, NODES, body.target_node, "target_node").record.id if body.target_node else ""
         policy = named(self._records, POLICIES, body.policy, "policy").record if body.policy else None
-        every = (stored.record for stored in self._records.all(POLICIES))
+        every, pools = (stored.record for stored in self._records.all(POLICIES)), self._pools(body, vm)
         return Asked(
             effective=effective(wishes_of(body), policy, vm.labels, every),
-            target_id=target,
+            target_id=target or (vm.node_id if pools else ""),
             kind=body.kind,
             strategy=body.strategy,
-            pools=self._pools(body, vm),
+            pools=pools,
         )
 
     def _pools(self, body: MigrationCreate, vm: Vm) -> dict[str, Pool]:

@@ -26,6 +26,9 @@ FLAT_PASSES = 4
 """So many passes in vain until a driver does something else."""
 WRITTEN_BEYOND = 4.0
 """A guest is expected to write, in all, to so many times what it writes to in a second."""
+WITHIN_NODE = Range(30.0 * MIB, 200.0 * MIB, 1000.0 * MIB)
+"""From one pool of a node into another, bytes a second: a file server's disks at worst."""
+HERE_MS = Range(100.0, 400.0, 2000.0)
 UNMEASURED_USE = Range(0.1, 0.5, 1.0)
 UNMEASURED_DIRTY_PART_PER_S = Range(0.0, 0.01, 0.1)
 
@@ -189,6 +192,20 @@ def cold(costs: Costs, *, at_rest: bool) -> Prediction:
         downtime_ms=costs.reboot,
         bytes_transferred=nothing,
         basis=("the guest's own shutdown and boot are most of it",),
+    )
+
+
+def here(disk_bytes: int) -> Prediction:
+    """Disks from one pool of a node into another; the guest stands still at no time."""
+    nothing = Range(0.0, 0.0, 0.0)
+    slow, usual, fast = msgspec.structs.astuple(WITHIN_NODE)
+    copying = Range(disk_bytes / fast * 1e3, disk_bytes / usual * 1e3, disk_bytes * 1.5 / slow * 1e3)
+    return Prediction(
+        total_ms=HERE_MS.plus(copying),
+        downtime_ms=nothing,
+        bytes_transferred=nothing,
+        disk_bytes=disk_bytes,
+        basis=(f"disks: {disk_bytes / MIB:.0f} MiB at {usual / MIB:.0f} MiB/s, assumed within a node",),
     )
 
 

@@ -49,7 +49,8 @@ class MigrationCreate(Goals):
     engine does.
 
     pool: where all its disks are to be after the move; disk_pools: the same, by volume. Else a disk is copied only
-    where nodes do not share its pool, into the same pool of the other node.
+    where nodes do not share its pool, into the same pool of the other node. With one of them and no target node only
+    disks move, on the node the VM is on.
     policy: one whose goals count where this says none. measure: look at what it writes before deciding, which takes a
     second; null: where a downtime or an end was asked for.
     """

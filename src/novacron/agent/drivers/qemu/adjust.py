@@ -94,7 +94,7 @@ async def _attempt(machine: Machine, action: Action, wished: Launch, runs: Runs)
 async def _do(machine: Machine, action: Action, wished: Launch, runs: Runs) -> Reason | None:
     match action:
         case Unplug(device, part):
-            return await _unplug(machine, device, part)
+            return await _unplug(machine, device, part, runs)
         case Load():
             return await _load(machine, action, runs)
         case UnplugCpu(path):
@@ -122,8 +122,8 @@ def _plain(action: DropNode | DropNetdev | Resize | PlugCpu) -> tuple[str, dict[
             return "blockdev-del", {"node-name": node}
         case DropNetdev(name):
             return "netdev_del", {"id": name}
-        case Resize(volume_id, size_bytes):
-            return "block_resize", {"node-name": devices.node_of(volume_id), "size": size_bytes}
+        case Resize(_, node, size_bytes):
+            return "block_resize", {"node-name": node, "size": size_bytes}
         case PlugCpu(cpu, number):
             return "device_add", {"driver": cpu.type, "id": f"cpu{number}", **cpu.props}
 
@@ -177,12 +177,12 @@ async def _close(machine: Machine, node: str) -> None:
             return
 
 
-async def _unplug(machine: Machine, device: str, part: str) -> Reason | None:
+async def _unplug(machine: Machine, device: str, part: str, runs: Runs) -> Reason | None:
     refusal = await _leave(machine, f"/machine/peripheral/{device}", part)
     if refusal is not None:
         return refusal
     if device.startswith(devices.DISK):
-        await _close(machine, devices.node_of(part))
+        await _close(machine, runs.disks[part].node if part in runs.disks else devices.node_of(part))
     else:
         await machine.door().execute("netdev_del", {"id": devices.netdev_id(part)})
     return None

@@ -40,6 +40,9 @@ NETWORK_ROM_BYTES = 512 << 10
 whatever the size of the file each node has.
 """
 
+VOLUME_NODES = ("v", "w")
+"""What names of volumes' nodes begin with: the second is that of a copy which has taken the place of the first."""
+
 _BOARD = {"screen": 0x01, "rng": 0x02, "serial": 0x03, "disk": 0x04, "seed": 0x15, "nic": 0x16, "port": 0x1E}
 _ID = re.compile(r"[A-Za-z0-9-]{1,36}\Z")
 _PERIPHERAL = re.compile(r"(?:/machine/peripheral/)?([A-Za-z0-9-]+)(?:/.*)?\Z")
@@ -69,7 +72,13 @@ def drive_id(media_id: str) -> str:
 
 def node_of(volume_id: str) -> str:
     """The block node of a volume. QEMU takes 31 characters: the last 30 of the id are enough to tell them apart."""
-    return "v" + _checked(volume_id).replace("-", "")[-_NODE_CHARS:]
+    return VOLUME_NODES[0] + _checked(volume_id).replace("-", "")[-_NODE_CHARS:]
+
+
+def other_node(node: str) -> str:
+    """What the node of a volume is called that takes the place of this one, while both are there."""
+    first, second = VOLUME_NODES
+    return (second if node[0] == first else first) + node[1:]
 
 
 def medium_node(media_id: str) -> str:
@@ -156,12 +165,16 @@ def secrets(disk: DiskFile) -> Sequence[Told]:
     return [key for key in found if key is not None]
 
 
-def storage(disk: DiskFile) -> Told:
-    """Every layer is told with its format, down to the end, so that QEMU looks into no file to find out."""
+def storage(disk: DiskFile, node: str = "") -> Told:
+    """Every layer is told with its format, down to the end, so that QEMU looks into no file to find out.
+
+    node: its name; empty: the usual one.
+    """
     chain: Mapping[str, object] | None = None
     for below in reversed(disk.backing):
         chain = layer(below.source, below.format, read_only=True, backing=chain)
-    return {"node-name": node_of(disk.volume_id), **layer(disk.source, disk.format, read_only=False, backing=chain)}
+    top = layer(disk.source, disk.format, read_only=False, backing=chain)
+    return {"node-name": node or node_of(disk.volume_id), **top}
 
 
 def disk_device(disk: DiskFile, slot: int, spec: MachineSpec, bootindex: int = 0) -> Told:

@@ -28,9 +28,10 @@ DIMM_MIB = 128
 
 
 class DiskRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """qdev: what QEMU calls its front end."""
+    """qdev: what QEMU calls its front end; node: the block node it works with."""
 
     qdev: str
+    node: str
     size_bytes: int
     qos: Qos = Qos()
 
@@ -91,6 +92,7 @@ class PlugNic(msgspec.Struct, frozen=True):
 
 class Resize(msgspec.Struct, frozen=True):
     volume_id: str
+    node: str
     size_bytes: int
 
 
@@ -187,8 +189,9 @@ def _leaving(wished: Launch, runs: Runs) -> Steps:
     for nic in runs.before.nics:
         if devices.nic_id(nic.id) not in kept | runs.devices:
             yield DropNetdev(devices.netdev_id(nic.id))
-    used = {devices.node_of(name.removeprefix(devices.DISK)) for name in (*kept, *runs.devices) if name[:5] == "disk-"}
-    for node in sorted(node for node in runs.nodes if node.startswith("v") and node not in used):
+    used = {devices.node_of(name.removeprefix(devices.DISK)) for name in kept if name[:5] == "disk-"}
+    used |= {disk.node for disk in runs.disks.values()}
+    for node in sorted(node for node in runs.nodes if node.startswith(devices.VOLUME_NODES) and node not in used):
         yield DropNode(node)
 
 
@@ -205,7 +208,7 @@ def _disks(wished: Launch, runs: Runs) -> Steps:
         if runs_as is None:
             yield PlugDisk(disk, slot)
         elif spec.size_bytes > runs_as.size_bytes:
-            yield Resize(disk.volume_id, spec.size_bytes)
+            yield Resize(disk.volume_id, runs_as.node, spec.size_bytes)
         if runs_as is not None and spec.qos != runs_as.qos:
             yield Limit(disk.volume_id, runs_as.qdev, spec.qos)
         yield from _order(disk.volume_id, spec, before)

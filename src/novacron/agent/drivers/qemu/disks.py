@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from novacron.agent.drivers.base import ProgressListener
+from novacron.agent.drivers.base import DiskFile, ProgressListener
 from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.drivers.qemu import mirror, power, status, tls
+from novacron.agent.drivers.qemu.devices import other_node, secrets, storage
+from novacron.agent.drivers.qemu.look import disk_nodes
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.mirror import Copied
 from novacron.agent.drivers.qemu.record import Ending
-from novacron.errors import MigrationFailed
-from novacron.model.machine import MachineReport, MachineStatus
+from novacron.errors import DriverError, MigrationFailed
+from novacron.model.machine import MachineReport, MachineSpec, MachineStatus
 from novacron.model.migration import Goals, Progress
 
 BY_FORCE = "it was ended by force: the guest did not shut down within {:g} s"
@@ -44,14 +48,20 @@ async def begin(machine: Machine, order: Order) -> None:
     )
 
 
-async def copied(machine: Machine, order: Order, progress: ProgressListener, stall_s: float) -> int:
+async def copied(
+    machine: Machine,
+    volume_ids: Sequence[str],
+    features: tuple[str, ...],
+    progress: ProgressListener,
+    stall_s: float,
+) -> int:
     """Wait until they are alike; the bytes that were copied. Errors as `mirror.ready`."""
 
     def tell(seen: Copied) -> None:
         at = machine.clock.wall()
         progress(Progress(at=at, disk_total_bytes=seen.total_bytes, disk_copied_bytes=seen.done_bytes))
 
-    return (await mirror.ready(machine, order.volume_ids, tell, order.features, stall_s)).done_bytes
+    return (await mirror.ready(machine, volume_ids, tell, features, stall_s)).done_bytes
 
 
 async def finish(machine: Machine, migration_id: str, volume_ids: tuple[str, ...]) -> None:
@@ -95,6 +105,65 @@ async def _stand(machine: Machine, patience_s: float) -> str:
         return status.GUEST_SHUTDOWN
     await machine.door().execute("stop")
     return BY_FORCE.format(patience_s)
+
+
+async def begin_here(machine: Machine, files: Sequence[DiskFile], goals: Goals, features: tuple[str, ...]) -> None:
+    """Have QEMU copy its disks into these files, unless it does.
+
+    :raise MigrationFailed: it could not begin; nothing of it is left.
+    """
+    monitor, record = machine.door(), machine.record
+    known, nodes = {job.id for job in await mirror.jobs(monitor)}, await disk_nodes(monitor)
+    own = {disk.volume_id for disk in record.spec.disks if disk.backing_digest} if record.spec else set()
+    record.copied, record.pivoting = "", False
+    try:
+        for file in files:
+            if mirror.job_of(file.volume_id) in known:
+                continue
+            node = nodes[file.volume_id]
+            target = other_node(node)
+            for secret in secrets(file):
+                await monitor.execute("object-add", secret)
+            await monitor.execute("blockdev-add", storage(file, target))
+            await mirror.start(
+                monitor,
+                file.volume_id,
+                node,
+                target,
+                features,
+                own_part=bool(file.backing) and file.volume_id in own,
+                bytes_per_s=goals.bandwidth_bytes_per_s // len(files),
+                finalize=False,
+            )
+    except DriverError as wrong:
+        await mirror.drop(machine)
+        raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
+
+
+async def pivot(machine: Machine, migration_id: str, wanted: MachineSpec) -> MachineReport:
+    """Have it work with the copies alone, all of them or none; noted before, so that who asks again goes on.
+
+    A QEMU that ended meanwhile leaves both alike: each write it had said to be done was in both.
+
+    :raise MigrationFailed: none; the disks it has are the good ones.
+    """
+    record, before = machine.record, machine.record.spec
+    if record.copied == migration_id or before is None:
+        return machine.report()
+    lies_in = {disk.volume_id: disk.pool_id for disk in before.disks}
+    moved = [disk.volume_id for disk in wanted.disks if lies_in.get(disk.volume_id, disk.pool_id) != disk.pool_id]
+    if not machine.ended:
+        if not record.pivoting:
+            await mirror.check_alike(machine, moved)
+            record.pivoting = True
+            machine.save()
+        await mirror.complete(machine)
+    elif not record.pivoting:
+        raise MigrationFailed(f"machine {machine.vm_id} ended before it worked with its new disks")
+    record.spec = msgspec.structs.replace(before, disks=wanted.disks, pools=wanted.pools)
+    record.copied, record.pivoting = migration_id, False
+    machine.save()
+    return machine.report()
 
 
 async def drop(machine: Machine) -> None:

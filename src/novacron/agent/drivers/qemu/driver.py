@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from novacron.agent.drivers.base import Adjustment, Beside, Launch, ProgressListener, ReportListener, Taken
+from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, ProgressListener, ReportListener, Taken
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import disks, incoming, launcher, outgoing, parking, power, snapshot, tpm
@@ -18,7 +18,7 @@ from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.agent.drivers.qemu.record import Role
 from novacron.clock import Clock
 from novacron.errors import StateConflict
-from novacron.model.machine import MachineReport, StopMode
+from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Figures, Goals, Tactics
 from novacron.model.node import DriverFacts
 from novacron.model.prediction import Measurement
@@ -167,7 +167,25 @@ class QemuDriver:
         _, found, *_ = await self._fleet.facts()
         order = disks.Order(migration_id, to, volume_ids, goals, found.features)
         await self._fleet.run(vm_id, "copy_disks", disks.begin(machine, order))
-        return await disks.copied(machine, order, progress, self._fleet.stall_s)
+        return await disks.copied(machine, volume_ids, found.features, progress, self._fleet.stall_s)
+
+    async def copy_here(
+        self,
+        vm_id: str,
+        migration_id: str,  # noqa: ARG002  (one copy at a time: the ledger says whose)
+        files: tuple[DiskFile, ...],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        """As the contract says. A caller that leaves does not end the copy: `reclaim` does."""
+        machine = self._fleet.expect(vm_id)
+        _, found, *_ = await self._fleet.facts()
+        await self._fleet.run(vm_id, "copy_here", disks.begin_here(machine, files, goals, found.features))
+        volume_ids = [file.volume_id for file in files]
+        return await disks.copied(machine, volume_ids, found.features, progress, self._fleet.stall_s)
+
+    async def pivot(self, vm_id: str, migration_id: str, wanted: MachineSpec) -> MachineReport:
+        return await self._fleet.ask(vm_id, "pivot", lambda machine: disks.pivot(machine, migration_id, wanted))
 
     async def send(
         self,

@@ -27,6 +27,7 @@ class _Inserted(msgspec.Struct, rename="kebab"):
     """What is in a disk or drive."""
 
     image: _Image
+    node_name: str = ""
     file: str = ""
     iops: int = 0
     bps: int = 0
@@ -58,12 +59,11 @@ async def look(machine: Machine, before: MachineSpec) -> Runs:
     """The machine as it is now. :raise MonitorFailed, DeadlineExceeded, MachineDied"""
     monitor = machine.door()
     blocks = [(devices.device_in(one.qdev), one) for one in await monitor.ask(list[_Block], "query-block")]
-    nodes = await monitor.ask(list[_Node], "query-named-block-nodes", {"flat": True})
     return Runs(
         before=before,
         accelerator=machine.record.accelerator,
         devices=await _children(monitor, "/machine/peripheral"),
-        nodes=frozenset(node.node_name for node in nodes),
+        nodes=await node_names(monitor),
         objects=await _children(monitor, "/objects"),
         disks={
             name.removeprefix(devices.DISK): _disk(one.qdev, one.inserted)
@@ -76,6 +76,22 @@ async def look(machine: Machine, before: MachineSpec) -> Runs:
         cpus=await _cpus(monitor) if devices.is_hot(before) else (),
         dimms_mib=await _dimms(monitor) if devices.is_hot(before) else (),
     )
+
+
+async def disk_nodes(monitor: Monitor) -> dict[str, str]:
+    """By volume id, the node that its device works with."""
+    blocks = [(devices.device_in(one.qdev), one) for one in await monitor.ask(list[_Block], "query-block")]
+    return {
+        name.removeprefix(devices.DISK): one.inserted.node_name
+        for name, one in blocks
+        if name.startswith(devices.DISK) and one.inserted is not None
+    }
+
+
+async def node_names(monitor: Monitor) -> frozenset[str]:
+    """Every block node there is."""
+    found = await monitor.ask(list[_Node], "query-named-block-nodes", {"flat": True})
+    return frozenset(node.node_name for node in found)
 
 
 async def check_whole(machine: Machine) -> None:
@@ -100,7 +116,7 @@ async def _children(monitor: Monitor, path: str) -> frozenset[str]:
 
 def _disk(qdev: str, inserted: _Inserted) -> DiskRuns:
     qos = Qos(iops=inserted.iops, bytes_per_s=inserted.bps)
-    return DiskRuns(qdev=qdev, size_bytes=inserted.image.virtual_size, qos=qos)
+    return DiskRuns(qdev=qdev, node=inserted.node_name, size_bytes=inserted.image.virtual_size, qos=qos)
 
 
 async def _cpus(monitor: Monitor) -> tuple[Cpu, ...]:

@@ -17,7 +17,8 @@ import msgspec
 
 from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.drivers.qemu import tls
-from novacron.agent.drivers.qemu.devices import node_of
+from novacron.agent.drivers.qemu.devices import VOLUME_NODES, node_of
+from novacron.agent.drivers.qemu.look import disk_nodes, node_names
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.qmp import Monitor
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, Reason
@@ -29,8 +30,8 @@ PROGRESS_INTERVAL_S = 0.5
 OPEN_TIMEOUT_S = 5  # QEMU does nothing else meanwhile
 FINISH_DEADLINE_S = 30.0
 DROP_DEADLINE_S = 2.0
-_NODE = "t"  # for the v of the disk's own
-_ENDED = frozenset({"concluded", "null", "aborting"})
+NBD_NODE = "t"  # for the first letter of the disk's own
+ENDED = frozenset({"concluded", "null", "aborting"})
 
 
 class Job(msgspec.Struct, rename="kebab"):
@@ -109,58 +110,71 @@ async def begin(
     """
     monitor = machine.door()
     known = {job.id for job in await jobs(monitor)}
-    missing = [volume_id for volume_id in volume_ids if _job_of(volume_id) not in known]
+    missing = [volume_id for volume_id in volume_ids if job_of(volume_id) not in known]
     if not missing:
         return
     try:
         await tls.install(monitor, machine.run_dir, migration_id, "client", object_id=KEY_ID)
+        nodes = await disk_nodes(monitor)
         for volume_id in missing:
-            await _mirror(monitor, volume_id, to, features, layered, bytes_per_s // len(volume_ids))
+            node, target = nodes[volume_id], NBD_NODE + node_of(volume_id)[1:]
+            await monitor.execute("blockdev-add", _remote(volume_id, target, to))
+            own_part = volume_id in layered and volume_id in to.layered
+            speed = bytes_per_s // len(volume_ids)
+            await start(monitor, volume_id, node, target, features, own_part=own_part, bytes_per_s=speed)
     except DriverError as wrong:
         await drop(machine)
         raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
 
 
-async def _mirror(
+def _remote(volume_id: str, node: str, to: DiskReception) -> dict[str, object]:
+    return {
+        "driver": "nbd",
+        "node-name": node,
+        "server": {"type": "inet", "host": to.host, "port": str(to.port)},
+        "export": volume_id,
+        "tls-creds": KEY_ID,
+        "open-timeout": OPEN_TIMEOUT_S,
+        "detect-zeroes": "unmap",
+        "discard": "unmap",
+    }
+
+
+async def start(
     monitor: Monitor,
     volume_id: str,
-    to: DiskReception,
+    node: str,
+    target: str,
     features: Collection[str],
-    layered: Collection[str],
+    *,
+    own_part: bool,
     bytes_per_s: int,
+    finalize: bool = True,
 ) -> None:
-    node = node_of(volume_id)
-    await monitor.execute(
-        "blockdev-add",
-        {
-            "driver": "nbd",
-            "node-name": _NODE + node[1:],
-            "server": {"type": "inet", "host": to.host, "port": str(to.port)},
-            "export": volume_id,
-            "tls-creds": KEY_ID,
-            "open-timeout": OPEN_TIMEOUT_S,
-            "detect-zeroes": "unmap",
-            "discard": "unmap",
-        },
-    )
-    own_part = volume_id in layered and volume_id in to.layered
+    """Mirror the node into the target, which is open. own_part: not what lies below them, which is the same.
+
+    finalize: it ends as soon as it is told to; else it waits to be told so once more.
+
+    :raise MonitorFailed: it could not begin; the target is closed.
+    """
     # Where it can be changed later, the guest's writes wait for the target only at the end (see `ready`).
     late = "qmp.block-job-change" in features
     arguments = {
-        "job-id": _job_of(volume_id),
+        "job-id": job_of(volume_id),
         "device": node,
-        "target": _NODE + node[1:],
+        "target": target,
         "sync": "top" if own_part else "full",
         "copy-mode": "background" if late else "write-blocking",
         "speed": bytes_per_s,
         "on-source-error": "report",
         "on-target-error": "report",
         "auto-dismiss": False,
+        "auto-finalize": finalize,
     }
     try:
         await monitor.execute("blockdev-mirror", arguments)
     except MonitorFailed:
-        await monitor.execute("blockdev-del", {"node-name": _NODE + node[1:]})
+        await monitor.execute("blockdev-del", {"node-name": target})
         raise
 
 
@@ -226,7 +240,7 @@ async def finish(machine: Machine, volume_ids: Sequence[str]) -> None:
         if job.status == "ready":  # cancelled once ready, a mirror first writes what is left
             await monitor.execute("block-job-cancel", {"device": job.id})
     try:
-        await machine.until(lambda: _over(machine, found), FINISH_DEADLINE_S, "finish copying its disks")
+        await _finalized(machine)
     except DeadlineExceeded as late:
         raise MigrationFailed(late.message) from late
     ended = await jobs(monitor)
@@ -234,17 +248,56 @@ async def finish(machine: Machine, volume_ids: Sequence[str]) -> None:
     await _clear(monitor, ended)
 
 
+async def complete(machine: Machine) -> None:
+    """Have each device work with its mirror's target, and close what it worked with. Those that do so already: fine.
+
+    All jobs come to where they only wait to be told, before the first is: what can go wrong goes wrong before.
+
+    :raise MigrationFailed, DeadlineExceeded: see `pivot`.
+    """
+    monitor = machine.door()
+    for job in await jobs(monitor):
+        if job.status == "ready":
+            await monitor.execute("job-complete", {"id": job.id})
+    await _finalized(machine)
+    await _clear(monitor, await jobs(monitor))
+
+
+async def _finalized(machine: Machine) -> None:
+    """Those that end only when they are told so are told, once all have come that far."""
+    await _until_all(machine, {"pending"})
+    for job in await jobs(machine.door()):
+        if job.status == "pending":
+            await machine.door().execute("job-finalize", {"id": job.id})
+    await _until_all(machine, set())
+
+
+async def _until_all(machine: Machine, also: set[str]) -> None:
+    """:raise MigrationFailed: one of them failed."""
+    give_up_s = machine.clock.monotonic_s() + FINISH_DEADLINE_S
+    while True:
+        found = await jobs(machine.door())
+        _check(found, (), finishing=True)
+        if all(job.status in ENDED | also for job in found):
+            return
+        if machine.clock.monotonic_s() > give_up_s:
+            raise DeadlineExceeded(f"machine {machine.vm_id} does not finish copying its disks")
+        await _news(machine)
+
+
 async def drop(machine: Machine) -> None:
     """End every mirror, also over a link that hangs, and let go of its target. None: fine."""
     monitor = machine.door()
     found = await jobs(monitor)
     for job in found:
-        if job.status not in _ENDED:
+        if job.status not in ENDED:
             await monitor.execute("block-job-cancel", {"device": job.id, "force": True})
     try:
         await machine.until(lambda: _over(machine, found), DROP_DEADLINE_S, "stop copying its disks")
     except DeadlineExceeded:
-        nodes = [{"type": "block-node", "node-name": _NODE + job.id.removeprefix(JOB)} for job in found]
+        remote = [NBD_NODE + job.id.removeprefix(JOB) for job in found]
+        there = await node_names(monitor)
+        nodes = [{"type": "block-node", "node-name": name} for name in remote if name in there]
         await monitor.execute_oob("yank", {"instances": nodes})
         await machine.until(lambda: _over(machine, found), FINISH_DEADLINE_S, "stop copying its disks")
     await _clear(monitor, await jobs(monitor))
@@ -258,24 +311,31 @@ async def jobs(monitor: Monitor) -> list[Job]:
 
 
 async def _clear(monitor: Monitor, ended: Sequence[Job]) -> None:
+    """Their targets are closed, which flushes them: NBD's, and files of this node's that no device works with."""
     for job in ended:
         await monitor.execute("job-dismiss", {"id": job.id})
-        await monitor.execute("blockdev-del", {"node-name": _NODE + job.id.removeprefix(JOB)})
+    there, used = await node_names(monitor), set((await disk_nodes(monitor)).values())
+    for job in ended:
+        name = job.id.removeprefix(JOB)
+        targets = {letter + name for letter in (NBD_NODE, *VOLUME_NODES)} - used
+        for target in sorted(targets & there):
+            await monitor.execute("blockdev-del", {"node-name": target})
 
 
 def _over(machine: Machine, found: Sequence[Job]) -> bool:
-    return machine.ended or all(machine.jobs.get(job.id, job.status) in _ENDED - {"aborting"} for job in found)
+    return machine.ended or all(machine.jobs.get(job.id, job.status) in ENDED - {"aborting"} for job in found)
 
 
 def _check(found: Sequence[Job], volume_ids: Sequence[str], *, finishing: bool = False) -> None:
-    lost = {_job_of(volume_id) for volume_id in volume_ids} - {job.id for job in found}
+    lost = {job_of(volume_id) for volume_id in volume_ids} - {job.id for job in found}
     if lost:
         raise MigrationFailed(f"the copying of {len(lost)} of its disks was called off")
-    wrong = [job for job in found if job.error or (job.status in _ENDED and not finishing)]
+    wrong = [job for job in found if job.error or (job.status in ENDED and not finishing)]
     if wrong:
         reasons = [Reason("qemu.mirror", job.error or job.status, subject=job.id.removeprefix(JOB)) for job in wrong]
         raise MigrationFailed(f"a disk could not be copied: {wrong[0].error or wrong[0].status}", reasons)
 
 
-def _job_of(volume_id: str) -> str:
+def job_of(volume_id: str) -> str:
+    """The id of the job that mirrors the volume."""
     return JOB + node_of(volume_id)[1:]

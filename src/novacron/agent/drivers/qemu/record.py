@@ -90,6 +90,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     identity: Identity | None = None
     ending: Ending | None = None
     transfer: Transfer | None = None
+    pivoting: bool = False  # its disks are being replaced by their copies, which are alike
     copied: str = ""  # the migration whose disks on the target are like its own, to the last write
 
 
