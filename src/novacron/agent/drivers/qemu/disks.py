@@ -157,7 +157,12 @@ async def pivot(machine: Machine, migration_id: str, wanted: MachineSpec) -> Mac
             await mirror.check_alike(machine, moved)
             record.pivoting = True
             machine.save()
-        await mirror.complete(machine)
+        try:
+            await mirror.complete(machine)
+        except MigrationFailed:
+            record.pivoting = False
+            machine.save()
+            raise
     elif not record.pivoting:
         raise MigrationFailed(f"machine {machine.vm_id} ended before it worked with its new disks")
     record.spec = msgspec.structs.replace(before, disks=wanted.disks, pools=wanted.pools)

@@ -241,7 +241,7 @@ async def finish(machine: Machine, volume_ids: Sequence[str]) -> None:
             await monitor.execute("block-job-cancel", {"device": job.id})
     try:
         await _finalized(machine)
-    except DeadlineExceeded as late:
+    except (DeadlineExceeded, MonitorFailed) as late:
         raise MigrationFailed(late.message) from late
     ended = await jobs(monitor)
     _check(ended, volume_ids, finishing=True)
@@ -253,7 +253,7 @@ async def complete(machine: Machine) -> None:
 
     All jobs come to where they only wait to be told, before the first is: what can go wrong goes wrong before.
 
-    :raise MigrationFailed, DeadlineExceeded: see `pivot`.
+    :raise MigrationFailed: none does. :raise MonitorFailed, DeadlineExceeded: some may.
     """
     monitor = machine.door()
     for job in await jobs(monitor):
@@ -264,12 +264,19 @@ async def complete(machine: Machine) -> None:
 
 
 async def _finalized(machine: Machine) -> None:
-    """Those that end only when they are told so are told, once all have come that far."""
+    """Those that end only when they are told so are told, once all have come that far.
+
+    :raise MigrationFailed: one of them did not come that far; none was told.
+    :raise MonitorFailed: one of them failed after that.
+    """
     await _until_all(machine, {"pending"})
     for job in await jobs(machine.door()):
         if job.status == "pending":
             await machine.door().execute("job-finalize", {"id": job.id})
-    await _until_all(machine, set())
+    try:
+        await _until_all(machine, set())
+    except MigrationFailed as late:
+        raise MonitorFailed(late.message, late.reasons) from late
 
 
 async def _until_all(machine: Machine, also: set[str]) -> None:
