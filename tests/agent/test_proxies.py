@@ -121,7 +121,7 @@ async def test_it_is_closed_to_every_other_address() -> None:
     async with pair(Settings(deadline_s=0.5)) as both:
         to = await both.accept(wire.Proxy(peer="127.0.0.2", scope="x"))
         with pytest.raises(MigrationFailed, match="no connection"):
-            await asyncio.wait_for(both.send(to, fails=True), 10)
+            await asyncio.wait_for(both.send(to, fails=True), 30)
         assert not both.qemu.came
         with pytest.raises(InvalidInput, match="peer: is not an IP address"):
             await Pair(both.folder, both.source, Proxies(HOST, both.folder, lambda _: None), both.qemu).accept(

@@ -122,6 +122,24 @@ def test_what_was_predicted_stands_beside_what_it_cost(room: ControlRoom, run: R
     assert "downtime +79 %" in run("migration list -o wide").stdout
 
 
+def test_the_verdict_is_shown_check_by_check(room: ControlRoom, run: Run) -> None:
+    checks = [
+        {"name": "only_there", "outcome": "passed", "evidence": "on node-1 it is gone"},
+        {"name": "disks", "outcome": "failed", "evidence": "volume v is not as it was", "took_ms": 12.0},
+        {"name": "clock", "outcome": "not_checked", "evidence": "nobody tells\x1b[2J"},
+    ]
+    verdict = {"at": NOW, "outcome": "failed", "checks": checks, "clock_off_ms": None, "clock_off_after_ms": None}
+    room.on("GET", f"/migrations/{MIGRATION_ID}", said(migration(**COMPLETED, verdict=verdict)))
+    lines = [" ".join(line.split()) for line in run(f"migration show {MIGRATION_ID}").stdout.splitlines()]
+    for line in (
+        "Verdict: failed",
+        "Only there: passed: on node-1 it is gone",
+        "Disks: failed: volume v is not as it was",
+    ):
+        assert line in lines
+    assert any(line.startswith("Clock: not checked: nobody tells") and "\x1b" not in line for line in lines)
+
+
 def test_policies(room: ControlRoom, run: Run) -> None:
     room.on("POST", "/migration-policies", said(policy(), 201))
     made = run("migration-policy create database --vms tier=db --max-downtime-ms 50 --never-postcopy")

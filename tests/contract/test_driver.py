@@ -18,6 +18,7 @@ from novacron.clock import SystemClock
 from novacron.errors import DriverError, MachineDied, MigrationFailed, NovaCronError, StateConflict
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.migration import Goals, Progress
+from novacron.model.verdict import Outcome
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld
 from tests.system import rom_machine
 
@@ -295,6 +296,18 @@ async def test_measuring_changes_nothing(bed: Bed) -> None:
         await driver.measure(vm_id)
 
 
+async def test_looking_changes_nothing_and_shows_no_life_in_what_stands_still(bed: Bed) -> None:
+    vm_id, driver = rom_machine.an_id(), bed.one.agent()
+    for look in (driver.look, driver.examine):
+        with pytest.raises(NovaCronError):
+            await look(vm_id)
+    await driver.start(bed.one.launch(vm_id))
+    assert (await driver.look(vm_id)).status is S.RUNNING
+    await driver.pause(vm_id)
+    assert {check.outcome for check in (await driver.examine(vm_id)).checks} == {Outcome.NOT_CHECKED}
+    assert (await driver.look(vm_id)).status is S.PAUSED
+
+
 async def test_adjusting_to_what_it_is_changes_nothing(bed: Bed) -> None:
     driver, vm_id = bed.one.agent(), rom_machine.an_id()
     launch = bed.one.launch(vm_id)
@@ -431,6 +444,9 @@ async def test_a_machine_moves(bed: Bed) -> None:
     assert (arrival.report.status, arrival.report.generation) == (S.RUNNING, 2)
     assert (arrival.report.machine_type, arrival.report.cpu_model) == (before.machine_type, before.cpu_model)
     assert (await target.verify(vm_id)).status is S.RUNNING
+    assert ((await source.look(vm_id)).status, (await target.look(vm_id)).status) == (S.HANDED_OFF, S.RUNNING)
+    beat, clock = (await target.examine(vm_id)).checks
+    assert (beat.name, beat.outcome, clock.name) == ("heartbeat", Outcome.PASSED, "clock")
     figures = await source.release(vm_id, migration_id)
     assert figures.bytes_transferred
     assert figures.memory_bytes

@@ -228,6 +228,7 @@ async def test_a_policy_lives(api: Api) -> None:
     assert changed.json()["goals"] == {
         "max_downtime_ms": None, "finish_within_s": None, "max_slowdown_percent": None,
         "bandwidth_bytes_per_s": None, "may_pause": True, "never_postcopy": None, "transport": None,
+        "verify_disks": None,
     }  # fmt: skip
     assert changed.json()["selector"] == {"tier": "db"}
     stale = await api.http.patch(path, json={"name": "x"}, headers={"if-match": made.headers["etag"]})

@@ -11,8 +11,9 @@ import pytest
 from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.store.records import MIGRATIONS, VMS
 from novacron.model.machine import MachineStatus, NetworkKind, Nic
-from novacron.model.migration import MigrationState, Progress, began, did, finished, next_action
+from novacron.model.migration import MigrationState, Progress, began, did, finished, judged, next_action
 from novacron.model.node import Accelerator, Node, NodeState
+from novacron.model.verdict import Check, Outcome, Verdict
 from novacron.model.vm import Desired, Problem, Task, TaskKind
 from novacron.wire.rest import migrations as wire
 from novacron.wire.rest.common import PageOf
@@ -57,11 +58,21 @@ async def test_the_view_follows_the_story(api: Api) -> None:
         progress=Progress(at=NOW, total_bytes=10),
         problem=Problem(code="x", message="y", at=NOW),
     )
+    failed = Check(name="clock", outcome=Outcome.FAILED, evidence="it was an hour off", took_ms=1.5)
+    story = judged(story, Verdict(at=NOW, checks=(failed,), clock_off_ms=3.6e6))
     await api.records.change(MIGRATIONS, story.id, lambda _: story)
     shown = wire.Migration.model_validate_json((await api.http.get(f"/api/v1/migrations/{story.id}")).content)
     assert (shown.state, shown.may_cancel) == ("completed", False)
     assert shown.steps_done == list(story.did)
     assert shown.figures.total_ms is not None
+    assert shown.verdict is not None
+    assert (shown.verdict.outcome, shown.verdict.clock_off_ms, shown.verdict.clock_off_after_ms) == (
+        "failed",
+        3.6e6,
+        None,
+    )
+    assert [one.model_dump() for one in shown.verdict.checks] == [msgspec.to_builtins(failed)]
+    assert "check clock failed: it was an hour off" in shown.explanation
     assert shown.progress is not None
     assert shown.progress.transferred_bytes == 0
 

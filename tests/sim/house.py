@@ -130,6 +130,10 @@ class House:
             if fake_disks.guest_writes(self.cluster.world, vm_id, before, str(number + 1)):
                 self._written[vm_id] = number + 1
 
+    def guest_rests(self, vm_id: str) -> None:
+        """It writes no more, and is looked at no more."""
+        del self._written[vm_id]
+
     def written(self, vm_id: str) -> int:
         """How often its guest has written."""
         return self._written[vm_id]
@@ -198,7 +202,7 @@ class House:
         await self.records.commit(create(POOLS, pool))
         return pool.id
 
-    async def migrate(self, vm_id: str, to: str, way: str = "live", **goals: float) -> str:
+    async def migrate(self, vm_id: str, to: str, way: str = "live", **goals: float | str) -> str:
         """A recorded wish to move it, the way the service records one."""
         stored = self.records.find(VMS, vm_id)
         vm, now = stored.record, self.clock.wall()

@@ -129,6 +129,10 @@ async def test_disks_go_where_their_machine_goes(site: Site) -> None:
     live = await site.moved(migrations.MigrationCreate(vm="one", target_node="node-2"))
     assert live.figures.disk_bytes is not None
     assert len(live.disks) == 2
+    assert live.verdict is not None
+    found = {check.name: (check.outcome, check.evidence) for check in live.verdict.checks}
+    assert [found[name][0] for name in ("runs", "only_there", "heartbeat", "disks")] == ["passed"] * 4, found
+    assert "blocks of 64 KiB are alike on both sides (sampled)" in found["disks"][1]
     await ticks_on(lab, vm.id)
     tick, bad = await last_tick(lab, vm.id)
     assert tick > before

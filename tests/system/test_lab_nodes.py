@@ -18,7 +18,7 @@ from novacron.lab.lab import Lab, open_lab
 from novacron.lab.network import node_address
 from novacron.lab.rom import rom
 from novacron.model.image import FileRole
-from tests.system.spine import END_S, a_vm, needs_guest, ticks_on
+from tests.system.spine import END_S, a_vm, its_node_answers, needs_guest, ticks_on
 
 pytestmark = [
     pytest.mark.anyio,
@@ -92,6 +92,7 @@ async def test_a_machine_outlives_its_agent_and_is_adopted_by_the_next(lab: Lab)
         again = await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
         assert again.pid == vm.pid
         assert lab.node(vm.node).host_pid(vm.pid) == qemu
+        await its_node_answers(lab, vm.id)
         await ticks_on(lab, vm.id)
 
 

@@ -113,6 +113,9 @@ async def test_a_network_over_three_nodes() -> None:
         assert ended.state == "completed", ended.problem
         assert ended.figures.network_checked_by == "node-3"  # it alone has a card on it besides the two of the move
         assert ended.figures.network_gap_ms is not None, ended.explanation
+        assert ended.verdict is not None
+        heard = {check.name: check for check in ended.verdict.checks}["network"]
+        assert (heard.outcome, "it answered node-3" in heard.evidence) == ("passed", True)
         assert await talks(lab, "node-2", one) == "one"
 
         with pytest.raises(Conflict, match="one, two"):

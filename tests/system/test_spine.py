@@ -106,6 +106,7 @@ async def test_a_killed_server_stops_no_vm(lab: Lab, vm: vms.Vm) -> None:
     await restart(lab, "server")
     again = await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
     assert again.pid == vm.pid
+    await its_node_answers(lab, vm.id)
     await ticks_on(lab, vm.id)
 
 

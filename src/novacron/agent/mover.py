@@ -19,6 +19,7 @@ import msgspec
 from novacron.agent.cold import Cold, bare
 from novacron.agent.drivers.base import Driver, Launch, ProgressListener
 from novacron.agent.drivers.handoff import Departure, DiskReception, Reception
+from novacron.agent.examiner import Examiner
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import Machines
 from novacron.agent.network import StayAtHome, Travel
@@ -56,6 +57,7 @@ class Mover:
         self._proxies = proxies
         self._announce = announce
         self._travel = travel or StayAtHome()
+        self.examiner = Examiner(ledger, provisioner, driver, machines)
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
         self.rehouse = Rehouse(ledger, provisioner, driver, machines, self.cold, self._teller)
         self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
@@ -160,7 +162,7 @@ class Mover:
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
                 await self._travel.arriving(spec, args.flows)
-                arrival = await self._driver.take_over(args.vm_id, args.migration_id, args.generation)
+                arrival = await self._driver.take_over(args.vm_id, args.migration_id, args.generation, args.watch)
             except NovaCronError:
                 await writing
                 if self._still_incoming(args.vm_id):

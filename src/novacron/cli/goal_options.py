@@ -36,6 +36,11 @@ _OPTIONS = (
         type=click.Choice(["auto", "direct", "proxy"]),
         help="Through the stream proxies or not; usual: where the link is the bottleneck.",
     ),
+    click.option(
+        "--verify-disks",
+        type=click.Choice(["none", "sampled", "full"]),
+        help="How copied disks are compared afterwards; usual sampled.",
+    ),
 )
 _FIELDS = {
     "max_downtime_ms": "max_downtime_ms",
@@ -45,6 +50,7 @@ _FIELDS = {
     "may_pause": "may_pause",
     "never_postcopy": "never_postcopy",
     "transport": "transport",
+    "verify_disks": "verify_disks",
 }
 
 
@@ -77,4 +83,6 @@ def words(goals: Goals) -> str:
         told.append("never post-copy" if goals.never_postcopy else "post-copy allowed")
     if goals.transport is not None:
         told.append(f"transport {goals.transport}")
+    if goals.verify_disks is not None:
+        told.append(f"copied disks compared: {goals.verify_disks}")
     return ", ".join(told) or "-"

@@ -151,12 +151,21 @@ def _details(one: Migration) -> Iterator[tuple[str, str]]:
         yield "Cost", summary(one).partition("; ")[2]
         if wrong := off(one):
             yield "Off by", f"{wrong} (above zero: more was predicted)"
+    yield from _verdict(one)
     yield "Steps", ", ".join(_steps(one)) or "none begun"
     for sentence in one.explanation:
         yield "Because", sentence
     yield "Begun", f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC"
     if one.finished_at:
         yield "Ended", f"{one.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _verdict(one: Migration) -> Iterator[tuple[str, str]]:
+    if one.verdict is None:
+        return
+    yield "Verdict", one.verdict.outcome.replace("_", " ")
+    for check in one.verdict.checks:
+        yield check.name.replace("_", " ").capitalize(), f"{check.outcome.replace('_', ' ')}: {check.evidence}"
 
 
 def _goals(one: Migration) -> str:

@@ -22,6 +22,7 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     may_pause: bool | None = None
     never_postcopy: bool | None = None
     transport: str | None = None
+    verify_disks: str | None = None
 
 
 class MigrationCreate(Goals, frozen=True, kw_only=True, omit_defaults=True):
@@ -104,6 +105,7 @@ class GoalsInForce(msgspec.Struct, frozen=True, kw_only=True):
     may_pause: bool
     never_postcopy: bool
     transport: str = "auto"
+    verify_disks: str = "sampled"
 
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +190,27 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     link_bytes_per_s: float | None = None
 
 
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at after a move. outcome: passed, failed or not_checked; evidence: what was seen."""
+
+    name: str
+    outcome: str
+    evidence: str
+    took_ms: float = 0.0
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What was looked at once the VM ran on its target. clock_off_ms: how far the guest's clock was ahead (below zero:
+    behind); clock_off_after_ms: once it had been put right.
+    """
+
+    at: datetime.datetime
+    outcome: str
+    checks: list[Check]
+    clock_off_ms: float | None = None
+    clock_off_after_ms: float | None = None
+
+
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """A migration; `state` is plain text, so that an old client can read a newer server."""
 
@@ -214,6 +237,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     may_pause: bool
     never_postcopy: bool
     transport: str = "direct"
+    verify_disks: str = "sampled"
     labels: dict[str, str]
     explanation: list[str]
     steps_begun: list[str]
@@ -229,6 +253,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime.datetime | None
     revision: int
     measured: Measurement | None = None
+    verdict: Verdict | None = None
 
     @property
     def is_final(self) -> bool:

@@ -19,6 +19,7 @@ import msgspec
 
 from novacron.errors import StateConflict
 from novacron.model.prediction import Measurement, Prediction, PredictionError, error_percent
+from novacron.model.verdict import DISKS, Verdict, failures
 from novacron.model.vm import Problem
 
 
@@ -50,6 +51,14 @@ class Transport(StrEnum):
     AUTO = "auto"
     DIRECT = "direct"
     PROXY = "proxy"
+
+
+class VerifyDisks(StrEnum):
+    """How disks that were copied are compared afterwards: not, some blocks of each, or all."""
+
+    NONE = "none"
+    SAMPLED = "sampled"
+    FULL = "full"
 
 
 class MigrationState(StrEnum):
@@ -153,7 +162,7 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bandwidth_bytes_per_s 0 = as fast as the link; finish_within_s: cancelled when it takes longer.
     max_slowdown_percent: how much of its time the guest may be kept waiting so that it comes to an end; may_pause: the
     guest may stand still for what pre-copy cannot catch up with; never_postcopy: never let it run on two nodes' memory;
-    transport: how the stream gets there.
+    transport: how the stream gets there; verify_disks: how disks that were copied are compared afterwards.
     """
 
     max_downtime_ms: int = 100
@@ -163,6 +172,7 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     may_pause: bool = False
     never_postcopy: bool = False
     transport: Transport = Transport.AUTO
+    verify_disks: VerifyDisks = VerifyDisks.SAMPLED
 
 
 class Tactics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -248,7 +258,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_before: it begins no earlier; priority: those with more are let in first; began_at: when it was let in.
     at_rest: the VM did not run when it was asked for (cold only). disks: those that are copied; the others are where
     they are on both nodes. predicted: what it was expected to cost, to be held against the figures; measured: the
-    machine as it was just before, if it was looked at.
+    machine as it was just before, if it was looked at. verdict: what was looked at once it ran on its target.
     """
 
     id: str
@@ -279,6 +289,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     predicted: Prediction | None = None
     measured: Measurement | None = None
     figures: Figures = Figures()
+    verdict: Verdict | None = None
     problem: Problem | None = None
     finished_at: datetime.datetime | None = None
 
@@ -395,6 +406,18 @@ def did(migration: Migration, step: Step, now: datetime.datetime) -> Migration:
     """The record that says the step is done."""
     names = migration.did if step.name in migration.did else (*migration.did, step.name)
     return msgspec.structs.replace(migration, did=names, updated_at=now)
+
+
+def keeps_copies(migration: Migration) -> bool:
+    """Whether the source's copies of its disks are not to be deleted: the target's differ from them."""
+    checks = migration.verdict.checks if migration.verdict else ()
+    return any(check.name == DISKS for check in failures(checks))
+
+
+def judged(migration: Migration, verdict: Verdict) -> Migration:
+    """The record with what was found once the machine ran on its target; what failed is said in a sentence too."""
+    wrong = tuple(f"check {check.name} failed: {check.evidence}" for check in failures(verdict.checks))
+    return msgspec.structs.replace(migration, verdict=verdict, explanation=(*migration.explanation, *wrong))
 
 
 def undid(migration: Migration, step: Step, now: datetime.datetime) -> Migration:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from novacron.model.migration import Transport
+from novacron.model.migration import Transport, VerifyDisks
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,6 +20,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     may_pause: bool | None = None
     never_postcopy: bool | None = None
     transport: Transport | None = None
+    verify_disks: VerifyDisks | None = None
 
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

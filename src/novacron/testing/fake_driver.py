@@ -18,11 +18,13 @@ import msgspec
 from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, ProgressListener, ReportListener, Taken
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict, Unsupported
+from novacron.model.blocks import BlockDigests, Sample
 from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
 from novacron.model.prediction import Measurement
-from novacron.testing import fake_adjust, fake_disks, fake_postcopy, fake_snapshots
+from novacron.model.verdict import Signs
+from novacron.testing import fake_adjust, fake_blocks, fake_disks, fake_postcopy, fake_snapshots, fake_vitals
 from novacron.testing.fake_world import LOCKING, AgentDied, FakeHost, FakeMachine, FakeWorld, Life
 
 __all__ = ["AgentDied", "FakeDriver", "FakeHost", "FakeMachine", "FakeWorld", "Life"]
@@ -388,7 +390,7 @@ class FakeDriver:
             raise MigrationFailed("the source ended during the transfer")
         return found[1]
 
-    async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
+    async def take_over(self, vm_id: str, migration_id: str, generation: int, watch: tuple[str, ...] = ()) -> Arrival:
         self._trouble("take_over", after=False)
         machine = self._get(vm_id)
         if machine.report.migration_id != migration_id:
@@ -398,6 +400,7 @@ class FakeDriver:
                 raise MonitorFailed(f"machine {vm_id} has not been received whole")
             self._world.lock_disks(vm_id, self._host)
             machine.report = msgspec.structs.replace(machine.report, generation=generation)
+            fake_blocks.watch(machine, watch)
             self._host.set_status(machine, MachineStatus.RUNNING)
         self._trouble("take_over", after=True)
         since = self._world.clock.wall() - machine.report.since
@@ -410,6 +413,29 @@ class FakeDriver:
             raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("running",), "verify")
         self._trouble("verify", after=True)
         return machine.report
+
+    async def look(self, vm_id: str) -> MachineReport:
+        self._trouble("look", after=False)
+        return self._get(vm_id).report
+
+    async def examine(self, vm_id: str) -> Signs:
+        self._trouble("examine", after=False)
+        return fake_vitals.examined(self._get(vm_id))
+
+    async def sample_blocks(self, vm_id: str, volume_id: str, wanted: Sample) -> BlockDigests:
+        del wanted
+        self._trouble("sample_blocks", after=False)
+        return fake_blocks.digests(self._get(vm_id), volume_id, (0,), written=False)
+
+    async def digest_blocks(
+        self, vm_id: str, volume_id: str, numbers: tuple[int, ...], *, written: bool = False
+    ) -> BlockDigests:
+        self._trouble("digest_blocks", after=False)
+        return fake_blocks.digests(self._get(vm_id), volume_id, numbers, written=written)
+
+    async def unwatch(self, vm_id: str, volume_id: str) -> None:
+        self._trouble("unwatch", after=False)
+        self._get(vm_id).watched.pop(volume_id, None)
 
     async def release(self, vm_id: str, migration_id: str) -> Figures:
         self._trouble("release", after=False)

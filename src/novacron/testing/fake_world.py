@@ -51,6 +51,9 @@ class FakeMachine:
     keeps: tuple[str, ...] = ()  # ids of devices its guest does not let go of
     memory: str = ""  # what its guest remembers
     guest_takes_s: float = 0.0  # how long it lets an adjustment wait
+    watched: dict[str, str] = dataclasses.field(default_factory=dict)  # what its disks held when it took over
+    clock_off_ms: float = 0.0  # how far its guest's clock is ahead of its host's
+    is_dumb: bool = False  # nobody in its guest answers, and its clock cannot be told
 
     def listens_at(self, to: Reception) -> bool:
         """Whether that is where it was told to await its memory. Its disks come by themselves."""

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from novacron.errors import Reason
+from novacron.model.blocks import Sample
 from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Goals, Progress, Tactics
 from novacron.model.network import Flow
@@ -312,6 +313,7 @@ class TakeOver(MachineVerb, frozen=True, kw_only=True):
 
     migration_id: str
     flows: tuple[Flow, ...] = ()
+    watch: tuple[str, ...] = ()  # volumes of which it is to be noted what is written from then on
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,6 +325,31 @@ class Verify(MachineVerb, frozen=True, kw_only=True):
     """(target) → MachineReport"""
 
     migration_id: str
+
+
+class Examine(MachineVerb, frozen=True, kw_only=True):
+    """(target) Its guest's heartbeat and clock; a clock that is off is put right. → Signs"""
+
+    migration_id: str
+
+
+class Whereabouts(MachineVerb, frozen=True, kw_only=True):
+    """(any node) What its hypervisor has of the machine right now; nothing: absent. → MachineReport"""
+
+
+class ReadBlocks(MachineVerb, frozen=True, kw_only=True):
+    """(either side) What is in blocks of a disk that was copied. → BlockDigests
+
+    blocks: which; or sample: (source) it draws them. written: (target) also which of them were written since it took
+    over; ends: (target) nothing is asked any more, and nothing more noted.
+    """
+
+    migration_id: str
+    volume_id: str
+    blocks: tuple[int, ...] = ()
+    sample: Sample | None = None
+    written: bool = False
+    ends: bool = False
 
 
 class Settle(MachineVerb, frozen=True, kw_only=True):
@@ -375,6 +402,9 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "migration.take_over": TakeOver,
     "migration.settle": Settle,
     "migration.verify": Verify,
+    "migration.examine": Examine,
+    "migration.read_blocks": ReadBlocks,
+    "migration.whereabouts": Whereabouts,
     "migration.release": Release,
     "migration.reclaim": Reclaim,
     "migration.discard": Discard,

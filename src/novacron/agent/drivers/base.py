@@ -14,11 +14,13 @@ import msgspec
 
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.errors import Reason
+from novacron.model.blocks import BlockDigests, Sample
 from novacron.model.machine import DriveBus, MachineReport, MachineSpec, Qos, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Tactics
 from novacron.model.node import DriverFacts
 from novacron.model.prediction import Measurement
 from novacron.model.snapshot import Consistency
+from novacron.model.verdict import Signs
 
 CONSOLE_FILE = "console.log"
 """Where in its run directory a machine's serial line is written, appending."""
@@ -352,8 +354,10 @@ class Driver(Protocol):
         """
         ...
 
-    async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
+    async def take_over(self, vm_id: str, migration_id: str, generation: int, watch: tuple[str, ...] = ()) -> Arrival:
         """(target) Continue. Only after the ownership has moved.
+
+        watch: disks that came with it, of which `digest_blocks` is to know what was written since.
 
         If this fails, a report of INCOMING means that it certainly never continued; any other, that it may have.
         """
@@ -361,6 +365,37 @@ class Driver(Protocol):
 
     async def verify(self, vm_id: str) -> MachineReport:
         """(target) Ask the hypervisor whether it really runs; announce it to the network."""
+        ...
+
+    async def look(self, vm_id: str) -> MachineReport:
+        """Ask the hypervisor anew what it does. Changes nothing; one that does not answer is `unknown`.
+
+        :raise NotFound: it does not know the machine.
+        """
+        ...
+
+    async def examine(self, vm_id: str) -> Signs:
+        """(target) Its guest's heartbeat, and its clock, put right when it is off. Within ten seconds."""
+        ...
+
+    async def sample_blocks(self, vm_id: str, volume_id: str, wanted: Sample) -> BlockDigests:
+        """(source) Blocks of a disk drawn by a seed, most of them where it has data. It has left, and was not released.
+
+        :raise StateConflict: its process has ended.
+        """
+        ...
+
+    async def digest_blocks(
+        self, vm_id: str, volume_id: str, numbers: tuple[int, ...], *, written: bool = False
+    ) -> BlockDigests:
+        """(either side) What is in these blocks; written: (target) and which of them were written since it came.
+
+        The digests are from before that was looked up; a write under way meanwhile may be missed: ask again.
+        """
+        ...
+
+    async def unwatch(self, vm_id: str, volume_id: str) -> None:
+        """(target) Note no more what is written. Not noted: fine."""
         ...
 
     async def release(self, vm_id: str, migration_id: str) -> Figures:

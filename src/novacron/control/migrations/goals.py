@@ -73,5 +73,6 @@ def sentences(effective: Effective) -> tuple[str, ...]:
         "may_pause": "may be paused" if goals.may_pause else "may not be paused",
         "never_postcopy": "never post-copy" if goals.never_postcopy else "post-copy is allowed",
         "transport": f"transport {goals.transport.value}",
+        "verify_disks": f"copied disks compared: {goals.verify_disks.value}",
     }
     return tuple(f"goal: {text}: {effective.by(field)}" for field, text in words.items() if effective.is_said(field))

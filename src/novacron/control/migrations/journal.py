@@ -30,6 +30,7 @@ from novacron.model.migration import (
     is_here,
     next_action,
 )
+from novacron.model.verdict import Verdict
 from novacron.model.vm import Problem, Vm
 from novacron.model.volume import Volume, alone, swapped
 
@@ -46,8 +47,16 @@ class Journal:
         if step.name not in migration.began:
             await self._forward(migration.id, lambda now: machine.began(now, step, self._now()))
 
-    async def did(self, migration_id: str, step: Step, *, figures: Figures | None = None, note: str = "") -> None:
-        """A step is done; the next one is opened by the same write."""
+    async def did(
+        self,
+        migration_id: str,
+        step: Step,
+        *,
+        figures: Figures | None = None,
+        note: str = "",
+        verdict: Verdict | None = None,
+    ) -> None:
+        """A step is done; the next one is opened by the same write. What a verdict finds wrong is explained, too."""
 
         def write(now: Migration) -> Migration:
             now = machine.did(now, step, self._now())
@@ -55,6 +64,8 @@ class Journal:
                 now = msgspec.structs.replace(now, figures=figures)
             if note:
                 now = msgspec.structs.replace(now, explanation=(*now.explanation, note))
+            if verdict is not None:
+                now = machine.judged(now, verdict)
             return self._opened(now)
 
         await self._forward(migration_id, write)

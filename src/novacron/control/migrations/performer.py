@@ -6,6 +6,7 @@ the target again after a restart: `accept` gives the same answer for the same mi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -13,8 +14,10 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
+from novacron.control.migrations.comparison import watched
 from novacron.control.migrations.copying import Copying, told, volumes_of
 from novacron.control.migrations.disks import relocated
+from novacron.control.migrations.examination import Examination
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.migrations.reachable import Reachability
@@ -33,6 +36,7 @@ from novacron.model.migration import (
     Step,
     Transport,
     Undo,
+    keeps_copies,
     next_action,
     tactics_of,
 )
@@ -81,6 +85,7 @@ class Performer:
         self._receptions: dict[str, wire.ReceptionAt] = {}
         self._departures: dict[str, _Departure] = {}
         self._reachability = Reachability(records, agents, clock)
+        self._examination = Examination(records, agents, clock)
         self._progress = ProgressWriter(agents, clock, journal)
         copying = Copying(records, agents, journal, self._progress, self._distribution, self.reception)
         self._steps: dict[str, Perform] = {
@@ -274,7 +279,9 @@ class Performer:
         if departure is not None:
             self._reachability.begin(migration, vm, departure.stopped_at_s)
         flows = departure.flows if departure is not None else ()
-        verb = wire.TakeOver(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, flows=flows)
+        verb = wire.TakeOver(
+            vm_id=vm.id, generation=vm.generation, migration_id=migration.id, flows=flows, watch=watched(migration)
+        )
         deadline_s = BOOT_DEADLINE_S if migration.kind is MigrationKind.COLD else VERB_DEADLINE_S
         arrived = await self._agents.call(migration.target_node, verb, wire.Arrived, deadline_s=deadline_s)
         resumed_at_s = self._clock.monotonic_s() - arrived.resumed_ago_ms / 1e3
@@ -291,17 +298,20 @@ class Performer:
         verb = wire.Verify(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         report = await self._agents.call(migration.target_node, verb, MachineReport, deadline_s=VERB_DEADLINE_S)
         await self._journal.saw(migration, migration.target_node, report)
-        found = await self._reachability.finding(migration.id)
+        found, signs = await asyncio.gather(
+            self._reachability.finding(migration.id), self._examination.look(migration, vm)
+        )
         figures = msgspec.structs.replace(
             migration.figures, network_gap_ms=found.gap_ms, network_checked_by=found.checked_by or None
         )
-        await self._journal.did(migration.id, step, figures=figures, note=found.note)
+        verdict = self._examination.verdict(migration, report, found, signs)
+        await self._journal.did(migration.id, step, figures=figures, note=found.note, verdict=verdict)
+        await self._examination.end(migration, vm)
 
     async def _release(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
-        verb = wire.Release(
-            vm_id=vm.id, generation=vm.generation, migration_id=migration.id, volumes=volumes_of(migration)
-        )
+        copies = () if keeps_copies(migration) else volumes_of(migration)
+        verb = wire.Release(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, volumes=copies)
         measured = await self._agents.call(migration.source_node, verb, Figures, deadline_s=VERB_DEADLINE_S)
         seen = migration.figures
         figures = msgspec.structs.replace(

@@ -17,7 +17,7 @@ from novacron.control.once import Asked, Outcome
 from novacron.control.store.records import MIGRATIONS, VMS, Records
 from novacron.errors import InvalidInput, NotFound
 from novacron.model.identity import is_id
-from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy, Transport
+from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy, Transport, VerifyDisks
 from novacron.wire.rest import migrations as wire
 from novacron.wire.rest.common import PageOf, Ref
 
@@ -53,6 +53,9 @@ def _asked(
     transport: Annotated[
         Transport | None, Query(description="Through the stream proxies; auto: over slow links.")
     ] = None,
+    verify_disks: Annotated[
+        VerifyDisks | None, Query(description="How disks that were copied are compared afterwards.")
+    ] = None,
     starts_at: Annotated[AwareDatetime | None, Query(description="It is to begin no earlier.")] = None,
     now: Annotated[bool | None, Query(description="Whatever the windows of policies.")] = None,
     measure: Annotated[bool, Query(description="Look at what it writes first, which takes a second.")] = True,
@@ -73,6 +76,7 @@ def _asked(
         may_pause=may_pause,
         never_postcopy=never_postcopy,
         transport=transport,
+        verify_disks=verify_disks,
         measure=measure,
         starts_at=starts_at,
         now=now,

@@ -12,7 +12,7 @@ from novacron.control.link import Agents
 from novacron.control.store.records import MIGRATIONS, VMS, VOLUMES, Records
 from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
-from novacron.model.migration import Figures, Migration, MigrationState, is_final
+from novacron.model.migration import Figures, Migration, MigrationState, is_final, keeps_copies
 from novacron.model.vm import Vm
 from novacron.model.volume import Place, Volume, places
 from novacron.wire import agent as wire
@@ -55,7 +55,9 @@ def left_behind(node_id: str, migrations: Iterable[Migration], volumes: Mapping[
     gone = [
         move
         for migration in migrations
-        if migration.source_node == node_id and migration.state is MigrationState.COMPLETED
+        if migration.source_node == node_id
+        and migration.state is MigrationState.COMPLETED
+        and not keeps_copies(migration)
         for move in migration.disks
         if move.volume_id in volumes
     ]

@@ -10,6 +10,7 @@ from novacron.control.encoded import Encoded
 from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, POOLS, Records
 from novacron.model.migration import DiskMove, Figures, Migration, may_cancel, prediction_error
 from novacron.model.policy import Policy
+from novacron.model.verdict import Verdict, outcome_of
 
 _all_of = msgspec.structs.asdict
 
@@ -63,6 +64,7 @@ class MigrationView:
             "predicted": msgspec.to_builtins(migration.predicted),
             "measured": msgspec.to_builtins(migration.measured),
             "figures": self._figures(migration.figures),
+            "verdict": self._verdict(migration.verdict),
             "prediction_error": msgspec.to_builtins(prediction_error(migration)),
             "problem": _all_of(migration.problem) if migration.problem else None,
             "created_at": migration.created_at,
@@ -70,6 +72,12 @@ class MigrationView:
             "finished_at": migration.finished_at,
             "revision": revision,
         }
+
+    def _verdict(self, verdict: Verdict | None) -> dict[str, Any] | None:
+        if verdict is None:
+            return None
+        checks = [_all_of(check) for check in verdict.checks]
+        return _all_of(verdict) | {"outcome": outcome_of(verdict.checks), "checks": checks}
 
     def _figures(self, figures: Figures) -> dict[str, Any]:
         checked_by = figures.network_checked_by

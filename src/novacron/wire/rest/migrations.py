@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from novacron.model.bulk_migration import MAX_PRIORITY
-from novacron.model.migration import MigrationKind, MigrationState, Strategy, Transport
+from novacron.model.migration import MigrationKind, MigrationState, Strategy, Transport, VerifyDisks
+from novacron.model.verdict import Outcome
 from novacron.wire.rest.common import Labels, ReasonOut, Ref, Strict, VmProblem, example
 
 DowntimeMs = Annotated[int, Field(ge=1, le=2_000_000)]
@@ -27,7 +28,8 @@ class Goals(Strict):
     when it is expected to take longer, rolled back when it does; max_slowdown_percent (0): how much of its time the
     guest may be kept waiting; bandwidth_bytes_per_s (0: as the link); may_pause (false): the guest may stand still for
     what cannot be caught up with; never_postcopy (false): its memory is never on two nodes; transport (auto): through
-    the stream proxies where the link is the bottleneck, or always (proxy), or never (direct).
+    the stream proxies where the link is the bottleneck, or always (proxy), or never (direct); verify_disks (sampled):
+    how disks that were copied are compared afterwards (none, sampled, full).
     """
 
     max_downtime_ms: DowntimeMs | None = None
@@ -37,6 +39,7 @@ class Goals(Strict):
     may_pause: bool | None = None
     never_postcopy: bool | None = None
     transport: Transport | None = None
+    verify_disks: VerifyDisks | None = None
 
 
 DiskPools = Annotated[dict[Ref, Ref], Field(max_length=64, description="Volume → pool")]
@@ -163,6 +166,30 @@ class FiguresOut(Strict):
     link_bytes_per_s: float | None = None
 
 
+class CheckOut(Strict):
+    """One thing that was looked at once the VM ran on its target. evidence: what was seen, in words."""
+
+    name: str
+    outcome: Outcome
+    evidence: str
+    took_ms: float = 0.0
+
+
+class VerdictOut(Strict):
+    """What was looked at, and found: runs, only_there, heartbeat, clock, network, disks. outcome: failed when one of
+    them did, passed when one did and none failed. A check that failed takes nothing back.
+
+    clock_off_ms: how far the guest's clock was ahead of its node's, below zero behind; clock_off_after_ms: once it had
+    been put right; null: not known, or not needed.
+    """
+
+    at: datetime.datetime
+    outcome: Outcome
+    checks: list[CheckOut]
+    clock_off_ms: float | None = None
+    clock_off_after_ms: float | None = None
+
+
 _PREDICTED = {
     "total_ms": {"low": 1200.0, "expected": 2000.0, "high": 5200.0},
     "downtime_ms": {"low": 8.0, "expected": 33.0, "high": 120.0},
@@ -197,6 +224,7 @@ class Migration(Strict):
     may_pause: bool
     never_postcopy: bool
     transport: Transport
+    verify_disks: VerifyDisks = VerifyDisks.SAMPLED
     labels: dict[str, str]
     explanation: list[str]
     steps_begun: list[str]
@@ -206,6 +234,7 @@ class Migration(Strict):
     predicted: PredictionOut | None
     measured: MeasurementOut | None
     figures: FiguresOut
+    verdict: VerdictOut | None = None
     prediction_error: PredictionErrorOut | None
     problem: VmProblem | None
     created_at: datetime.datetime
@@ -238,6 +267,7 @@ class Migration(Strict):
             "may_pause": False,
             "never_postcopy": False,
             "transport": "direct",
+            "verify_disks": "sampled",
             "labels": {},
             "explanation": ["target node-2: chosen, it scored best of 2 other nodes"],
             "steps_begun": ["accept", "send", "commit", "take_over", "verify", "release"],
@@ -247,6 +277,15 @@ class Migration(Strict):
             "predicted": _PREDICTED,
             "measured": None,
             "figures": {"total_ms": 1830.5, "downtime_qemu_ms": 41.0, "bytes_transferred": 281018368},
+            "verdict": {
+                "at": "2026-01-02T03:10:02Z",
+                "outcome": "passed",
+                "checks": [
+                    {"name": "heartbeat", "outcome": "passed", "evidence": "the guest agent answered after 3 ms"}
+                ],
+                "clock_off_ms": -2411.0,
+                "clock_off_after_ms": -1.5,
+            },
             "prediction_error": {"total_percent": 9.3, "bytes_percent": -1.1},
             "problem": None,
             "created_at": "2026-01-02T03:10:00Z",
@@ -267,6 +306,7 @@ class GoalsOut(Strict):
     may_pause: bool
     never_postcopy: bool
     transport: Transport
+    verify_disks: VerifyDisks = VerifyDisks.SAMPLED
 
 
 class NodePlan(Strict):
@@ -327,6 +367,7 @@ class MigrationPlan(Strict):
                 "may_pause": False,
                 "never_postcopy": False,
                 "transport": "auto",
+                "verify_disks": "sampled",
             },
             "goals_said_by": {"max_downtime_ms": "asked for"},
             "measured": None,

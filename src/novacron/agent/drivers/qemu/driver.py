@@ -8,7 +8,18 @@ from pathlib import Path
 from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, ProgressListener, ReportListener, Taken
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.agent.drivers.qemu import adjust as adjusting
-from novacron.agent.drivers.qemu import disks, incoming, launcher, outgoing, parking, power, snapshot, tpm
+from novacron.agent.drivers.qemu import (
+    blocks,
+    disks,
+    incoming,
+    launcher,
+    outgoing,
+    parking,
+    power,
+    snapshot,
+    tpm,
+    vitals,
+)
 from novacron.agent.drivers.qemu import measure as measuring
 from novacron.agent.drivers.qemu.firmware import NETWORK_BOOT, find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.fleet import STALL_S, Fleet
@@ -18,10 +29,12 @@ from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.agent.drivers.qemu.record import Role
 from novacron.clock import Clock
 from novacron.errors import StateConflict
+from novacron.model.blocks import BlockDigests, Sample
 from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Figures, Goals, Tactics
 from novacron.model.node import DriverFacts
 from novacron.model.prediction import Measurement
+from novacron.model.verdict import Signs
 
 
 class QemuDriver:
@@ -231,13 +244,32 @@ class QemuDriver:
     async def reopen(self, vm_id: str, migration_id: str, host: str) -> Reception:
         return await self._fleet.ask(vm_id, "reopen", lambda machine: reopen(machine, migration_id, host))
 
-    async def take_over(self, vm_id: str, migration_id: str, generation: int) -> Arrival:
+    async def take_over(self, vm_id: str, migration_id: str, generation: int, watch: tuple[str, ...] = ()) -> Arrival:
         return await self._fleet.ask(
-            vm_id, "take_over", lambda machine: incoming.take_over(machine, migration_id, generation)
+            vm_id, "take_over", lambda machine: incoming.take_over(machine, migration_id, generation, watch)
         )
 
     async def verify(self, vm_id: str) -> MachineReport:
         return await self._fleet.ask(vm_id, "verify", incoming.verify)
+
+    async def look(self, vm_id: str) -> MachineReport:
+        return await self._fleet.ask(vm_id, "look", lambda machine: machine.refresh())
+
+    async def examine(self, vm_id: str) -> Signs:
+        return await self._fleet.ask(vm_id, "examine", vitals.examine)
+
+    async def sample_blocks(self, vm_id: str, volume_id: str, wanted: Sample) -> BlockDigests:
+        return await self._fleet.ask(vm_id, "sample", lambda machine: blocks.sample(machine, volume_id, wanted))
+
+    async def digest_blocks(
+        self, vm_id: str, volume_id: str, numbers: tuple[int, ...], *, written: bool = False
+    ) -> BlockDigests:
+        return await self._fleet.ask(
+            vm_id, "digest", lambda machine: blocks.digests(machine, volume_id, numbers, written=written)
+        )
+
+    async def unwatch(self, vm_id: str, volume_id: str) -> None:
+        await self._fleet.ask(vm_id, "unwatch", lambda machine: blocks.unwatch(machine, volume_id))
 
     async def release(self, vm_id: str, migration_id: str) -> Figures:
         if vm_id not in self._fleet.machines:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import structlog
 
 from novacron.agent.drivers.base import Launch
 from novacron.agent.drivers.handoff import Arrival, DiskReception, Reception
-from novacron.agent.drivers.qemu import mirror, postcopy_probe, status, tls, tpm
+from novacron.agent.drivers.qemu import blocks, mirror, postcopy_probe, status, tls, tpm
 from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
 from novacron.agent.drivers.qemu.launcher import abandon, launch
@@ -66,7 +67,7 @@ async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str
         await monitor.execute("migrate-set-capabilities", capabilities(on=True))
         if postcopy_probe.FEATURE in features:
             # It takes a stream of either kind then; whether it will be needed is decided on the way.
-            await monitor.execute("migrate-set-capabilities", only(POSTCOPY))
+            await _allow_postcopy(machine)
         await monitor.execute("migrate-set-parameters", target_parameters("" if wanted.proxied else tls.OBJECT_ID))
         await monitor.execute("migrate-incoming", {"uri": listen_at})
         if not wanted.proxied:
@@ -81,6 +82,18 @@ async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str
         raise
     machine.become(MachineStatus.INCOMING)
     return _reception(machine, transfer, key_hex)
+
+
+async def _allow_postcopy(machine: Machine) -> None:
+    """As far as the kernel lets it now: its leave may have been withdrawn since the node was probed. A stream that
+    needs it then fails as it begins, and the source runs on.
+    """
+    try:
+        await machine.door().execute("migrate-set-capabilities", only(POSTCOPY))
+    except MonitorFailed as refused:
+        machine.door()  # it lives, and said no
+        log = structlog.get_logger("qemu")
+        log.warning("this target takes no post-copy after all", vm_id=machine.vm_id, why=refused.message)
 
 
 def reception(machine: Machine, migration_id: str) -> Reception | None:
@@ -103,8 +116,8 @@ def _reception(machine: Machine, transfer: Transfer, key_hex: str) -> Reception:
     return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex, disks=disks)
 
 
-async def take_over(machine: Machine, migration_id: str, generation: int) -> Arrival:
-    """Continue once its state is loaded.
+async def take_over(machine: Machine, migration_id: str, generation: int, watch: tuple[str, ...]) -> Arrival:
+    """Continue once its state is loaded. watch: disks of which it is noted what is written from then on.
 
     :raise MonitorFailed: QEMU refuses (a disk is still held by another): it stays `incoming`; asking again is safe.
     :raise DeadlineExceeded: it may continue or not; the status is `unknown` until it says.
@@ -117,7 +130,7 @@ async def take_over(machine: Machine, migration_id: str, generation: int) -> Arr
             lambda: machine.ended or machine.migration_state in status.OVER | status.POSTCOPY, LOAD_DEADLINE_S, "load"
         )
         await _require_loaded(machine, transfer)
-        await _continue(machine, transfer, generation)
+        await _continue(machine, transfer, generation, watch)
     now = machine.clock.monotonic_s()
     resumed_at_s = now if transfer.resumed_at_s is None else transfer.resumed_at_s
     arrival = Arrival(resumed_ago_ms=(now - resumed_at_s) * 1e3, report=machine.report())
@@ -206,10 +219,11 @@ async def _require_loaded(machine: Machine, transfer: Transfer) -> None:
         raise MonitorFailed(f"machine {machine.vm_id} did not load: {words or machine.migration_state}")
 
 
-async def _continue(machine: Machine, transfer: Transfer, generation: int) -> None:
+async def _continue(machine: Machine, transfer: Transfer, generation: int, watch: tuple[str, ...]) -> None:
     # Noted before it is done: from here on nobody may take this copy for a leftover.
     if transfer.disk_port:
         await mirror.close_exports(machine)
+        await blocks.watch(machine, watch)
     before, transfer.taken_over = transfer.taken_over, True
     generation_before, machine.record.generation = machine.record.generation, generation
     machine.save()
