@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from novacron.agent.ledger import Role
-from novacron.errors import MigrationFailed, NodeUnreachable, NotFound, StaleGeneration, StateConflict
+from novacron.errors import MachineDied, MigrationFailed, NodeUnreachable, NotFound, StaleGeneration, StateConflict
 from novacron.model.machine import Disk, MachineReport, MachineSpec, MachineStatus, Nic
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.testing.hand_clock import HandClock
@@ -236,6 +236,35 @@ async def test_what_was_to_be_taken_over_and_certainly_never_ran_can_be_discarde
     assert b.machines.reports() == ()
     await walk.call("a", wire.Reclaim(vm_id=VM, generation=3, migration_id=MIGRATION), MachineReport)
     assert walk.cluster.world.running(VM) == ["a"]
+
+
+async def test_copies_of_disks_that_came_go_with_what_died_before_it_was_told_to_continue(walk: Walk) -> None:
+    b, copies = walk.cluster["b"], (SPEC.disks[0].volume_id,)
+    await walk.accept()
+    await walk.send()
+    incoming = b.ledger.get(VM)
+    assert incoming is not None
+    await b.ledger.put(msgspec.structs.replace(incoming, received=copies))
+    b.host.crash(VM)
+    b.host.fail("take_over", MachineDied("it has no process"))
+    with pytest.raises(MachineDied):
+        await walk.take_over()
+    died = b.ledger.get(VM)
+    assert died is not None
+    assert died.received == copies  # what `discard` deletes
+
+
+async def test_copies_of_disks_are_its_own_once_it_continued(walk: Walk) -> None:
+    b = walk.cluster["b"]
+    await walk.accept()
+    await walk.send()
+    incoming = b.ledger.get(VM)
+    assert incoming is not None
+    await b.ledger.put(msgspec.structs.replace(incoming, received=(SPEC.disks[0].volume_id,)))
+    await walk.take_over()
+    own = b.ledger.get(VM)
+    assert own is not None
+    assert own.received == ()
 
 
 async def test_what_was_taken_over_cannot_be_discarded(walk: Walk) -> None:

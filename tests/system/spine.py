@@ -31,13 +31,14 @@ needs_guest = [
 async def a_lab(*, bridged: bool = False, pages: int = 2, wss_pages: int = 2048) -> AsyncIterator[Lab]:
     """Two nodes, and the image `ticker`; gone afterwards with everything in it.
 
-    bridged: each has a link of its own. pages: so many its guest writes in a tick, wss_pages: to so many in all.
+    bridged: each has a link of its own. pages: so many its guest writes in a tick, wss_pages: to so many in all. The
+    guest knows the power button.
     """
     with tempfile.TemporaryDirectory(prefix="nc-", dir="/tmp") as folder:
         path = Path(folder)
         path.chmod(0o711)
         async with open_lab(path / "lab", bridged=bridged) as made:
-            guest = rom(path / "cache", pages_per_tick=pages, wss_pages=wss_pages)
+            guest = rom(path / "cache", pages_per_tick=pages, wss_pages=wss_pages, button=True)
             await made.client.do(images.create(images.ImageCreate(name="ticker")))
             await made.client.upload("ticker", FileRole.FIRMWARE, guest)
             await made.client.do(images.seal("ticker"))

@@ -3,118 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from novacron.client import images, migrations, pools, vms, volumes
-from novacron.client.vms import Vm
+from novacron.client import migrations, pools, vms, volumes
 from novacron.errors import InvalidInput, NoRoom
-from novacron.lab.lab import Lab, open_lab
-from novacron.lab.rom import rom
-from novacron.model.image import FileRole
+from tests.system.disk_site import END_S, MIB, Site, a_site, needs_nodes
 from tests.system.spine import last_tick, ticks_on
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.system,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
-    pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed"),
-]
-
-MIB = 1 << 20
-END_S = 90.0
-
-
-class Site:
-    """Two nodes that share no storage, with a pool `local` of their own each, and one they share."""
-
-    def __init__(self, lab: Lab, root: Path) -> None:
-        self.lab = lab
-        self.do = lab.client.do
-        self.root = root
-        self.data = os.urandom(MIB) * 4
-
-    async def furnish(self) -> None:
-        guest = rom(self.root / "cache", pages_per_tick=2, wss_pages=2048)
-        disk = self.root / "disk.raw"
-        disk.write_bytes(self.data)
-        await self.do(images.create(images.ImageCreate(name="guest")))
-        await self.lab.client.upload("guest", FileRole.FIRMWARE, guest)
-        await self.lab.client.upload("guest", FileRole.DISK, disk)
-        await self.do(images.seal("guest"))
-        shared = self.root / "shared"
-        shared.mkdir(mode=0o755)
-        await self.do(pools.create(pools.PoolCreate(name="local", driver="directory")))
-        await self.do(
-            pools.create(pools.PoolCreate(name="nas", driver="directory", shared=True, options={"path": str(shared)}))
-        )
-        async with asyncio.timeout(END_S):
-            for name in ("local", "nas"):
-                while sum(one.available for one in (await self.do(pools.get(name))).reach) < 2:
-                    await asyncio.sleep(0.05)
-
-    async def machine(self, name: str, *, disks: int = 1) -> Vm:
-        """It runs on node-1, from an image, with a second disk that is empty."""
-        wish = vms.VmCreate(
-            name=name,
-            image="guest",
-            memory_mib=32,
-            root_pool="local",
-            nics=[],
-            node="node-1",
-            disks=[vms.DiskIn(size_bytes=8 * MIB, pool="local") for _ in range(disks - 1)],
-        )
-        made = await self.do(vms.create(wish))
-        seen = await self.lab.client.wait_vm(made.id, "running", deadline_s=END_S)
-        await ticks_on(self.lab, seen.id)
-        return seen
-
-    async def moved(self, wish: migrations.MigrationCreate) -> migrations.Migration:
-        begun = await self.do(migrations.create(wish))
-        ended = await self.lab.client.wait_migration(begun.id, deadline_s=END_S)
-        assert ended.state == "completed", ended.problem
-        return ended
-
-    def copies(self, volume_id: str) -> list[Path]:
-        """Every file of that volume there is, on any node."""
-        return sorted(self.root.rglob(f"{volume_id}.qcow2"))
-
-    async def stopped(self, vm: Vm) -> None:
-        await self.do(vms.stop(vm.id, vms.StopRequest(force=True)))
-        await self.lab.client.wait_vm(vm.id, "stopped", deadline_s=END_S)
-
-    def fill(self, volume_id: str, mib: int) -> None:
-        """So much is to be copied."""
-        (path,) = self.copies(volume_id)
-        owner = path.stat()
-        subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P 0x77 1M {mib}M", str(path)], check=True)
-        os.chown(path, owner.st_uid, owner.st_gid)
-
-    def check_content(self, path: Path) -> None:
-        """It is whole, and still begins with what its image holds."""
-        subprocess.run(["qemu-img", "check", "-q", str(path)], check=True)
-        raw = self.root / "out.raw"
-        subprocess.run(["qemu-img", "convert", "-O", "raw", str(path), str(raw)], check=True)
-        assert raw.read_bytes()[: len(self.data)] == self.data
-        raw.unlink()
+pytestmark = [pytest.mark.anyio, pytest.mark.system, *needs_nodes]
 
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="nc-", dir="/tmp") as folder:
-        path = Path(folder)
-        path.chmod(0o711)
-        async with open_lab(path / "lab", nodes=2, bridged=True, shared_pool=False) as lab:
-            made = Site(lab, path)
-            await made.furnish()
-            yield made
+    async with a_site() as made:
+        yield made
 
 
 async def test_disks_go_where_their_machine_goes(site: Site) -> None:
@@ -190,7 +95,6 @@ async def test_disks_change_their_pool_while_their_machine_runs_on(site: Site) -
         await do(migrations.create(migrations.MigrationCreate(vm="one", disk_pools={vm.disks[0].volume_id: "local"})))
 
 
-@pytest.mark.slow  # the ROM guest knows no power button: it is waited for in vain
 async def test_a_guest_that_is_shut_down_boots_from_its_disks_there(site: Site) -> None:
     vm = await site.machine("one", disks=2)
     cold = await site.moved(migrations.MigrationCreate(vm="one", target_node="node-2", kind="cold"))

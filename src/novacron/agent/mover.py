@@ -152,13 +152,12 @@ class Mover:
                     f"taking over needs a newer one, not {args.generation}"
                 )
             spec = msgspec.structs.replace(holding.spec, generation=args.generation)
-            owned = msgspec.structs.replace(
-                holding, role=Role.OWNED, generation=args.generation, spec=spec, received=()
-            )
+            # Its copied disks stay noted as received until it continued: one that never did is discarded with them.
+            owned = msgspec.structs.replace(holding, role=Role.OWNED, generation=args.generation, spec=spec)
             if holding.boots:
                 if holding.role is Role.INCOMING:
                     await self._driver.settle(args.vm_id, args.migration_id)  # what took in its disks
-                return await self._boot(holding, msgspec.structs.replace(owned, ended=None))
+                return await self._boot(holding, msgspec.structs.replace(owned, ended=None, received=()))
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
                 await self._travel.arriving(spec, args.flows)
@@ -171,6 +170,8 @@ class Mover:
                 raise
             finally:
                 await writing
+            if owned.received:
+                await self._ledger.put(msgspec.structs.replace(owned, received=()))
             await self._travel.arrived(spec)
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
         return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)

@@ -123,12 +123,12 @@ class Journal:
         await self._records.change(MIGRATIONS, migration_id, write)
 
     async def saw(self, migration: Migration, node_id: str, report: MachineReport) -> None:
-        """What the owner said of the machine while the migration held it."""
+        """What the owner said of the machine while the migration held it. Judged here: its next report is no news."""
 
         def write(vm: Vm) -> Vm | None:
             if vm.node_id != node_id or vm.generation != report.generation:
                 return None
-            return msgspec.structs.replace(vm, observed=report, updated_at=self._now())
+            return decide.observed(vm, report, self._now())
 
         await self._records.change(VMS, migration.vm_id, write)
 

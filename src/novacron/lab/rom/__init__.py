@@ -13,11 +13,14 @@ ROM_BYTES = 64 << 10
 SOURCE = Path(__file__).with_name("guest.S")
 
 
-def rom(cache_dir: Path, pages_per_tick: int = 0, wss_pages: int = 0, pit_divisor: int = 0) -> Path:
-    """A ROM file with these numbers in it, readable by every user; built once into `cache_dir`.
+def rom(
+    cache_dir: Path, pages_per_tick: int = 0, wss_pages: int = 0, pit_divisor: int = 0, *, button: bool = False
+) -> Path:
+    """A ROM file with this in it, readable by every user; built once into `cache_dir`.
 
     It rewrites `pages_per_tick` pages of 4 KiB at each tick, round and round a working set of `wss_pages` that begins
-    at 1 MiB. pit_divisor 0: 100 ticks a second; 65535: 18.
+    at 1 MiB. pit_divisor 0: 100 ticks a second; 65535: 18. button: it switches itself off when the power button of a
+    q35 is pressed; else it knows none.
 
     :raise ValueError: pages without a working set. :raise OSError: binutils are not installed, or the cache directory
     cannot be written. :raise subprocess.CalledProcessError: the source does not assemble.
@@ -25,11 +28,13 @@ def rom(cache_dir: Path, pages_per_tick: int = 0, wss_pages: int = 0, pit_diviso
     if pages_per_tick and not wss_pages:
         raise ValueError("a guest that writes pages needs a working set")
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    found = cache_dir / f"guest-{digest}-{pages_per_tick}-{wss_pages}-{pit_divisor}.rom"
+    found = cache_dir / f"guest-{digest}-{pages_per_tick}-{wss_pages}-{pit_divisor}{'-button' * button}.rom"
     if not found.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         image = bytearray(assemble(SOURCE))
-        table = b"".join(number.to_bytes(4, "little") for number in (pages_per_tick, wss_pages, pit_divisor))
+        table = b"".join(
+            int(number).to_bytes(4, "little") for number in (pages_per_tick, wss_pages, pit_divisor, button)
+        )
         image[TABLE_AT : TABLE_AT + len(table)] = table
         fresh = found.with_name(f".{found.name}.{os.getpid()}")
         fresh.write_bytes(image)

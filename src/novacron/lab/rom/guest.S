@@ -2,8 +2,9 @@
 #
 # Each tick prints "T <seq> <bad>" in hex: seq counts ticks, so a copy that ran twice or lost time shows; bad counts
 # pages that did not hold what the guest last wrote there, so a transfer that lost a page shows. Per tick it rewrites
-# `pages` pages of a working set of `wss` pages that begins at 1 MiB. The three numbers stand in a table at 0xff00,
-# where the builder patches them.
+# `pages` pages of a working set of `wss` pages that begins at 1 MiB. If it is to know the power button (of a q35), it
+# looks at each tick whether that was pressed, and switches itself off. What it is told stands in a table at 0xff00,
+# where the builder patches it.
 #
 # RAM: 0x510 seq, 0x514 next page, 0x518 bad, 0x51c round (page n holds the round in which it was last written)
 
@@ -14,6 +15,13 @@
         .set    COM1, 0x3f8
         .set    FIRST_PAGE, 0x100000
         .set    HUNDRED_HZ, 11932       # the timer's divisor
+        .set    PMBASE, 0x8000f840      # in the configuration of q35's LPC bridge: where its power management is
+        .set    ACPI_CNTL, 0x8000f844   # and whether
+        .set    PM1_STS, 0x600          # there: what happened, what may tell of it, and what is to be done
+        .set    PM1_EN, 0x602
+        .set    PM1_CNT, 0x604
+        .set    BUTTON, 0x100
+        .set    OFF, 0x2000
 
         .code16
         .globl  _start
@@ -76,7 +84,25 @@ _start: cli
         movl    $0, BAD
         movl    $1, ROUND
 
-        movb    $0x34, %al              # timer 0, periodic
+        cmpl    $0, %cs:button
+        je      8f
+        movl    $PMBASE, %eax
+        movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movl    $(PM1_STS + 1), %eax
+        movw    $0xcfc, %dx
+        outl    %eax, %dx
+        movl    $ACPI_CNTL, %eax
+        movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movb    $0x80, %al
+        movw    $0xcfc, %dx
+        outb    %al, %dx
+        movw    $BUTTON, %ax
+        movw    $PM1_EN, %dx
+        outw    %ax, %dx
+
+8:      movb    $0x34, %al              # timer 0, periodic
         outb    %al, $0x43
         movw    %cs:divisor, %ax
         testw   %ax, %ax
@@ -90,7 +116,16 @@ _start: cli
         jmp     4b
 
 tick:   pushal
-        incl    SEQ
+        cmpl    $0, %cs:button
+        je      1f
+        movw    $PM1_STS, %dx
+        inw     %dx, %ax
+        testw   $BUTTON, %ax
+        jz      1f
+        movw    $OFF, %ax
+        movw    $PM1_CNT, %dx
+        outw    %ax, %dx
+1:      incl    SEQ
         movl    %cs:pages, %ecx
         testl   %ecx, %ecx
         jz      9f
@@ -153,6 +188,7 @@ gdt_register:
 pages:  .long   0                       # written per tick
 wss:    .long   0                       # pages in the working set
 divisor: .long  0                       # of the timer; 0: 100 ticks a second, 65535: 18
+button: .long   0                       # 1: it knows the power button
 
         .org    0xfff0
         ljmp    $0xf000, $_start
