@@ -20,7 +20,7 @@ from novacron.agent.drivers.qemu import tls
 from novacron.agent.drivers.qemu.devices import VOLUME_NODES, node_of
 from novacron.agent.drivers.qemu.look import disk_nodes, node_names
 from novacron.agent.drivers.qemu.machine import Machine
-from novacron.agent.drivers.qemu.qmp import Monitor
+from novacron.agent.drivers.qemu.qmp import DEADLINE_S, Monitor
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, Reason
 
 JOB = "mirror-"
@@ -29,7 +29,7 @@ LISTENER = "disk-exports"
 PROGRESS_INTERVAL_S = 0.5
 OPEN_TIMEOUT_S = 5  # QEMU does nothing else meanwhile
 FINISH_DEADLINE_S = 30.0
-DROP_DEADLINE_S = 2.0
+DROP_DEADLINE_S = 0.7  # a mirror whose link works ends at once
 NBD_NODE = "t"  # for the first letter of the disk's own
 ENDED = frozenset({"concluded", "null", "aborting"})
 
@@ -294,27 +294,45 @@ async def _until_all(machine: Machine, also: set[str]) -> None:
 
 async def drop(machine: Machine) -> None:
     """End every mirror, also over a link that hangs, and let go of its target. None: fine."""
-    monitor = machine.door()
-    found = await jobs(monitor)
-    for job in found:
-        if job.status not in ENDED:
-            await monitor.execute("block-job-cancel", {"device": job.id, "force": True})
     try:
-        await machine.until(lambda: _over(machine, found), DROP_DEADLINE_S, "stop copying its disks")
+        await _cancel(machine, DROP_DEADLINE_S)
     except DeadlineExceeded:
-        remote = [NBD_NODE + job.id.removeprefix(JOB) for job in found]
-        there = await node_names(monitor)
-        nodes = [{"type": "block-node", "node-name": name} for name in remote if name in there]
-        await monitor.execute_oob("yank", {"instances": nodes})
-        await machine.until(lambda: _over(machine, found), FINISH_DEADLINE_S, "stop copying its disks")
+        await _pull(machine)
+        await _cancel(machine, FINISH_DEADLINE_S)
+    await _pull(machine)  # closing a target would flush it first, over whatever link
+    monitor = machine.door()
     await _clear(monitor, await jobs(monitor))
     with contextlib.suppress(MonitorFailed):  # it was never installed
         await tls.remove(monitor, object_id=KEY_ID)
 
 
-async def jobs(monitor: Monitor) -> list[Job]:
+async def _cancel(machine: Machine, deadline_s: float) -> None:
+    """:raise DeadlineExceeded: QEMU does not answer, or they do not come to an end."""
+    monitor = machine.door()
+    found = await jobs(monitor, deadline_s)
+    for job in found:
+        if job.status not in ENDED:
+            with contextlib.suppress(MonitorFailed):  # it has ended this moment
+                await monitor.execute("block-job-cancel", {"device": job.id, "force": True}, deadline_s=deadline_s)
+    await machine.until(lambda: _over(machine, found), deadline_s, "stop copying its disks")
+
+
+async def _pull(machine: Machine) -> None:
+    """Close the connections to the targets: what waits for a link that hangs, QEMU's main loop among it, fails then.
+
+    Nothing is asked before, since nothing may be answered; one that is not connected is refused.
+    """
+    spec = machine.record.spec
+    for disk in spec.disks if spec else ():
+        node = {"type": "block-node", "node-name": NBD_NODE + node_of(disk.volume_id)[1:]}
+        with contextlib.suppress(MonitorFailed):
+            await machine.oob().execute_oob("yank", {"instances": [node]})
+
+
+async def jobs(monitor: Monitor, deadline_s: float = DEADLINE_S) -> list[Job]:
     """The mirrors there are."""
-    return [job for job in await monitor.ask(list[Job], "query-jobs") if job.id.startswith(JOB)]
+    found = await monitor.ask(list[Job], "query-jobs", deadline_s=deadline_s)
+    return [job for job in found if job.id.startswith(JOB)]
 
 
 async def _clear(monitor: Monitor, ended: Sequence[Job]) -> None:

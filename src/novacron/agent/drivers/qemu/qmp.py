@@ -100,10 +100,17 @@ class Monitor:
             raise MonitorFailed(f"a descriptor could not be handed to QEMU: {wrong}") from wrong
         await self.execute("getfd", {"fdname": name})
 
-    async def ask(self, answer: type[Answer], command: str, arguments: Mapping[str, object] | None = None) -> Answer:
+    async def ask(
+        self,
+        answer: type[Answer],
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> Answer:
         """The answer as a struct; fields we do not know are ignored. :raise MonitorFailed: it does not fit."""
         try:
-            return msgspec.convert(await self.execute(command, arguments), answer)
+            return msgspec.convert(await self.execute(command, arguments, deadline_s=deadline_s), answer)
         except msgspec.ValidationError as wrong:
             raise MonitorFailed(f"{command} answered something unexpected: {wrong}") from wrong
 
