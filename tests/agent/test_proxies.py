@@ -138,6 +138,14 @@ async def test_a_failure_says_what_the_proxy_knows_and_closes_it() -> None:
         both.nothing_is_left()
 
 
+async def test_what_is_ended_as_soon_as_it_was_begun_listens_no_more() -> None:
+    async with pair() as both:
+        for _ in range(20):
+            to = await both.accept()
+            await both.target.end(MIGRATION)
+            assert not _listens(to)
+
+
 async def test_a_restarted_source_does_not_begin_a_stream_again() -> None:
     async with pair() as both:
         to = await both.accept()

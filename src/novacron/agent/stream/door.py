@@ -39,6 +39,11 @@ class Door:
         self._socket.setblocking(False)
         return host, self._socket.getsockname()[1]
 
+    def close(self) -> None:
+        """Nothing listens afterwards, also if it was never run."""
+        if self._socket is not None:
+            self._socket.close()
+
     async def run(self) -> None:
         """Let visitors in until cancelled; nothing listens and nobody visits afterwards."""
         assert self._socket is not None, "listen first"  # noqa: S101
@@ -53,7 +58,7 @@ class Door:
                 self._visits.add(visit)
                 visit.add_done_callback(self._visits.discard)
         finally:
-            self._socket.close()
+            self.close()
             for visit in self._visits:
                 visit.cancel()
             await asyncio.gather(*self._visits, return_exceptions=True)

@@ -102,6 +102,7 @@ class Receiver:
         if self._run is not None:
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
+            self._door.close()  # cancelled before its first step, it has closed nothing
         if not self._closed:
             self._closed = True
             await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
