@@ -58,7 +58,7 @@ class Cold:
         async with Undo() as undo:
             await self._provisioner.prepare(spec, undo, fresh=receives)
 
-    async def open_disks(self, holding: Holding | None, args: wire.CopyDisks) -> None:
+    async def open_disks(self, holding: Holding | None, args: wire.CopyDisks | wire.CopyHere) -> None:
         """(source) Have the disks of a machine at rest open, noted first: from here on only `reclaim` lets it run.
 
         :raise StateConflict: it runs, or its other half is here.

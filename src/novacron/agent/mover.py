@@ -59,7 +59,7 @@ class Mover:
         self._travel = travel or StayAtHome()
         self.examiner = Examiner(ledger, provisioner, driver, machines)
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
-        self.rehouse = Rehouse(ledger, provisioner, driver, machines, self.cold, self._teller)
+        self.rehouse = Rehouse(ledger, provisioner, driver, self.cold, self._teller)
         self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
 
     # -- target --------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import msgspec
 from novacron.agent.cold import Cold
 from novacron.agent.drivers.base import Driver, ProgressListener
 from novacron.agent.ledger import Holding, Ledger, Role
-from novacron.agent.machines import Machines
 from novacron.agent.provisioner import Provisioner
 from novacron.errors import MigrationFailed, NotFound, StateConflict
 from novacron.model.machine import MachineReport
@@ -27,14 +26,12 @@ class Rehouse:
         ledger: Ledger,
         provisioner: Provisioner,
         driver: Driver,
-        machines: Machines,
         cold: Cold,
         teller: Callable[[str], ProgressListener],
     ) -> None:
         self._ledger = ledger
         self._provisioner = provisioner
         self._driver = driver
-        self._machines = machines
         self._cold = cold
         self._teller = teller
 
@@ -52,17 +49,7 @@ class Rehouse:
             if not again:
                 await self._provisioner.check_absent(args.wanted, args.volumes)
             if args.at_rest:
-                order = wire.CopyDisks(
-                    vm_id=args.vm_id,
-                    generation=args.generation,
-                    migration_id=args.migration_id,
-                    to=wire.DisksAt(host="", port=0, key_hex=""),
-                    volumes=args.volumes,
-                    spec=args.spec,
-                    goals=args.goals,
-                    at_rest=True,
-                )
-                await self._cold.open_disks(holding, order)
+                await self._cold.open_disks(holding, args)
                 holding = self._ledger.get(args.vm_id)
             await self._ledger.put(self._leaving(holding, args))
             files = [
