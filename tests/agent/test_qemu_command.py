@@ -379,3 +379,17 @@ def test_without_a_rom_it_does_not_start_and_says_what_to_install() -> None:
     with pytest.raises(Unsupported, match="ipxe-qemu"):
         build(with_cards(1, 0))
     assert build(with_cards(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "machine_type", "kib"),
+    [("tcg", "pc-q35-7.2", 8), ("tcg", "pc-q35-8.2", 8), ("tcg", "pc-q35-9.0", 0), ("tcg", "pc-q35-10.1", 0),
+     ("kvm", "pc-q35-7.2", 0), ("tcg", "microvm", 8)],
+)  # fmt: skip
+def test_memory_is_as_asked_for_where_no_qemu_that_may_run_it_loses_writes(
+    accelerator: str, machine_type: str, kib: int
+) -> None:
+    host = msgspec.structs.replace(TCG, accelerator=accelerator, machine_type=machine_type)
+    kind = MachineKind.MICROVM if machine_type == "microvm" else MachineKind.Q35
+    argv = build(spec(PLAIN, machine=kind), host)
+    assert values(argv, "-m") == [f"size={(512 << 10) + kib}K"]

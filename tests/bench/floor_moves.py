@@ -7,6 +7,7 @@ capabilities, limits and (unless told otherwise) the same TLS as NovaCron does.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from pyroute2 import IPRoute
 
 from novacron.agent.drivers.qemu import migration as words
+from novacron.control.migrations.decide import channels_by
 from novacron.lab.namespaces import Namespace
 from novacron.lab.network import BRIDGE
 from novacron.model.migration import Goals
@@ -56,6 +58,8 @@ class Floor:
         self._at = 0
         self._qemu = self._start(0, incoming=False)
         self._qemu.monitor.execute("cont")
+        known = self._qemu.monitor.execute("query-migrate-parameters")
+        self._channels = channels_by(os.cpu_count() or 1) if "zero-page-detection" in known else 1  # as NovaCron
 
     def migrate(self, goals: Goals = Goals(), *, stands_still: bool = False) -> Took:  # noqa: B008 (frozen)
         """To the other node, as NovaCron would; stands_still: warm."""
@@ -141,13 +145,15 @@ class Floor:
             key, credentials = secrets.token_hex(32), "key"
             target.hold_key(key, "server")
             source.hold_key(key, "client")
-        target.monitor.execute("migrate-set-capabilities", words.capabilities(on=True))
-        target.monitor.execute("migrate-set-parameters", words.target_parameters(credentials))
+        capabilities = words.capabilities(on=True, channels=self._channels)
+        target.monitor.execute("migrate-set-capabilities", capabilities)
+        target.monitor.execute("migrate-set-parameters", words.target_parameters(credentials, self._channels))
         target.monitor.execute("migrate-incoming", {"uri": words.uri(self._hosts[1 - self._at], 0)})
         listens: dict[str, Any] = target.monitor.execute("query-migrate")["socket-address"][0]
         started = time.monotonic()
-        source.monitor.execute("migrate-set-capabilities", words.capabilities(on=True))
-        source.monitor.execute("migrate-set-parameters", words.source_parameters(goals, credentials))
+        source.monitor.execute("migrate-set-capabilities", capabilities)
+        parameters = words.source_parameters(goals, credentials, channels=self._channels)
+        source.monitor.execute("migrate-set-parameters", parameters)
         return words.uri(listens["host"], int(listens["port"])), started
 
     def _leave(self, source: Qemu) -> None:

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from novacron.control.migrations import history, predict
-from novacron.control.migrations.choice import Choice, Course, Refusal, choose
+from novacron.control.migrations.choice import ONE_CARRIES_BYTES_PER_S, Choice, Course, Refusal, choose
+from novacron.control.migrations.decide import MAX_CHANNELS, channels_by
 from novacron.control.migrations.goals import Effective, effective, sentences
 from novacron.control.migrations.history import MIB, Costs, Link
-from novacron.model.migration import Figures, Goals, Migration, MigrationKind, MigrationState, Strategy
+from novacron.model.migration import Figures, Goals, Migration, MigrationKind, MigrationState, Strategy, Transport
 from novacron.model.policy import Policy, Wishes
 from novacron.model.prediction import Measurement, Range, spread
 
@@ -359,3 +360,33 @@ def test_of_few_samples_the_bar_is_wide() -> None:
 def test_slowing_down_takes_that_part_of_the_writing_away(percent: int) -> None:
     load = predict.load_of(measured(10, 100), 4096, runs=True)
     assert predict.slowed(load, percent).dirty.expected == pytest.approx(load.dirty.expected * (1 - percent / 100))
+
+
+# -- several connections -----------------------------------------------------------------------------------
+
+
+def test_memory_goes_over_several_connections_where_that_helps_and_says_so() -> None:
+    wide = course(0, channels=4)
+    answer = chosen(choose(wide, goals()))
+    assert answer.channels == 4
+    assert "memory goes over 4 connections at once" in answer.why
+
+
+def test_it_goes_over_one_in_post_copy_through_proxies_below_a_narrow_cap_and_where_nodes_cannot() -> None:
+    wide = course(0, channels=4)
+    narrow = goals(bandwidth_bytes_per_s=ONE_CARRIES_BYTES_PER_S - 1)
+    for one, asked in (
+        (msgspec.structs.replace(wide, asked_strategy=Strategy.POSTCOPY), goals()),
+        (msgspec.structs.replace(wide, transport=Transport.PROXY), goals()),
+        (wide, narrow),
+        (course(0), goals()),
+    ):
+        answer = chosen(choose(one, asked))
+        assert answer.channels == 1
+        assert not [why for why in answer.why if "connections" in why]
+    assert chosen(choose(wide, goals(bandwidth_bytes_per_s=ONE_CARRIES_BYTES_PER_S))).channels == 4
+
+
+@given(st.integers(0, 1024))
+def test_connections_grow_with_processors_up_to_a_bound(cpus: int) -> None:
+    assert 2 <= channels_by(cpus) <= channels_by(cpus + 1) <= MAX_CHANNELS

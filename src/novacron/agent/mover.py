@@ -93,9 +93,9 @@ class Mover:
                 await self.cold.rehearse(spec, args.receives)
             if args.boots and not args.receives:
                 return wire.ReceptionAt(host="", port=0, key_hex="")
-            return await self._listen(incoming, args.proxy, again=again)
+            return await self._listen(incoming, args, again=again)
 
-    async def _listen(self, incoming: Holding, proxy: wire.Proxy | None, *, again: bool) -> wire.ReceptionAt:
+    async def _listen(self, incoming: Holding, args: wire.Accept, *, again: bool) -> wire.ReceptionAt:
         """Started and waiting, or found so. After a failure nothing of it is left, nor a volume that was to be filled
         (undone in reverse: its floor stays).
         """
@@ -103,7 +103,9 @@ class Mover:
         received = incoming.received
 
         async def listen(launch: Launch) -> wire.ReceptionAt:
-            return await self._proxies.accept(self._driver, launch, incoming.migration_id, proxy, received)
+            return await self._proxies.accept(
+                self._driver, launch, incoming.migration_id, args.proxy, received, args.channels
+            )
 
         if again:
             return await listen(await self._provisioner.prepare(spec, Undo(), fresh=received))

@@ -106,12 +106,16 @@ class Proxies:
         migration_id: str,
         proxy: wire.Proxy | None,
         receives: tuple[str, ...] = (),
+        channels: int = 1,
     ) -> wire.ReceptionAt:
         """Have the driver wait for a stream, behind a proxy where one is asked for. Asked again: the same answer.
 
-        receives: disks, which come by themselves, past any proxy.
+        receives: disks, which come by themselves, past any proxy. channels: connections of QEMU's own, where there
+        is no proxy.
         """
-        reception = await driver.accept(launch, migration_id, self.host, receives, proxied=proxy is not None)
+        reception = await driver.accept(
+            launch, migration_id, self.host, receives, proxied=proxy is not None, channels=channels
+        )
         known = self._taken.get(migration_id)
         if known is not None and proxy is not None and not known.receiver.ended:
             return known.at
@@ -123,7 +127,13 @@ class Proxies:
     ) -> wire.ReceptionAt:
         disks = _disks(reception)
         if reception.socket is None or proxy is None:
-            return wire.ReceptionAt(host=reception.host, port=reception.port, key_hex=reception.key_hex, disks=disks)
+            return wire.ReceptionAt(
+                host=reception.host,
+                port=reception.port,
+                key_hex=reception.key_hex,
+                channels=reception.channels,
+                disks=disks,
+            )
         secret = secrets.token_bytes(SECRET_BYTES)
         receiver = Receiver(
             secret=secret,
@@ -232,7 +242,7 @@ def _disks(reception: Reception) -> wire.DisksAt | None:
 
 
 def _direct(to: wire.ReceptionAt) -> Reception:
-    return Reception(host=to.host, port=to.port, key_hex=to.key_hex)
+    return Reception(host=to.host, port=to.port, key_hex=to.key_hex, channels=to.channels)
 
 
 def _address(peer: str) -> str:

@@ -256,9 +256,10 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
 
     not_before: it begins no earlier; priority: those with more are let in first; began_at: when it was let in.
-    at_rest: the VM did not run when it was asked for (cold only). disks: those that are copied; the others are where
-    they are on both nodes. predicted: what it was expected to cost, to be held against the figures; measured: the
-    machine as it was just before, if it was looked at. verdict: what was looked at once it ran on its target.
+    at_rest: the VM did not run when it was asked for (cold only). channels: connections of the hypervisor's own that
+    memory goes over at once. disks: those that are copied; the others are where they are on both nodes. predicted: what
+    it was expected to cost, to be held against the figures; measured: the machine as it was just before, if it was
+    looked at. verdict: what was looked at once it ran on its target.
     """
 
     id: str
@@ -273,6 +274,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: datetime.datetime
     updated_at: datetime.datetime
     at_rest: bool = False
+    channels: int = 1
     disks: tuple[DiskMove, ...] = ()
     not_before: datetime.datetime | None = None
     priority: int = 50

@@ -187,7 +187,14 @@ class FakeDriver:
     # -- migration -----------------------------------------------------------------------------------------
 
     async def accept(
-        self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = (), *, proxied: bool = False
+        self,
+        launch: Launch,
+        migration_id: str,
+        host: str,
+        receives: tuple[str, ...] = (),
+        *,
+        proxied: bool = False,
+        channels: int = 1,  # noqa: ARG002  (its streams are in memory)
     ) -> Reception:
         self._trouble("accept", after=False)
         if proxied:

@@ -168,7 +168,8 @@ class Accept(msgspec.Struct, frozen=True, kw_only=True):
 
     boots: no memory is streamed; it boots when it is taken over (or, at_rest, does not), and the reception says nothing
     but of disks. receives: its disks that are copied here: made anew, and filled by the source. proxy: None: QEMU's own
-    connection. An agent that knows no proxies gives a reception that is not proxied.
+    connection. An agent that knows no proxies gives a reception that is not proxied. channels: connections of QEMU's
+    that memory comes over at once; the reception says how many it will be.
     """
 
     migration_id: str
@@ -176,6 +177,7 @@ class Accept(msgspec.Struct, frozen=True, kw_only=True):
     boots: bool = False
     receives: tuple[str, ...] = ()
     proxy: Proxy | None = None
+    channels: int = 1
 
 
 class DisksAt(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,13 +194,14 @@ class DisksAt(msgspec.Struct, frozen=True, kw_only=True):
 class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
     """Where the target listens, and the key of this one migration (a secret: never logged or stored).
 
-    proxied: its agent does, and takes what the source's agent sends; else its QEMU.
+    proxied: its agent does, and takes what the source's agent sends; else its QEMU. channels: connections it wants.
     """
 
     host: str
     port: int
     key_hex: str
     proxied: bool = False
+    channels: int = 1
     disks: DisksAt | None = None
 
 

@@ -234,12 +234,20 @@ class Driver(Protocol):
     # -- migration. Before `take_over` on the other side, `reclaim` makes the source run as before.
 
     async def accept(
-        self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = (), *, proxied: bool = False
+        self,
+        launch: Launch,
+        migration_id: str,
+        host: str,
+        receives: tuple[str, ...] = (),
+        *,
+        proxied: bool = False,
+        channels: int = 1,
     ) -> Reception:
         """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer.
 
         receives: volumes that the source fills before. proxied: it waits at a unix socket in its own directory, for
-        this node's stream proxy.
+        this node's stream proxy. channels: connections that memory comes over at once; the reception says how many it
+        will be.
 
         :raise Unsupported: its streams never go through one.
         """

@@ -25,7 +25,8 @@ class Reception(msgspec.Struct, frozen=True, kw_only=True):
     """Where a target listens for one migration, and the key both ends must hold (hex; a secret: never logged).
 
     socket: a unix socket of this node in place of all three, where its stream proxy is or will come. patience_s: so
-    long may nothing move there before it is given up, if that is longer than is usual. disks: likewise for disks; None:
+    long may nothing move there before it is given up, if that is longer than is usual. channels: connections that
+    memory must come over at once. disks: likewise for disks; None:
     none are awaited.
     """
 
@@ -34,6 +35,7 @@ class Reception(msgspec.Struct, frozen=True, kw_only=True):
     key_hex: str = ""
     socket: Path | None = None
     patience_s: float = 0.0
+    channels: int = 1
     disks: DiskReception | None = None
 
 

@@ -17,12 +17,16 @@ from novacron.errors import Reason
 from novacron.model.migration import Goals, MigrationKind, Strategy, Transport
 from novacron.model.prediction import Prediction, Range
 
+ONE_CARRIES_BYTES_PER_S = 100 * MIB
+"""What one connection carries, encrypted, with no need of others: about 1 Gbit/s."""
+
 
 class Course(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a move to one node. asked_kind, asked_strategy: None: the engine chooses.
 
     at_rest: nothing runs. disk_bytes: to be copied of disks. no_postcopy: why post-copy cannot be had between the two
-    nodes; empty: it can. transport, transport_why: how a stream would go.
+    nodes; empty: it can. channels: connections memory can go over at once in pre-copy. transport, transport_why:
+    how a stream would go.
     """
 
     node: str
@@ -34,6 +38,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     asked_kind: MigrationKind | None = None
     asked_strategy: Strategy | None = None
     no_postcopy: str = ""
+    channels: int = 1
     transport: Transport = Transport.DIRECT
     transport_why: str = ""
 
@@ -59,11 +64,15 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The way that is taken; why: in sentences; goals: as the record gets them, allowing no more than may happen."""
+    """The way that is taken; why: in sentences; goals: as the record gets them, allowing no more than may happen.
+
+    channels: connections that memory goes over at once.
+    """
 
     way: Way
     goals: Goals
     why: tuple[str, ...]
+    channels: int = 1
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -88,14 +97,25 @@ def choose(course: Course, effective: Effective) -> Choice | Refusal:
     )
     streams = way.kind is not MigrationKind.COLD
     transport = (course.transport_why,) if streams and course.transport_why else ()
+    channels = course.channels if streams and _is_parallel(course, way, effective.goals) else 1
+    parallel = (f"memory goes over {channels} connections at once",) if channels > 1 else ()
     doubts = _doubts(way, effective)
     return Choice(
         way=way,
         goals=msgspec.structs.replace(
             _binding(course, way, effective), transport=course.transport if streams else Transport.DIRECT
         ),
-        why=(f"{way.name}: {way.why}", *passed_over, *transport, *doubts, predicted_words(way.predicted)),
+        why=(f"{way.name}: {way.why}", *passed_over, *transport, *parallel, *doubts, predicted_words(way.predicted)),
+        channels=channels,
     )
+
+
+def _is_parallel(course: Course, way: Way, goals: Goals) -> bool:
+    """Post-copy fetches single pages, over one connection; the stream proxies have connections of their own; and a
+    narrow bandwidth is kept to by one connection better than by several, each of which sends 512 KiB at a time.
+    """
+    direct = way.strategy is Strategy.PRECOPY and course.transport is not Transport.PROXY
+    return direct and not 0 < goals.bandwidth_bytes_per_s < ONE_CARRIES_BYTES_PER_S
 
 
 def staying(course: Course, effective: Effective, disk_bytes: int) -> Choice:

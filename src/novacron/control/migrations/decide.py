@@ -21,6 +21,9 @@ POSTCOPY = "postcopy"
 """The same for post-copy (DriverFacts.features)."""
 
 STREAM_PROXY = "stream-proxy"
+PARALLEL_CHANNELS = "parallel-channels"
+MAX_CHANNELS = 8
+CPUS_A_CHANNEL = 4  # encryption takes most of one while memory is sent
 """The same for streams through the agents' stream proxies."""
 
 AT_REST = (MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CRASHED)
@@ -126,6 +129,19 @@ def no_proxies(source: Candidate, target: Candidate, driver_name: str) -> str:
     """Why a stream between the two cannot go through stream proxies; empty: it can."""
     without = [one.node.name for one in (source, target) if lacking(one, driver_name, (STREAM_PROXY,))]
     return f"there is none on {' and '.join(without)}" if without else ""
+
+
+def channels(source: Candidate, target: Candidate, driver_name: str) -> int:
+    """Connections that memory goes over at once between the two: 1, or by what the smaller of them has to spare."""
+    both = (source, target)
+    if any(lacking(one, driver_name, (PARALLEL_CHANNELS,)) for one in both):
+        return 1
+    return channels_by(min(one.node.facts.cpu_count if one.node.facts else 0 for one in both))
+
+
+def channels_by(cpus: int) -> int:
+    """Connections for a stream whose slower end has so many CPUs."""
+    return max(2, min(MAX_CHANNELS, cpus // CPUS_A_CHANNEL))
 
 
 def no_postcopy(source: Candidate, target: Candidate, driver_name: str) -> str:

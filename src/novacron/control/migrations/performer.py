@@ -175,6 +175,7 @@ class Performer:
             boots=migration.kind is MigrationKind.COLD,
             receives=volumes_of(migration),
             proxy=self._proxy(migration, vm),
+            channels=migration.channels,
         )
         await self._spread_networks(migration, vm)
         await self._distribution.bring_all(migration.target_node, verb.spec)

@@ -178,6 +178,7 @@ def _node(
         node=node.name,
         link=history.link(past, source.node.id, node.id, asked.effective.goals),
         no_postcopy=decide.no_postcopy(source, candidate, need.driver),
+        channels=decide.channels(source, candidate, need.driver),
         disk_bytes=sum(move.used_bytes or move.size_bytes for move in packed.moves),
     )
     answer = transport.choose(course, asked.effective, packs, decide.no_proxies(source, candidate, need.driver))

@@ -155,6 +155,7 @@ class MigrationService:
             created_at=now,
             updated_at=now,
             at_rest=made.at_rest,
+            channels=choice.channels,
             disks=self._with_units(node.disks),
             goals=choice.goals,
             predicted=choice.way.predicted,

@@ -23,7 +23,7 @@ from novacron.agent.drivers.qemu import (
 from novacron.agent.drivers.qemu import measure as measuring
 from novacron.agent.drivers.qemu.firmware import NETWORK_BOOT, find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.fleet import STALL_S, Fleet
-from novacron.agent.drivers.qemu.migration import PROXIED
+from novacron.agent.drivers.qemu.migration import CHANNELS, PROXIED, sends_parallel
 from novacron.agent.drivers.qemu.postcopy import fetched, open_, relink, reopen
 from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.agent.drivers.qemu.record import Role
@@ -63,20 +63,21 @@ class QemuDriver:
         return DriverFacts(
             name=self.name,
             version=found.version,
-            features=(*found.features, *self._extras(binary), *arrivals),
+            features=(*found.features, *self._extras(binary, found.features), *arrivals),
             machine_types=found.machine_types,
             default_machine_types=found.default_machine_types,
             cpu_models=found.cpu_models,
             accelerator=accelerator,
         )
 
-    def _extras(self, binary: Path) -> tuple[str, ...]:
+    def _extras(self, binary: Path, features: tuple[str, ...]) -> tuple[str, ...]:
         """What is not QEMU's own: other packages bring it, or the agent."""
         has = {
             tpm.FEATURE: tpm.is_installed(),
             "secure-boot": find_uefi(secure=True) is not None,
             NETWORK_BOOT: has_network_rom(binary),
             PROXIED: True,
+            CHANNELS: sends_parallel(features),
         }
         return tuple(name for name, there in has.items() if there)
 
@@ -158,9 +159,16 @@ class QemuDriver:
     # -- migration -------------------------------------------------------------------------------------------
 
     async def accept(
-        self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = (), *, proxied: bool = False
+        self,
+        launch: Launch,
+        migration_id: str,
+        host: str,
+        receives: tuple[str, ...] = (),
+        *,
+        proxied: bool = False,
+        channels: int = 1,
     ) -> Reception:
-        wanted = incoming.Wanted(migration_id, host, receives, proxied)
+        wanted = incoming.Wanted(migration_id, host, receives, proxied, channels)
         return await self._fleet.run(launch.spec.vm_id, "accept", self._accept(launch, wanted))
 
     async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:

@@ -23,8 +23,9 @@ from novacron.errors import DeadlineExceeded, DriverError, MonitorFailed, Unsupp
 from novacron.model.machine import MachineKind, MachineSpec
 
 GREETING_DEADLINE_S = 30.0
-FORMAT = 1  # of the cache file
+FORMAT = 2  # of the cache file
 COMMANDS = ("announce-self", "blockdev-mirror", "blockdev-set-active", "block-job-change", "calc-dirty-rate", "yank")
+PARAMETERS = ("zero-page-detection",)
 TCG_MODEL = "Nehalem"  # every flag of it is emulated, so it runs and moves anywhere
 KVM_MODELS = (
     *("Icelake-Server", "Cascadelake-Server", "Skylake-Server", "Broadwell", "Haswell"),
@@ -34,7 +35,9 @@ KVM_MODELS = (
 
 
 class Probed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found. features: `migrate.<capability>` and `qmp.<command>`; cpu_models: those that run here whole."""
+    """What was found. features: `migrate.<capability>`, `migrate.parameter.<name>` and `qmp.<command>`; cpu_models:
+    those that run here whole.
+    """
 
     format: int
     version: str
@@ -185,6 +188,7 @@ async def asked(
 async def _ask(monitor: Monitor) -> Probed:
     version = await monitor.ask(dict[str, object], "query-version")
     known = await monitor.ask(list[_Capability], "query-migrate-capabilities")
+    parameters = await monitor.ask(dict[str, object], "query-migrate-parameters")
     schema = await monitor.ask(list[_Entity], "query-qmp-schema")
     machines = await monitor.ask(list[_Machine], "query-machines")
     cpus = await monitor.ask(list[_Cpu], "query-cpu-definitions")
@@ -195,6 +199,7 @@ async def _ask(monitor: Monitor) -> Probed:
         version=_version(version),
         features=(
             *sorted(f"migrate.{entry.capability}" for entry in known),
+            *(f"migrate.parameter.{name}" for name in PARAMETERS if name in parameters),
             *(f"qmp.{command}" for command in COMMANDS if command in commands),
         ),
         machine_types=tuple(sorted(m.name for m in machines if m.name.startswith(("pc-q35-", "microvm")))),

@@ -21,6 +21,7 @@ from novacron.agent.drivers.qemu.migration import (
     capabilities,
     only,
     require,
+    sends_parallel,
     target_parameters,
     uri,
 )
@@ -36,12 +37,16 @@ WHOLE_DEADLINE_S = 5.0  # the source has heard of it by then
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What a target is to wait for at `host`: disks, and a stream, if that does not come from this node's proxy."""
+    """What a target is to wait for at `host`: disks, and a stream, if that does not come from this node's proxy.
+
+    channels: connections that memory comes over at once, if this QEMU can.
+    """
 
     migration_id: str
     host: str
     receives: tuple[str, ...] = ()
     proxied: bool = False
+    channels: int = 1
 
 
 async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str, ...], wanted: Wanted) -> Reception:
@@ -54,6 +59,7 @@ async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str
     transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=host_at)
     if wanted.proxied:
         transfer.socket = SOCKET
+    transfer.channels = wanted.channels if sends_parallel(features) and not wanted.proxied else 1
     listen_at = f"unix:{transfer.socket}" if wanted.proxied else uri(host_at, 0)  # QEMU works in its own directory
     machine.record.transfer = transfer
     key_hex = tls.new_key()
@@ -64,11 +70,12 @@ async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str
         if wanted.receives or not wanted.proxied:
             tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
             await tls.install(monitor, machine.run_dir, migration_id, "server")
-        await monitor.execute("migrate-set-capabilities", capabilities(on=True))
-        if postcopy_probe.FEATURE in features:
+        await monitor.execute("migrate-set-capabilities", capabilities(on=True, channels=transfer.channels))
+        if postcopy_probe.FEATURE in features and transfer.channels == 1:
             # It takes a stream of either kind then; whether it will be needed is decided on the way.
             await _allow_postcopy(machine)
-        await monitor.execute("migrate-set-parameters", target_parameters("" if wanted.proxied else tls.OBJECT_ID))
+        credentials = "" if wanted.proxied else tls.OBJECT_ID
+        await monitor.execute("migrate-set-parameters", target_parameters(credentials, transfer.channels))
         await monitor.execute("migrate-incoming", {"uri": listen_at})
         if not wanted.proxied:
             transfer.port = await _port(machine)
@@ -113,7 +120,7 @@ def _reception(machine: Machine, transfer: Transfer, key_hex: str) -> Reception:
         disks = DiskReception(host=transfer.host, port=transfer.disk_port, key_hex=key_hex, layered=transfer.layered)
     if transfer.socket:
         return Reception(socket=machine.run_dir.path / transfer.socket, disks=disks)
-    return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex, disks=disks)
+    return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex, channels=transfer.channels, disks=disks)
 
 
 async def take_over(machine: Machine, migration_id: str, generation: int, watch: tuple[str, ...]) -> Arrival:

@@ -34,12 +34,17 @@ the disks' locks between the two, so that the source can continue when the targe
 PROXIED = "stream-proxy"
 """Driver feature: streams can come and go through the agents' stream proxies."""
 
+CHANNELS = "parallel-channels"
+"""Driver feature: memory can go over several connections at once, see `sends_parallel`."""
+
 POSTCOPY = "postcopy-ram"
+PARALLEL = "multifd"
 THROTTLE = "auto-converge"
 
 NO_BOUND_MS = 2_000_000  # the most QEMU takes
 DEFAULT_DOWNTIME_MS = 300
 DEFAULT_BANDWIDTH = 128 << 20
+DEFAULT_CHANNELS = 2
 DEFAULT_THROTTLE_PERCENT = 99
 ANNOUNCE = {"initial": 20, "max": 200, "rounds": 6, "step": 40}  # frames at 0, 20, 80, 180, 320, 500 ms
 
@@ -76,11 +81,22 @@ class Info(msgspec.Struct, rename="kebab"):
     socket_address: list[TcpAddress] = []
 
 
-def require(features: Collection[str], tactics: Tactics = Tactics()) -> None:  # noqa: B008 (frozen)
+def require(features: Collection[str], tactics: Tactics = Tactics(), channels: int = 1) -> None:  # noqa: B008 (frozen)
     """:raise Unsupported: this QEMU lacks a capability we cannot do without."""
+    if channels > 1 and not sends_parallel(features):
+        raise Unsupported("this QEMU cannot send memory over several connections safely: it is older than 9.0")
     missing = [name for name in wanted(tactics) if f"migrate.{name}" not in features]
     if missing:
         raise Unsupported(f"this QEMU cannot hand a machine over safely: it lacks {', '.join(missing)}")
+
+
+def sends_parallel(features: Collection[str]) -> bool:
+    """Whether memory can go over several connections at once without danger to the guest.
+
+    QEMU before 9.0 has it, and may hang or die as a source when one of its connections fails: 9.0 mended that, and is
+    known by a parameter that came with it.
+    """
+    return {f"migrate.{PARALLEL}", "migrate.parameter.zero-page-detection"} <= set(features)
 
 
 def wanted(tactics: Tactics) -> tuple[str, ...]:
@@ -89,10 +105,21 @@ def wanted(tactics: Tactics) -> tuple[str, ...]:
     return (*CAPABILITIES, *postcopy, *((THROTTLE,) if tactics.max_throttle_percent else ()))
 
 
-def capabilities(*, on: bool, tactics: Tactics = Tactics()) -> dict[str, object]:  # noqa: B008 (frozen)
-    """Arguments for migrate-set-capabilities: what a transfer of ours needs, or none of it."""
-    names = wanted(tactics) if on else (*CAPABILITIES, POSTCOPY, THROTTLE)
-    return {"capabilities": [{"capability": name, "state": on} for name in names]}
+def capabilities(
+    *,
+    on: bool,
+    tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
+    channels: int = 1,
+) -> dict[str, object]:
+    """Arguments for migrate-set-capabilities: what a transfer of ours needs, or none of it.
+
+    channels: connections that memory goes over; 1: the stream's own. What is not needed is switched off by name: a
+    source was a target before, perhaps with what does not go together with this.
+    """
+    states = dict.fromkeys((*CAPABILITIES, POSTCOPY, THROTTLE, PARALLEL), False)
+    if on:
+        states |= dict.fromkeys(wanted(tactics), True) | {PARALLEL: channels > 1}
+    return {"capabilities": [{"capability": name, "state": state} for name, state in states.items()]}
 
 
 def only(name: str) -> dict[str, object]:
@@ -106,10 +133,12 @@ def source_parameters(
     tactics: Tactics = Tactics(),  # noqa: B008 (frozen)
     *,
     proxied: bool = False,
+    channels: int = 1,
 ) -> dict[str, object]:
     """Arguments for migrate-set-parameters of a transfer with these goals, tactics and TLS credentials.
 
-    proxied: the proxy keeps to the bandwidth: QEMU counts bytes before they are made small.
+    proxied: the proxy keeps to the bandwidth: QEMU counts bytes before they are made small. channels: see
+    `capabilities`.
 
     A guest that stands still has no bound to keep, and gets one all the same: with none QEMU sends all memory in its
     last step, in which it answers nothing.
@@ -119,6 +148,7 @@ def source_parameters(
         "max-bandwidth": bandwidth,
         "max-postcopy-bandwidth": bandwidth,
         "tls-creds": credentials,
+        "multifd-channels": max(channels, DEFAULT_CHANNELS),
     }
     if not tactics.stands_still:
         parameters["downtime-limit"] = memory_ms(goals) or NO_BOUND_MS
@@ -128,9 +158,12 @@ def source_parameters(
     return parameters
 
 
-def target_parameters(credentials: str) -> dict[str, object]:
-    """Arguments for migrate-set-parameters of a target: the key, and how it tells the network where it is now."""
-    return {"tls-creds": credentials, **{f"announce-{name}": value for name, value in ANNOUNCE.items()}}
+def target_parameters(credentials: str, channels: int = 1) -> dict[str, object]:
+    """Arguments for migrate-set-parameters of a target: the key, the connections that memory comes over, and how it
+    tells the network where it is now.
+    """
+    announced = {f"announce-{name}": value for name, value in ANNOUNCE.items()}
+    return {"tls-creds": credentials, "multifd-channels": max(channels, DEFAULT_CHANNELS), **announced}
 
 
 def default_parameters() -> dict[str, object]:
@@ -138,6 +171,7 @@ def default_parameters() -> dict[str, object]:
     return {
         "max-bandwidth": DEFAULT_BANDWIDTH,
         "max-postcopy-bandwidth": 0,
+        "multifd-channels": DEFAULT_CHANNELS,
         "cpu-throttle-initial": THROTTLE_FROM_PERCENT,
         "cpu-throttle-increment": THROTTLE_STEP_PERCENT,
         "max-cpu-throttle": DEFAULT_THROTTLE_PERCENT,

@@ -94,15 +94,17 @@ async def begin(machine: Machine, order: Order) -> None:
 
 
 async def _prepare(machine: Machine, order: Order) -> None:
-    require(order.features, order.tactics)
+    require(order.features, order.tactics, order.to.channels)
     monitor = machine.door()
     proxied = order.to.socket is not None  # then it does not leave the host before it is encrypted
     if not proxied:
         tls.write(machine.run_dir, order.migration_id, order.to.key_hex, machine.record.uid, machine.record.gid)
         await tls.install(monitor, machine.run_dir, order.migration_id, "client")
-    await monitor.execute("migrate-set-capabilities", capabilities(on=True, tactics=order.tactics))
+    await monitor.execute(
+        "migrate-set-capabilities", capabilities(on=True, tactics=order.tactics, channels=order.to.channels)
+    )
     credentials = "" if proxied else tls.OBJECT_ID
-    parameters = source_parameters(order.goals, credentials, order.tactics, proxied=proxied)
+    parameters = source_parameters(order.goals, credentials, order.tactics, proxied=proxied, channels=order.to.channels)
     await monitor.execute("migrate-set-parameters", parameters)
 
 

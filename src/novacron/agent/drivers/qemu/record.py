@@ -32,9 +32,9 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     to run, or is about to be; from then on it is never discarded. in_part: it runs, or is about to, with memory that is
     not all there.
 
-    closed: both sides are done with it; only its answers are still known. socket: (target) where in its directory it
-    listens for this node's stream proxy. proxied: (source) it sends to that of its own; patience_s: for how long
-    nothing may move there.
+    channels: connections that memory comes over at once. closed: both sides are done with it; only its answers are
+    still known. socket: (target) where in its directory it listens for this node's stream proxy. proxied: (source) it
+    sends to that of its own; patience_s: for how long nothing may move there.
     """
 
     migration_id: str
@@ -45,6 +45,7 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     layered: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     socket: str = ""
+    channels: int = 1
     proxied: bool = False
     patience_s: float = 0.0
     goals: Goals = Goals()
