@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from novacron.cli import amounts, bulk_migration, events, image, migration, node, safe, vm, vm_migrate
+from novacron.cli import amounts, bulk_migration, events, image, migration, node, rehearsal, safe, vm, vm_migrate
 from novacron.cli.vm_spec import read_nic
 from novacron.model.bulk_migration import BulkState
 from novacron.model.event import ObjectType
@@ -13,6 +13,7 @@ from novacron.model.image import FileRole
 from novacron.model.machine import Firmware, MachineKind
 from novacron.model.migration import MigrationKind, MigrationState, Strategy
 from novacron.model.node import NodeState
+from novacron.model.rehearsal import RehearsalState
 from novacron.model.vm import VmState
 
 
@@ -26,6 +27,7 @@ def test_choices_are_the_models_words() -> None:
     assert list(vm.STATES) == list(VmState)
     assert list(node.STATES) == list(NodeState)
     assert list(migration.STATES) == list(MigrationState)
+    assert list(rehearsal.STATES) == list(RehearsalState)
     assert sorted(bulk_migration.STATES) == sorted(BulkState)
     assert list(events.TYPES) == list(ObjectType)
     assert choices(vm.create, "--machine") == list(MachineKind)

@@ -16,6 +16,7 @@ from novacron.client import (
     networks,
     nodes,
     pools,
+    rehearsals,
     schedules,
     security_groups,
     snapshots,
@@ -30,6 +31,7 @@ from novacron.wire.rest import networks as wire_networks
 from novacron.wire.rest import nodes as wire_nodes
 from novacron.wire.rest import policies as wire_policies
 from novacron.wire.rest import pools as wire_pools
+from novacron.wire.rest import rehearsals as wire_rehearsals
 from novacron.wire.rest import security_groups as wire_groups
 from novacron.wire.rest import snapshots as wire_snapshots
 from novacron.wire.rest import templates as wire_templates
@@ -64,6 +66,7 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (migrations.MigrationCreate, wire_migrations.MigrationCreate),
     (migrations.Goals, wire_migrations.Goals),
     (bulk_migrations.BulkMigrationCreate, wire_bulk.BulkMigrationCreate),
+    (rehearsals.RehearsalCreate, wire_rehearsals.RehearsalCreate),
     (migration_policies.PolicyCreate, wire_policies.PolicyCreate),
     (migration_policies.PolicyUpdate, wire_policies.PolicyUpdate),
     (migration_policies.Window, wire_policies.Window),
@@ -118,6 +121,8 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (bulk_migrations.Load, wire_bulk.LoadOut),
     (bulk_migrations.NodeLossPlan, wire_bulk.NodeLossPlan),
     (bulk_migrations.Restart, wire_bulk.RestartOut),
+    (rehearsals.Rehearsal, wire_rehearsals.Rehearsal),
+    (rehearsals.RehearsalFigures, wire_rehearsals.RehearsalFiguresOut),
     (templates.Template, wire_templates.Template),
     (templates.Version, wire_templates.VersionOut),
     (templates.Parameter, wire_templates.ParameterOut),
@@ -190,6 +195,7 @@ def test_what_is_answered_is_read_whole(kind: type[Any], data: dict[str, Any]) -
         (vms.DiskIn(volume="a", boot_order=2), wire_vms.DiskIn),
         (images.ImageCreate(name="a", cmdline="console=ttyS0"), wire_images.ImageCreate),
         (migrations.MigrationCreate(vm="a", target_node="b", max_downtime_ms=5), wire_migrations.MigrationCreate),
+        (rehearsals.RehearsalCreate(vm="a", target_node="b", keep_for_s=600.0), wire_rehearsals.RehearsalCreate),
         (bulk_migrations.BulkMigrationCreate(drain="a", targets={"b": "c"}, priorities={"b": 9}, may_pause=True),
          wire_bulk.BulkMigrationCreate),
     ],

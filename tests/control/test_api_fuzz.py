@@ -39,6 +39,7 @@ EXISTING = {
     "image": ["tiny", "filling", "debian:latest"],
     "migration": ["nothing"],
     "bulk_migration": ["nothing"],
+    "rehearsal": ["nothing"],
     "snapshot": ["nothing"],
     "schedule": ["hourly", "daily"],
     "pool": ["default", "fast", "nas"],

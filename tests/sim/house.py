@@ -23,6 +23,8 @@ from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
 from novacron.control.pools.prober import Prober
 from novacron.control.pools.service import ensure_default
+from novacron.control.rehearsals.service import RehearsalService
+from novacron.control.rehearsals.worker import RehearsalWorker
 from novacron.control.room import Room
 from novacron.control.snapshots.keeper import Keeper
 from novacron.control.snapshots.service import SnapshotService
@@ -70,6 +72,7 @@ class House:
         self.surveyor = Surveyor(records, self.room, self.planner)
         self.migrations = MigrationService(records, self.room, clock, self.planner)
         self.bulk = BulkMigrationService(records, self.room, clock, self.surveyor)
+        self.rehearsals = RehearsalService(records, self.room, clock, self.migrations, POOL_ID)
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._written: dict[str, int] = {}  # by VM: what its guest wrote last, on disks that nodes do not share
         self._local_pool = self._other_pool = ""
@@ -79,6 +82,7 @@ class House:
             "reconciler": lambda: Reconciler(self.records, self.cluster, self.clock),
             "conductor": lambda: Conductor(self.records, self.cluster, self.clock),
             "bulk": lambda: BulkWorker(self.records, self.room, self.migrations, self.surveyor, self.clock),
+            "rehearsals": lambda: RehearsalWorker(self.records, self.cluster, self.clock),
             "weaver": self._weaver,
             "volumes": lambda: VolumeWorker(self.records, self.cluster, self.clock),
             "prober": self._prober,
@@ -360,7 +364,7 @@ async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0, nodes: st
         await cluster.start()
         for worker in (
             *("reconciler", "conductor", "bulk", "health"),
-            *("weaver", "volumes", "prober", "snapshots", "schedules"),
+            *("weaver", "volumes", "prober", "snapshots", "schedules", "rehearsals"),
         ):
             made.start_worker(worker)
         yield made

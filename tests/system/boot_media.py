@@ -21,6 +21,13 @@ def bios_program(word: str, folder: Path) -> bytes:
     return _assembled(_HERE / "boot_bios.S", 0x7C00, folder) + _said(word)
 
 
+def ticking_program(folder: Path, *, once: bool = False, twin: bool = False) -> bytes:
+    """What BIOS starts, and that ticks (see boot_ticks.S). once: it wipes what it was started from; twin: it writes to
+    two disks, one after the other, as fast as it can.
+    """
+    return _assembled(_HERE / "boot_ticks.S", 0x7C00, folder) + bytes([once, twin])
+
+
 def uefi_program(word: str, folder: Path) -> bytes:
     """What UEFI starts: an x86-64 application."""
     return (_assembled(_HERE / "boot_uefi.S", 0, folder) + _said(word)).ljust(0x400, b"\0")

@@ -17,8 +17,9 @@ from collections.abc import Awaitable
 import msgspec
 
 from novacron.agent.cold import Cold, bare
+from novacron.agent.copier import Copier, place_of
 from novacron.agent.drivers.base import Driver, Launch, ProgressListener
-from novacron.agent.drivers.handoff import Departure, DiskReception, Reception
+from novacron.agent.drivers.handoff import Departure, Reception
 from novacron.agent.examiner import Examiner
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.machines import Machines
@@ -60,6 +61,7 @@ class Mover:
         self.examiner = Examiner(ledger, provisioner, driver, machines)
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
         self.rehouse = Rehouse(ledger, provisioner, driver, self.cold, self._teller)
+        self.copier = Copier(ledger, driver, self._teller)
         self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
 
     # -- target --------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ class Mover:
                 await self._ledger.put(leaving)
         tell = self._teller(args.migration_id)
         copied = await self._driver.copy_disks(
-            args.vm_id, args.migration_id, _place(args.to), args.volumes, args.goals, tell
+            args.vm_id, args.migration_id, place_of(args.to), args.volumes, args.goals, tell
         )
         return wire.DisksCopied(copied_bytes=copied)
 
@@ -377,7 +379,3 @@ def _never_continued(seen: MachineReport | None, generation: int) -> bool:
     """Whether what was to be taken over certainly never ran: it has that generation before it is told to."""
     stands = seen is not None and (seen.status is MachineStatus.INCOMING or seen.status in ENDED)
     return seen is not None and stands and seen.generation < generation
-
-
-def _place(at: wire.DisksAt) -> DiskReception:
-    return DiskReception(host=at.host, port=at.port, key_hex=at.key_hex, layered=at.layered)

@@ -44,6 +44,8 @@ def table(
         "migration.copy_here": mover.rehouse.copy_here,
         "migration.pivot": mover.rehouse.pivot,
         "migration.tidy": mover.rehouse.tidy,
+        "rehearsal.copy_out": mover.copier.copy_out,
+        "rehearsal.drop_copy": mover.copier.drop_copy,
         "migration.send": mover.send,
         "migration.halt": mover.cold.halt,
         "migration.open_postcopy": mover.postcopy.open_postcopy,

@@ -9,6 +9,7 @@ import click
 
 from novacron.cli.complete import names
 from novacron.cli.options import TIME, asks, prints, selects
+from novacron.cli.rehearsal import rehearsal, rehearse
 from novacron.cli.session import Session
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def watch(session: Session, migration: str, timeout_s: float) -> None:
 
     with session.connect() as nova:
         follow(session, nova, migration, timeout_s)
+
+
+migration.add_command(rehearse)
+migration.add_command(rehearsal)
 
 
 def _columns() -> list[Column[Migration]]:

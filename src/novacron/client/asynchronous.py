@@ -48,6 +48,7 @@ from novacron.wire.stream import Resync, Subscribe, ToClient
 
 if TYPE_CHECKING:
     from novacron.client.bulk_migrations import BulkMigration
+    from novacron.client.rehearsals import Rehearsal
     from novacron.client.volumes import Volume
 
 T = TypeVar("T")
@@ -236,6 +237,21 @@ class AsyncClient:
         wait, goal = self._wait(deadline_s), goals.bulk_migration_is_final()
         await self._run(wait.until(ObjectType.BULK_MIGRATION, bulk_migrations.get, bulk_id, goal, on_update))
         return await self.do(bulk_migrations.get(bulk_id))
+
+    async def wait_rehearsal(
+        self,
+        rehearsal_id: str,
+        *,
+        deadline_s: float = 86400.0,
+        on_update: Callable[[Rehearsal], None] = lambda _: None,
+    ) -> Rehearsal:
+        """The rehearsal once it has ended, well or not. :raise DeadlineExceeded, NotFound: as wait_vm."""
+        from novacron.client import rehearsals  # here: most programs rehearse nothing
+
+        wait, goal = self._wait(deadline_s), goals.rehearsal_is_final()
+        return await self._run(
+            wait.until(ObjectType.MIGRATION_REHEARSAL, rehearsals.get, rehearsal_id, goal, on_update)
+        )
 
     async def wait_snapshot(
         self, snapshot_id: str, *, deadline_s: float = 3600.0, on_update: Callable[[Snapshot], None] = lambda _: None

@@ -15,6 +15,7 @@ from novacron.errors import NovaCronError, Reason, StateConflict, from_data
 
 if TYPE_CHECKING:
     from novacron.client.bulk_migrations import BulkMigration
+    from novacron.client.rehearsals import Rehearsal
     from novacron.client.volumes import Volume
 
 T = TypeVar("T")
@@ -117,6 +118,11 @@ def migration_is_final() -> Goal[Migration]:
 def bulk_migration_is_final() -> Goal[BulkMigration]:
     """The bulk migration has ended, well or not: its `state` and its entries say how."""
     return Goal("at its end", lambda bulk: bulk.is_final)
+
+
+def rehearsal_is_final() -> Goal[Rehearsal]:
+    """The rehearsal has ended, well or not: its `state` and its verdict say how."""
+    return Goal("at its end", lambda rehearsal: rehearsal.is_final)
 
 
 def image_file_is_there(role: str) -> Goal[Image]:

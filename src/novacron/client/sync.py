@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
 
     from novacron.client.bulk_migrations import BulkMigration
+    from novacron.client.rehearsals import Rehearsal
     from novacron.client.volumes import Volume
     from novacron.client.waiting import Wait
     from novacron.clock import Clock
@@ -237,6 +238,19 @@ class Client:
         wait, goal = self._wait(deadline_s), goals.bulk_migration_is_final()
         self._run(wait.until(ObjectType.BULK_MIGRATION, bulk_migrations.get, bulk_id, goal, on_update))
         return self.do(bulk_migrations.get(bulk_id))
+
+    def wait_rehearsal(
+        self,
+        rehearsal_id: str,
+        *,
+        deadline_s: float = 86400.0,
+        on_update: Callable[[Rehearsal], None] = lambda _: None,
+    ) -> Rehearsal:
+        """The rehearsal once it has ended, well or not. :raise DeadlineExceeded, NotFound: as wait_vm."""
+        from novacron.client import rehearsals  # here: most programs rehearse nothing
+
+        wait, goal = self._wait(deadline_s), goals.rehearsal_is_final()
+        return self._run(wait.until(ObjectType.MIGRATION_REHEARSAL, rehearsals.get, rehearsal_id, goal, on_update))
 
     def wait_snapshot(
         self, snapshot_id: str, *, deadline_s: float = 3600.0, on_update: Callable[[Snapshot], None] = lambda _: None

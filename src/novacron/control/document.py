@@ -47,6 +47,7 @@ TAGS = {
     "migrations": "Moves of machines: planned before, step by step, with what was measured beside what was predicted.",
     "migration policies": "Goals of migrations under a name, for the VMs that their labels select, or for all.",
     "bulk migrations": "Many moves within limits: planned before, paused, resumed, cancelled; nodes emptied.",
+    "migration rehearsals": "Copies of VMs booted on other nodes and on networks of their own, looked at, deleted.",
     "server": "The server itself.",
 }
 

@@ -54,6 +54,10 @@ from novacron.control.pools.prober import Prober
 from novacron.control.pools.routes import router as pool_routes
 from novacron.control.pools.service import PoolService, ensure_default
 from novacron.control.pools.view import PoolView
+from novacron.control.rehearsals.routes import router as rehearsal_routes
+from novacron.control.rehearsals.service import RehearsalService
+from novacron.control.rehearsals.view import RehearsalView
+from novacron.control.rehearsals.worker import RehearsalWorker
 from novacron.control.room import Room
 from novacron.control.snapshots.keeper import Keeper
 from novacron.control.snapshots.routes import router as snapshot_routes
@@ -70,6 +74,7 @@ from novacron.control.store.records import (
     NODES,
     POLICIES,
     POOLS,
+    REHEARSALS,
     SCHEDULES,
     SECURITY_GROUPS,
     SNAPSHOTS,
@@ -187,7 +192,7 @@ def application(
 ) -> FastAPI:
     """The web application on these parts; `doors`: paths for agents, with a secret of their own. It starts nothing."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
-    moving, moving_views = _moving(records, room, lines, clock)
+    moving, moving_views = _moving(records, room, lines, clock, pool_id)
     image_view, template_view = ImageView(records), TemplateView(records)
     pool_view, volume_view = PoolView(records, pool_id), VolumeView(records)
     views: dict[str, View] = {
@@ -235,21 +240,26 @@ def application(
     )
 
 
-def _moving(records: Records, room: Room, lines: Lines, clock: Clock) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
-    """What is asked of migrations, one and many, and their policies, and how they are shown."""
+def _moving(
+    records: Records, room: Room, lines: Lines, clock: Clock, pool_id: str
+) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
+    """What is asked of migrations, one and many, of rehearsals and policies, and how they are shown."""
     planner = Planner(records, room, lines, clock)
     service = MigrationService(records, room, clock, planner)
     bulk = BulkMigrationService(records, room, clock, Surveyor(records, room, planner))
     view, policy_view, bulk_view = MigrationView(records), PolicyView(records), BulkMigrationView(records)
+    rehearsals, rehearsal_view = RehearsalService(records, room, clock, service, pool_id), RehearsalView(records)
     routers = (
         migration_routes(records, service, view),
         policy_routes(records, PolicyService(records, room, clock), policy_view),
         bulk_routes(records, bulk, bulk_view),
+        rehearsal_routes(records, rehearsals, rehearsal_view),
     )
     views: dict[str, View] = {
         MIGRATIONS.prefix: view.data,
         POLICIES.prefix: policy_view.data,
         BULK_MIGRATIONS.prefix: bulk_view.data,
+        REHEARSALS.prefix: rehearsal_view.data,
     }
     return routers, views
 
@@ -290,6 +300,7 @@ def workers(
         "reconciler": Reconciler(records, lines, clock, distribution).run,
         "conductor": Conductor(records, lines, clock, distribution, config.migrations_per_node).run,
         "bulk_migrations": bulk_worker(config, records, lines, clock).run,
+        "rehearsals": RehearsalWorker(records, lines, clock, distribution).run,
         "weaver": weaver.run,
         "health": Health(records, lines, clock).run,
         "prober": prober.run,

@@ -61,6 +61,7 @@ class TaskKind(StrEnum):
     ADJUST = "adjust"  # make what runs as the spec now says
     SNAPSHOT = "snapshot"  # take or delete a snapshot; the snapshot's record says which
     REVERT = "revert"  # go back to a snapshot
+    REHEARSE = "rehearse"  # have its disks copied for a rehearsal; the rehearsal's record says which
     PARK = "park"  # keep its memory for copies, and end it
 
 

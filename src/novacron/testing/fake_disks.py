@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -58,6 +59,21 @@ async def copied(
                 machine.mirrors[disk.volume_id] = there[disk.volume_id]
                 fake_snapshots.write(there[disk.volume_id], fake_snapshots.read(_path(disk)).content)
     return sum(disk.size_bytes for disk in machine.launch.spec.disks if disk.volume_id in volume_ids)
+
+
+async def copied_out(
+    world: FakeWorld, host: FakeHost, machine: FakeMachine, to: DiskReception, exports: Mapping[str, str]
+) -> int:
+    """As Driver.copy_out."""
+    await world.clock.sleep(world.transfer_s)
+    found = world.filled_at(to)
+    if found is None or world.is_cut(found[0].name, host.name) or machine.report.status in ENDED:
+        raise MigrationFailed("its disks could not be copied; the machine runs on")
+    there = {disk.volume_id: _path(disk) for disk in found[1].launch.disks if disk.volume_id in found[1].receives}
+    here = {disk.volume_id: _path(disk) for disk in machine.launch.disks}
+    for volume_id, name in exports.items():
+        fake_snapshots.write(there[name], fake_snapshots.read(here[volume_id]).content)
+    return sum(disk.size_bytes for disk in machine.launch.spec.disks if disk.volume_id in exports)
 
 
 def finished(world: FakeWorld, machine: FakeMachine, migration_id: str, volume_ids: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ is done; `host.crash(vm_id)`, `host.power_off(vm_id)`, `host.reboot()`; `world.c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -257,6 +258,33 @@ class FakeDriver:
         self._life.check()
         self._trouble("copy_here", after=True)
         return copied
+
+    async def copy_out(
+        self,
+        vm_id: str,
+        rehearsal_id: str,
+        to: DiskReception,
+        exports: Mapping[str, str],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        del goals, progress
+        self._trouble("copy_out", after=False)
+        machine = self._get(vm_id)
+        machine.copying_out = rehearsal_id
+        copied = await fake_disks.copied_out(self._world, self._host, machine, to, exports)
+        self._life.check()
+        if machine.copying_out != rehearsal_id:
+            raise MigrationFailed("the copying of its disks was called off")
+        self._trouble("copy_out", after=True)
+        return copied
+
+    async def drop_copy(self, vm_id: str, rehearsal_id: str) -> None:
+        self._trouble("drop_copy", after=False)
+        machine = self._host.machines.get(vm_id)
+        if machine is not None and machine.copying_out == rehearsal_id:
+            machine.copying_out = ""
+        self._trouble("drop_copy", after=True)
 
     async def pivot(self, vm_id: str, migration_id: str, wanted: MachineSpec) -> MachineReport:
         self._trouble("pivot", after=False)

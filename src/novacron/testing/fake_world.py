@@ -47,6 +47,7 @@ class FakeMachine:
     new_files: dict[str, DiskFile] = dataclasses.field(default_factory=dict)
     mirrors: dict[str, Path] = dataclasses.field(default_factory=dict)
     copied: str = ""
+    copying_out: str = ""  # the rehearsal that reads its disks
     ignores_shutdown: bool = False
     keeps: tuple[str, ...] = ()  # ids of devices its guest does not let go of
     memory: str = ""  # what its guest remembers

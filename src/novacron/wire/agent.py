@@ -223,6 +223,24 @@ class DisksCopied(msgspec.Struct, frozen=True, kw_only=True):
     copied_bytes: int
 
 
+class CopyOut(MachineVerb, frozen=True, kw_only=True):
+    """(source) Copy its disks for a rehearsal's machine, while it runs on and stays this node's own. → DisksCopied
+
+    exports: by volume, what its copy is called there.
+    """
+
+    rehearsal_id: str
+    to: DisksAt
+    exports: dict[str, str]
+    bandwidth_bytes_per_s: int = 0
+
+
+class DropCopy(MachineVerb, frozen=True, kw_only=True):
+    """(source) End that copying at whatever moment. Nothing of it here: fine. → None"""
+
+    rehearsal_id: str
+
+
 class Measure(MachineVerb, frozen=True, kw_only=True):
     """(source) How much it writes, and what it holds of its memory. Takes a second, changes nothing. → Measurement"""
 
@@ -396,6 +414,8 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "migration.copy_here": CopyHere,
     "migration.pivot": Pivot,
     "migration.tidy": Tidy,
+    "rehearsal.copy_out": CopyOut,
+    "rehearsal.drop_copy": DropCopy,
     "migration.measure": Measure,
     "migration.send": Send,
     "migration.halt": Halt,

@@ -6,7 +6,7 @@ A driver knows processes and monitors, no generations, no storage pools and no c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -291,6 +291,29 @@ class Driver(Protocol):
 
         :raise MigrationFailed: a disk could not be copied; the machine runs on with those it has.
         """
+        ...
+
+    async def copy_out(
+        self,
+        vm_id: str,
+        rehearsal_id: str,
+        to: DiskReception,
+        exports: Mapping[str, str],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        """(source) Copy its disks for another machine, which waits with disks to be filled; it runs on all the while.
+
+        exports: by volume, what the copy is called there. One disk is copied when this returns, as it was at that
+        moment; several are alike, and stay so until the target takes over, which makes them copies of one moment.
+        `drop_copy` ends it at whatever moment. Joins a copy under way. The bytes that were copied.
+
+        :raise MigrationFailed: a disk could not be copied; the machine runs on.
+        """
+        ...
+
+    async def drop_copy(self, vm_id: str, rehearsal_id: str) -> None:
+        """(source) Nothing of `copy_out` is left. None, or ended: fine."""
         ...
 
     async def pivot(self, vm_id: str, migration_id: str, wanted: MachineSpec) -> MachineReport:

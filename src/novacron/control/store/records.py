@@ -30,6 +30,7 @@ from novacron.model.network import Network, SecurityGroup
 from novacron.model.node import Node
 from novacron.model.policy import Policy
 from novacron.model.pool import Pool
+from novacron.model.rehearsal import Rehearsal
 from novacron.model.snapshot import Schedule, Snapshot
 from novacron.model.template import Template
 from novacron.model.vm import Vm
@@ -102,9 +103,10 @@ SCHEDULES: Kind[Schedule] = Kind("schedules/", Schedule, ObjectType.SCHEDULE, na
 TEMPLATES: Kind[Template] = Kind("templates/", Template, ObjectType.TEMPLATE, named=True)
 POLICIES: Kind[Policy] = Kind("migration_policies/", Policy, ObjectType.MIGRATION_POLICY, named=True)
 BULK_MIGRATIONS: Kind[BulkMigration] = Kind("bulk_migrations/", BulkMigration, ObjectType.BULK_MIGRATION, named=False)
+REHEARSALS: Kind[Rehearsal] = Kind("migration_rehearsals/", Rehearsal, ObjectType.MIGRATION_REHEARSAL, named=False)
 KINDS: tuple[Kind[Any], ...] = (
     VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES, TEMPLATES,
-    POLICIES, BULK_MIGRATIONS,
+    POLICIES, BULK_MIGRATIONS, REHEARSALS,
 )  # fmt: skip
 
 

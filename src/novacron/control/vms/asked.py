@@ -11,6 +11,7 @@ from typing import NoReturn
 import msgspec
 
 from novacron.errors import Busy, Reason, StateConflict, Unsupported
+from novacron.model import rehearsal
 from novacron.model.machine import ENDED, MachineStatus
 from novacron.model.vm import Desired, Task, TaskKind, Vm, running_spec, state_of, status_of
 
@@ -113,14 +114,16 @@ def check_free(vm: Vm, verb: str) -> None:
     if vm.desired is Desired.DELETED:
         raise _conflict(vm, verb, "not being deleted", "")
     if vm.migration_id:
+        what = "rehearsal" if vm.labels.get(rehearsal.LABEL) == vm.migration_id else "migration"
+        cancel = "migration rehearsal cancel" if what == "rehearsal" else "migration cancel"
         raise Busy(
-            f"cannot {verb} {vm.name}: migration {vm.migration_id} holds it",
+            f"cannot {verb} {vm.name}: {what} {vm.migration_id} holds it",
             [
                 Reason(
                     "vm.migrating",
-                    "a migration holds it",
+                    f"a {what} holds it",
                     subject=vm.migration_id,
-                    remedy=f"wait until it has ended, or: novacron migration cancel {vm.migration_id}",
+                    remedy=f"wait until it has ended, or: novacron {cancel} {vm.migration_id}",
                 )
             ],
         )

@@ -18,6 +18,12 @@ from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, VmSpec
 GUEST_SHUTDOWN = "guest_shutdown"
 """The reason in a report when the guest powered itself off."""
 
+OTHERS = frozenset({TaskKind.SNAPSHOT, TaskKind.REVERT, TaskKind.REHEARSE})
+"""Tasks that hold the VM while workers of their own do them."""
+
+BESIDE = frozenset({TaskKind.ADJUST, TaskKind.SNAPSHOT, TaskKind.REHEARSE})
+"""Tasks that do not end a machine: an end seen meanwhile is one that nobody asked for."""
+
 
 class Start(msgspec.Struct, frozen=True):
     """Boot it on its node."""
@@ -68,7 +74,7 @@ def next_action(vm: Vm) -> Action | None:
 
     Work is done only while a task is recorded: a machine that ended by itself is not started again and again.
     """
-    if vm.migration_id or vm.node_lost or vm.task is None or vm.task.kind in (TaskKind.SNAPSHOT, TaskKind.REVERT):
+    if vm.migration_id or vm.node_lost or vm.task is None or vm.task.kind in OTHERS:
         return None
     status = status_of(vm)
     if vm.desired is Desired.DELETED:
@@ -117,7 +123,7 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
         vm = msgspec.structs.replace(vm, parent_id="")
     if more_let_go and report.status is before:
         return hardware.look_again(vm, f"{vm.id}-{report.let_go}", now)
-    if report.status is before or (vm.task is not None and vm.task.kind not in (TaskKind.ADJUST, TaskKind.SNAPSHOT)):
+    if report.status is before or (vm.task is not None and vm.task.kind not in BESIDE):
         return vm
     if report.status is MachineStatus.STOPPED and vm.desired is not Desired.DELETED:
         return msgspec.structs.replace(vm, desired=Desired.STOPPED, problem=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -62,6 +62,44 @@ async def copied(
         progress(Progress(at=at, disk_total_bytes=seen.total_bytes, disk_copied_bytes=seen.done_bytes))
 
     return (await mirror.ready(machine, volume_ids, tell, features, stall_s)).done_bytes
+
+
+async def begin_copy(machine: Machine, order: Order, exports: Mapping[str, str]) -> None:
+    """Have QEMU copy its disks for another machine, unless it does. exports: by volume, its name at the target.
+
+    A single disk is copied behind the guest's back: its writes never wait. Several are kept alike once they are, since
+    only so there is one moment at which the target can close the door behind all of them.
+
+    :raise MigrationFailed: it could not begin; nothing of it is left.
+    """
+    record, spec = machine.record, machine.record.spec
+    tls.write(machine.run_dir, order.migration_id, order.to.key_hex, record.uid, record.gid)
+    await mirror.begin(
+        machine,
+        order.migration_id,
+        order.to,
+        order.volume_ids,
+        order.features,
+        {disk.volume_id for disk in spec.disks if disk.backing_digest} if spec else set(),
+        order.goals.bandwidth_bytes_per_s,
+        exports=exports,
+        behind=len(order.volume_ids) == 1,
+    )
+
+
+async def end_copy(machine: Machine, volume_ids: Sequence[str]) -> None:
+    """A single disk's copy is as the disk is at this moment, on its storage; several are left to the target's cut.
+
+    :raise MigrationFailed: it may lack something.
+    """
+    if len(volume_ids) == 1:
+        await mirror.finish(machine, volume_ids)
+
+
+async def drop_copy(machine: Machine) -> None:
+    """Nothing of a copy for another machine is left, nor its key. None, or ended: fine."""
+    await drop(machine)
+    tls.erase(machine.run_dir)
 
 
 async def finish(machine: Machine, migration_id: str, volume_ids: tuple[str, ...]) -> None:

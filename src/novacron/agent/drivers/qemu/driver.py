@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, ProgressListener, ReportListener, Taken
@@ -204,6 +205,30 @@ class QemuDriver:
         await self._fleet.run(vm_id, "copy_here", disks.begin_here(machine, files, goals, found.features))
         volume_ids = [file.volume_id for file in files]
         return await disks.copied(machine, volume_ids, found.features, progress, self._fleet.stall_s)
+
+    async def copy_out(
+        self,
+        vm_id: str,
+        rehearsal_id: str,
+        to: DiskReception,
+        exports: Mapping[str, str],
+        goals: Goals,
+        progress: ProgressListener,
+    ) -> int:
+        """As the contract says. A caller that leaves does not end the copy: `drop_copy` does."""
+        machine = self._fleet.expect(vm_id)
+        _, found, *_ = await self._fleet.facts()
+        volume_ids = tuple(exports)
+        order = disks.Order(rehearsal_id, to, volume_ids, goals, found.features)
+        await self._fleet.run(vm_id, "copy_out", disks.begin_copy(machine, order, exports))
+        later = found.features if len(volume_ids) > 1 else ()  # writes to a single disk wait for nothing at no time
+        copied = await disks.copied(machine, volume_ids, later, progress, self._fleet.stall_s)
+        await self._fleet.run(vm_id, "copy_out", disks.end_copy(machine, volume_ids))
+        return copied
+
+    async def drop_copy(self, vm_id: str, rehearsal_id: str) -> None:  # noqa: ARG002  (the VM's task says whose)
+        if vm_id in self._fleet.machines:
+            await self._fleet.ask(vm_id, "drop_copy", disks.drop_copy, pushes=True)
 
     async def pivot(self, vm_id: str, migration_id: str, wanted: MachineSpec) -> MachineReport:
         return await self._fleet.ask(vm_id, "pivot", lambda machine: disks.pivot(machine, migration_id, wanted))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -100,11 +100,16 @@ async def begin(
     features: Collection[str],
     layered: Collection[str],
     bytes_per_s: int = 0,
+    *,
+    exports: Mapping[str, str] | None = None,
+    behind: bool = False,
 ) -> None:
     """Begin to mirror, or find it begun. The migration's key lies in the machine's directory (`tls.write`).
 
     layered: volumes that are children of an image here: where they are children of the same one there, only what is
-    their own is copied. bytes_per_s: at most so much of all of them together; 0: as it goes.
+    their own is copied. bytes_per_s: at most so much of all of them together; 0: as it goes. exports: what a volume is
+    called there, if not as here. behind: the guest's writes never wait for the target's; else they do from the moment
+    QEMU can keep both alike.
 
     :raise MigrationFailed: it could not begin; nothing of it is left.
     """
@@ -118,21 +123,22 @@ async def begin(
         nodes = await disk_nodes(monitor)
         for volume_id in missing:
             node, target = nodes[volume_id], NBD_NODE + node_of(volume_id)[1:]
-            await monitor.execute("blockdev-add", _remote(volume_id, target, to))
-            own_part = volume_id in layered and volume_id in to.layered
+            there = (exports or {}).get(volume_id, volume_id)
+            await monitor.execute("blockdev-add", _remote(there, target, to))
+            own_part = volume_id in layered and there in to.layered
             speed = bytes_per_s // len(volume_ids)
-            await start(monitor, volume_id, node, target, features, own_part=own_part, bytes_per_s=speed)
+            await start(monitor, volume_id, node, target, features, own_part=own_part, bytes_per_s=speed, behind=behind)
     except DriverError as wrong:
         await drop(machine)
         raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
 
 
-def _remote(volume_id: str, node: str, to: DiskReception) -> dict[str, object]:
+def _remote(export: str, node: str, to: DiskReception) -> dict[str, object]:
     return {
         "driver": "nbd",
         "node-name": node,
         "server": {"type": "inet", "host": to.host, "port": str(to.port)},
-        "export": volume_id,
+        "export": export,
         "tls-creds": KEY_ID,
         "open-timeout": OPEN_TIMEOUT_S,
         "detect-zeroes": "unmap",
@@ -150,10 +156,11 @@ async def start(
     own_part: bool,
     bytes_per_s: int,
     finalize: bool = True,
+    behind: bool = False,
 ) -> None:
     """Mirror the node into the target, which is open. own_part: not what lies below them, which is the same.
 
-    finalize: it ends as soon as it is told to; else it waits to be told so once more.
+    finalize: it ends as soon as it is told to; else it waits to be told so once more. behind: see `begin`.
 
     :raise MonitorFailed: it could not begin; the target is closed.
     """
@@ -164,7 +171,7 @@ async def start(
         "device": node,
         "target": target,
         "sync": "top" if own_part else "full",
-        "copy-mode": "background" if late else "write-blocking",
+        "copy-mode": "background" if late or behind else "write-blocking",
         "speed": bytes_per_s,
         "on-source-error": "report",
         "on-target-error": "report",
