@@ -44,9 +44,16 @@ class Waiting(FakeDriver):
         self._path = path
 
     async def accept(
-        self, launch: Launch, migration_id: str, host: str, receives: tuple[str, ...] = (), *, proxied: bool = False
+        self,
+        launch: Launch,
+        migration_id: str,
+        host: str,
+        receives: tuple[str, ...] = (),
+        *,
+        proxied: bool = False,
+        paused: bool = False,
     ) -> Reception:
-        del launch, migration_id, host
+        del launch, migration_id, host, paused
         assert proxied
         return Reception(socket=self._path)
 

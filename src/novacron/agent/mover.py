@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
+from novacron.agent.carry import Carry
 from novacron.agent.cold import Cold, bare
 from novacron.agent.drivers.base import Driver, Launch, ProgressListener
 from novacron.agent.drivers.handoff import Departure, DiskReception, Reception
@@ -58,6 +59,7 @@ class Mover:
         self._announce = announce
         self._travel = travel or StayAtHome()
         self.examiner = Examiner(ledger, provisioner, driver, machines)
+        self.carry = Carry(ledger, provisioner, driver)
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
         self.rehouse = Rehouse(ledger, provisioner, driver, self.cold, self._teller)
         self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
@@ -78,6 +80,8 @@ class Mover:
             again = await self._clear_for(before, migration_id)
             if not again:
                 await self._provisioner.check_absent(spec, args.receives)
+                if args.belongings:
+                    await self._provisioner.check_no_belongings(spec.vm_id)
             incoming = Holding(
                 vm_id=spec.vm_id,
                 generation=spec.generation,
@@ -87,15 +91,16 @@ class Mover:
                 boot_id=self._machines.boot_id,
                 boots=args.boots,
                 received=args.receives,
+                belongings=args.belongings,
             )
             if args.boots and not again:
                 await self._ledger.put(incoming)
                 await self.cold.rehearse(spec, args.receives)
             if args.boots and not args.receives:
                 return wire.ReceptionAt(host="", port=0, key_hex="")
-            return await self._listen(incoming, args.proxy, again=again)
+            return await self._listen(incoming, args, again=again)
 
-    async def _listen(self, incoming: Holding, proxy: wire.Proxy | None, *, again: bool) -> wire.ReceptionAt:
+    async def _listen(self, incoming: Holding, args: wire.Accept, *, again: bool) -> wire.ReceptionAt:
         """Started and waiting, or found so. After a failure nothing of it is left, nor a volume that was to be filled
         (undone in reverse: its floor stays).
         """
@@ -103,14 +108,16 @@ class Mover:
         received = incoming.received
 
         async def listen(launch: Launch) -> wire.ReceptionAt:
-            return await self._proxies.accept(self._driver, launch, incoming.migration_id, proxy, received)
+            return await self._proxies.accept(
+                self._driver, launch, incoming.migration_id, args.proxy, received, paused=args.paused
+            )
 
         if again:
             return await listen(await self._provisioner.prepare(spec, Undo(), fresh=received))
         async with Undo() as undo:
             gone = Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.GONE)
             undo.add("forget it", lambda: self._ledger.put(gone))
-            undo.add("delete its volumes", lambda: self._provisioner.remove_volumes(received, spec))
+            undo.add("delete its copies", lambda: self._remove_copies(incoming))
             undo.add("close its proxy", lambda: self._proxies.end(incoming.migration_id))
             await self._ledger.put(incoming)
             reception = await self._provisioner.boot(spec, listen, fresh=received)
@@ -125,7 +132,7 @@ class Mover:
             if before.migration_id == migration_id and alive:
                 return True
             await self._driver.discard(before.vm_id, before.migration_id)
-            await self._provisioner.remove_volumes(before.received, before.spec)
+            await self._remove_copies(before)
         elif alive:
             status = seen.status if seen else MachineStatus.UNKNOWN
             raise StateConflict.of(f"machine {before.vm_id}", status, sorted(ENDED), "accept")
@@ -157,7 +164,9 @@ class Mover:
             if holding.boots:
                 if holding.role is Role.INCOMING:
                     await self._driver.settle(args.vm_id, args.migration_id)  # what took in its disks
-                return await self._boot(holding, msgspec.structs.replace(owned, ended=None, received=()))
+                return await self._boot(
+                    holding, msgspec.structs.replace(owned, ended=None, received=(), belongings=False)
+                )
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
                 await self._travel.arriving(spec, args.flows)
@@ -170,8 +179,8 @@ class Mover:
                 raise
             finally:
                 await writing
-            if owned.received:
-                await self._ledger.put(msgspec.structs.replace(owned, received=()))
+            if owned.received or owned.belongings:
+                await self._ledger.put(msgspec.structs.replace(owned, received=(), belongings=False))
             await self._travel.arrived(spec)
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
         return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
@@ -193,6 +202,8 @@ class Mover:
         if holding is None or holding.role is not Role.OWNED:
             raise NotFound(f"machine {args.vm_id} is not this node's own")
         report = await self._driver.verify(args.vm_id)
+        if holding.spec is not None:  # after this the source's may be deleted
+            await self._provisioner.flush_belongings(holding.spec)
         await self._proxies.end(args.migration_id)
         return msgspec.structs.replace(report, generation=holding.generation)
 
@@ -219,7 +230,7 @@ class Mover:
             if holding.migration_id == args.migration_id or (seen and seen.migration_id == args.migration_id):
                 await self._driver.discard(args.vm_id, args.migration_id)
                 await self._proxies.end(args.migration_id)
-                await self._provisioner.remove_volumes(holding.received, holding.spec)
+                await self._remove_copies(holding)
                 await self._depart(holding)
 
     async def settle(self, args: wire.Settle) -> None:
@@ -312,6 +323,8 @@ class Mover:
             measured = await self._driver.release(args.vm_id, args.migration_id)
             figures = self._proxies.figured(args.migration_id, measured)
             await self._provisioner.remove_volumes(args.volumes, leaving.spec)
+            if args.belongings:
+                await self._provisioner.remove_belongings(args.vm_id)
             await self._depart(leaving, args.migration_id, figures)
             await self._proxies.end(args.migration_id)
         return figures
@@ -355,6 +368,12 @@ class Mover:
         return report
 
     # -- inside --------------------------------------------------------------------------------------------
+
+    async def _remove_copies(self, holding: Holding) -> None:
+        """What was made here for a machine that did not come."""
+        await self._provisioner.remove_volumes(holding.received, holding.spec)
+        if holding.belongings:
+            await self._provisioner.remove_belongings(holding.vm_id)
 
     async def _depart(self, holding: Holding, migration_id: str = "", figures: Figures | None = None) -> None:
         """Nothing of it runs here any more: clear away all but its volumes and the floor."""

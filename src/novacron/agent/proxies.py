@@ -106,12 +106,15 @@ class Proxies:
         migration_id: str,
         proxy: wire.Proxy | None,
         receives: tuple[str, ...] = (),
+        *,
+        paused: bool = False,
     ) -> wire.ReceptionAt:
         """Have the driver wait for a stream, behind a proxy where one is asked for. Asked again: the same answer.
 
-        receives: disks, which come by themselves, past any proxy.
+        receives: disks, which come by themselves, past any proxy. paused: it is to stand still there.
         """
-        reception = await driver.accept(launch, migration_id, self.host, receives, proxied=proxy is not None)
+        proxied = proxy is not None
+        reception = await driver.accept(launch, migration_id, self.host, receives, proxied=proxied, paused=paused)
         known = self._taken.get(migration_id)
         if known is not None and proxy is not None and not known.receiver.ended:
             return known.at

@@ -44,6 +44,8 @@ def table(
         "migration.copy_here": mover.rehouse.copy_here,
         "migration.pivot": mover.rehouse.pivot,
         "migration.tidy": mover.rehouse.tidy,
+        "migration.pack_belongings": mover.carry.pack,
+        "migration.unpack_belongings": mover.carry.unpack,
         "migration.send": mover.send,
         "migration.halt": mover.cold.halt,
         "migration.open_postcopy": mover.postcopy.open_postcopy,
