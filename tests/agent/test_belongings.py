@@ -41,6 +41,20 @@ def test_no_name_leads_elsewhere(tmp_path: Path) -> None:
     assert (victim / "kept").is_dir()
 
 
+def test_whether_anything_is_there_and_that_it_is_on_the_disk(tmp_path: Path) -> None:
+    root = tmp_path / "machines"
+    assert not belongings.is_there(root, VM)
+    belongings.flush(root, VM)
+    path = belongings.make(root, VM, None)
+    assert not belongings.is_there(root, VM)
+    (path / "vars.fd").write_bytes(b"x")
+    (path / "trap").symlink_to("/nowhere")
+    (path / "tpm").mkdir()
+    os.mkfifo(path / "tpm" / "pipe")
+    belongings.flush(root, VM)  # neither waits for anybody nor follows anything
+    assert belongings.is_there(root, VM)
+
+
 def test_only_those_who_need_it_have_one() -> None:
     assert not belongings.needed(SPEC)
     uefi = MachineSpec(vm_id=VM, generation=1, vcpus=1, memory_mib=64, firmware=Firmware.UEFI)

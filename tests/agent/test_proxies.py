@@ -52,8 +52,9 @@ class Waiting(FakeDriver):
         *,
         proxied: bool = False,
         channels: int = 1,
+        paused: bool = False,
     ) -> Reception:
-        del launch, migration_id, host, receives, channels
+        del launch, migration_id, host, receives, channels, paused
         assert proxied
         return Reception(socket=self._path)
 

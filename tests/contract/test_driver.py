@@ -456,6 +456,22 @@ async def test_a_machine_moves(bed: Bed) -> None:
     assert came.statuses[-1] is S.RUNNING
 
 
+async def test_a_paused_machine_moves_and_does_not_run(bed: Bed) -> None:
+    vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
+    source, target = bed.one.agent(), bed.other.agent()
+    await source.start(bed.one.launch(vm_id))
+    await source.pause(vm_id)
+    to = await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK, paused=True)
+    came = Heard(target)
+    await source.send(vm_id, migration_id, to, bed.quick(), nothing)
+    for _ in range(2):
+        assert (await target.take_over(vm_id, migration_id, 2)).report.status is S.PAUSED
+    assert (await target.verify(vm_id)).status is S.PAUSED
+    await source.release(vm_id, migration_id)
+    assert S.RUNNING not in came.statuses
+    assert (await target.resume(vm_id)).status is S.RUNNING
+
+
 async def test_every_step_may_be_repeated(bed: Bed) -> None:
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     source, target = bed.one.agent(), bed.other.agent()

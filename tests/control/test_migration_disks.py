@@ -9,7 +9,7 @@ import msgspec
 from novacron.control.migrations.disks import DiskAt, Luggage, carried, luggage
 from novacron.control.scheduler.placement import Candidate
 from novacron.model.machine import Disk
-from novacron.model.node import Node, NodeState
+from novacron.model.node import Node, NodeFacts, NodeState
 from novacron.model.pool import Pool, PoolDriver, Reach
 from novacron.model.vm import Desired, Vm, VmSpec
 from novacron.model.volume import Place, Volume, alone, lies_in, swapped
@@ -53,9 +53,29 @@ def disk(volume_id: str, at: Pool, node: str = "", used: int = GIB) -> DiskAt:
     return DiskAt(disk=Disk(volume_id=volume_id, size_bytes=10 * GIB, pool_id=pool_id), volume=volume, pool=at)
 
 
-def candidate(node_id: str) -> Candidate:
+def candidate(node_id: str, own_pool: str = "") -> Candidate:
+    facts = NodeFacts(
+        hostname=node_id,
+        kernel="6.1",
+        architecture="x86_64",
+        boot_id="b",
+        cpu_model="qemu64",
+        cpu_flags=(),
+        cpu_count=2,
+        memory_mib=1024,
+        agent_version="1",
+        pool_ids=(own_pool,),
+    )
     return Candidate(
-        node=Node(id=node_id, name=node_id, state=NodeState.UP, state_since=NOW, created_at=NOW, updated_at=NOW),
+        node=Node(
+            id=node_id,
+            name=node_id,
+            state=NodeState.UP,
+            state_since=NOW,
+            created_at=NOW,
+            updated_at=NOW,
+            facts=facts if own_pool else None,
+        ),
     )
 
 
@@ -93,9 +113,23 @@ def test_a_pool_that_is_asked_for_is_where_it_goes() -> None:
     assert packed(disk("v", nas), v=nas).moves == ()
 
 
-def test_what_is_beside_the_disks_ties_it_to_its_own_pool() -> None:
-    assert packed(disk("v", pool("local"), "one"), belongings=True).own
-    assert not packed(disk("v", pool("local"), "one")).own
+def test_what_is_beside_the_disks_goes_from_one_own_pool_to_the_other() -> None:
+    here, same, other, none = (
+        candidate("one", "p"),
+        candidate("other", "p"),
+        candidate("other", "q"),
+        candidate("other"),
+    )
+
+    def found(to: Candidate, *, belongings: bool = True, unrecorded: bool = False) -> tuple[bool, bool]:
+        one = luggage((), {}, here, to, snapshots=0, belongings=belongings, unrecorded=unrecorded)
+        return one.belongings, one.own
+
+    assert found(other) == (True, False)
+    assert found(same) == found(here) == (False, False)
+    assert found(none) == (False, True)  # there is no place for it: the pool's own filter refuses the node
+    assert found(other, belongings=False) == (False, False)
+    assert found(other, unrecorded=True) == (True, True)  # a disk there that is not known ties it all the same
 
 
 def test_snapshots_and_room_are_reasons() -> None:

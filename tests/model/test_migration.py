@@ -15,6 +15,7 @@ from novacron.model.migration import (
     REASSIGNED,
     REBOOTED,
     STREAMED,
+    DiskMove,
     Do,
     Finish,
     Migration,
@@ -23,6 +24,7 @@ from novacron.model.migration import (
     Strategy,
     Undo,
     next_action,
+    steps_of,
 )
 from novacron.model.vm import Problem
 
@@ -102,6 +104,22 @@ def test_every_way_goes_on_from_any_record_and_can_be_taken_back_before_its_comm
             assert undone == [one.undo for one in reversed(begun)]
             assert taken_back.state is MigrationState.CANCELLED
         migration = machine.did(machine.began(migration, step, NOW), step, NOW)
+
+
+def test_what_belongs_to_it_is_copied_just_before_the_hand_over_where_memory_does_not_bring_it() -> None:
+    def names(way: str, *, paused: bool = False, disks: bool = False) -> list[str]:
+        moves = (DiskMove(volume_id="v", size_bytes=1, from_pool_id="p", to_pool_id="q"),) if disks else ()
+        migration = msgspec.structs.replace(fresh_by(way)[0], belongings=True, paused=paused, disks=moves)
+        return [step.name for step in steps_of(migration)]
+
+    copied = ["copy_belongings", COMMIT]
+    assert names("at rest") == ["accept", *copied, "settle", "release"]
+    assert names("at rest", disks=True) == ["accept", "copy_disks", "halt", *copied, "settle", "release"]
+    assert names("cold")[1:4] == ["halt", *copied]
+    assert names("live", paused=True, disks=True)[1:5] == ["copy_disks", "send", *copied]
+    assert names("hybrid", paused=True)[1:5] == ["send", *copied, "open_postcopy"]
+    for way in ("live", "warm", "postcopy"):
+        assert "copy_belongings" not in names(way)
 
 
 def test_a_post_copy_that_never_opened_gives_the_ownership_back() -> None:

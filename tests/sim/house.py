@@ -16,6 +16,7 @@ from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.bulk_migrations.worker import BulkWorker
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.decide import has_belongings, is_paused
 from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.service import MigrationService
 from novacron.control.networks.weaver import Weaver
@@ -34,7 +35,7 @@ from novacron.control.store.sqlite import SqliteStore
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
-from novacron.model.machine import ENDED, Disk, Nic
+from novacron.model.machine import ENDED, Disk, Firmware, Nic
 from novacron.model.migration import DiskMove, Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
 from novacron.model.pool import Pool, PoolDriver
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of, status_of
@@ -149,8 +150,10 @@ class House:
 
     # -- nouns ---------------------------------------------------------------------------------------------
 
-    async def running_vm(self, node: str = "a", *nics: Nic, local: bool = False) -> str:
-        """A VM that runs on the node, made the way the service makes one. local: its disk is on that node alone."""
+    async def running_vm(self, node: str = "a", *nics: Nic, local: bool = False, uefi: bool = False) -> str:
+        """A VM that runs on the node, made the way the service makes one. local: its disk is on that node alone. uefi:
+        it has variables, which go along where nodes have pools of their own, and no disk.
+        """
         now, volume_id = self.clock.wall(), self.records.new_id()
         pool_id = await self._local(volume_id, node) if local else ""
         image = Image(
@@ -159,7 +162,7 @@ class House:
             state=ImageState.READY,
             created_at=now,
             updated_at=now,
-            files=(ImageFile(role=FileRole.FIRMWARE, digest="0" * 64, size_bytes=65536),),
+            files=() if uefi else (ImageFile(role=FileRole.FIRMWARE, digest="0" * 64, size_bytes=65536),),
         )
         vm = Vm(
             id=self.records.new_id(),
@@ -167,8 +170,9 @@ class House:
             spec=VmSpec(
                 image_id=image.id,
                 memory_mib=64,
-                disks=(Disk(volume_id=volume_id, size_bytes=1 << 20, pool_id=pool_id),),
+                disks=() if uefi else (Disk(volume_id=volume_id, size_bytes=1 << 20, pool_id=pool_id),),
                 nics=nics,
+                firmware=Firmware.UEFI if uefi else Firmware.AUTO,
             ),
             desired=Desired.RUNNING,
             task=Task(id=self.records.new_id(), kind=TaskKind.CREATE, requested_at=now),
@@ -218,6 +222,8 @@ class House:
             kind=kind,
             strategy=strategy,
             at_rest=status_of(vm) in ENDED,
+            paused=is_paused(vm),
+            belongings=has_belongings(vm.spec) and self.cluster[to].pool is not self.cluster.pool,
             source_node=vm.node_id,
             target_node=self.cluster[to].node_id,
             generation=vm.generation,
@@ -346,14 +352,16 @@ def _with(record: R, **change: object) -> R:
 
 
 @asynccontextmanager
-async def house(root: Path, *, transfer_s: float = 0.2, seed: int = 0, nodes: str = "ab") -> AsyncIterator[House]:
+async def house(
+    root: Path, *, transfer_s: float = 0.2, seed: int = 0, nodes: str = "ab", own_pools: bool = False
+) -> AsyncIterator[House]:
     root.mkdir(exist_ok=True)
     clock = HandClock()
     store = await SqliteStore.open(root / "store.db", durable=False)
     records = Records(store, clock, random.Random(seed))
     await records.start()
     await ensure_default(records, clock, POOL_ID)
-    cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s)
+    cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s, own_pools=own_pools)
     observer = Observer(records, cluster, clock)
     cluster.on_hello(observer.hello)
     cluster.on_report(observer.report)

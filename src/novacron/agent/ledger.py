@@ -43,9 +43,10 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     migration taken back here, so that a `send` of it that was long on its way starts nothing. restored: the last revert
     done here, so that asking for it again throws nothing away. halted: the migration it was shut down for. boots:
     (incoming) nothing of it is streamed; it boots when it is taken over. received: (incoming) volumes that were made
-    here for it, or are about to be, and are deleted with it. at_rest: (leaving) its guest is not to run here: its disks
-    are open to be copied. elsewhere: (leaving) the machine with those volumes of `received` that are made on this node.
-    pivoting: (leaving) the migration whose copies it may work with already: they are not deleted.
+    here for it, or are about to be, and are deleted with it; belongings: likewise its directory beside them. at_rest:
+    (leaving) its guest is not to run here: its disks are open to be copied. elsewhere: (leaving) the machine with those
+    volumes of `received` that are made on this node. pivoting: (leaving) the migration whose copies it may work with
+    already: they are not deleted.
     """
 
     vm_id: str
@@ -61,6 +62,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     halted: str = ""
     boots: bool = False
     received: tuple[str, ...] = ()
+    belongings: bool = False
     at_rest: bool = False
     elsewhere: MachineSpec | None = None
     pivoting: str = ""

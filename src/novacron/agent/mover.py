@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
+from novacron.agent.carry import Carry
 from novacron.agent.cold import Cold, bare
 from novacron.agent.copier import Copier, place_of
 from novacron.agent.drivers.base import Driver, Launch, ProgressListener
@@ -59,6 +60,7 @@ class Mover:
         self._announce = announce
         self._travel = travel or StayAtHome()
         self.examiner = Examiner(ledger, provisioner, driver, machines)
+        self.carry = Carry(ledger, provisioner, driver)
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
         self.rehouse = Rehouse(ledger, provisioner, driver, self.cold, self._teller)
         self.copier = Copier(ledger, driver, self._teller)
@@ -80,6 +82,8 @@ class Mover:
             again = await self._clear_for(before, migration_id)
             if not again:
                 await self._provisioner.check_absent(spec, args.receives)
+                if args.belongings:
+                    await self._provisioner.check_no_belongings(spec.vm_id)
             incoming = Holding(
                 vm_id=spec.vm_id,
                 generation=spec.generation,
@@ -89,6 +93,7 @@ class Mover:
                 boot_id=self._machines.boot_id,
                 boots=args.boots,
                 received=args.receives,
+                belongings=args.belongings,
             )
             if args.boots and not again:
                 await self._ledger.put(incoming)
@@ -106,7 +111,13 @@ class Mover:
 
         async def listen(launch: Launch) -> wire.ReceptionAt:
             return await self._proxies.accept(
-                self._driver, launch, incoming.migration_id, args.proxy, received, args.channels
+                self._driver,
+                launch,
+                incoming.migration_id,
+                args.proxy,
+                received,
+                channels=args.channels,
+                paused=args.paused,
             )
 
         if again:
@@ -114,7 +125,7 @@ class Mover:
         async with Undo() as undo:
             gone = Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.GONE)
             undo.add("forget it", lambda: self._ledger.put(gone))
-            undo.add("delete its volumes", lambda: self._provisioner.remove_volumes(received, spec))
+            undo.add("delete its copies", lambda: self._remove_copies(incoming))
             undo.add("close its proxy", lambda: self._proxies.end(incoming.migration_id))
             await self._ledger.put(incoming)
             reception = await self._provisioner.boot(spec, listen, fresh=received)
@@ -129,7 +140,7 @@ class Mover:
             if before.migration_id == migration_id and alive:
                 return True
             await self._driver.discard(before.vm_id, before.migration_id)
-            await self._provisioner.remove_volumes(before.received, before.spec)
+            await self._remove_copies(before)
         elif alive:
             status = seen.status if seen else MachineStatus.UNKNOWN
             raise StateConflict.of(f"machine {before.vm_id}", status, sorted(ENDED), "accept")
@@ -161,7 +172,9 @@ class Mover:
             if holding.boots:
                 if holding.role is Role.INCOMING:
                     await self._driver.settle(args.vm_id, args.migration_id)  # what took in its disks
-                return await self._boot(holding, msgspec.structs.replace(owned, ended=None, received=()))
+                return await self._boot(
+                    holding, msgspec.structs.replace(owned, ended=None, received=(), belongings=False)
+                )
             writing = asyncio.create_task(self._ledger.put(owned))
             try:
                 await self._travel.arriving(spec, args.flows)
@@ -174,8 +187,8 @@ class Mover:
                 raise
             finally:
                 await writing
-            if owned.received:
-                await self._ledger.put(msgspec.structs.replace(owned, received=()))
+            if owned.received or owned.belongings:
+                await self._ledger.put(msgspec.structs.replace(owned, received=(), belongings=False))
             await self._travel.arrived(spec)
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
         return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
@@ -197,6 +210,8 @@ class Mover:
         if holding is None or holding.role is not Role.OWNED:
             raise NotFound(f"machine {args.vm_id} is not this node's own")
         report = await self._driver.verify(args.vm_id)
+        if holding.spec is not None:  # after this the source's may be deleted
+            await self._provisioner.flush_belongings(holding.spec)
         await self._proxies.end(args.migration_id)
         return msgspec.structs.replace(report, generation=holding.generation)
 
@@ -223,7 +238,7 @@ class Mover:
             if holding.migration_id == args.migration_id or (seen and seen.migration_id == args.migration_id):
                 await self._driver.discard(args.vm_id, args.migration_id)
                 await self._proxies.end(args.migration_id)
-                await self._provisioner.remove_volumes(holding.received, holding.spec)
+                await self._remove_copies(holding)
                 await self._depart(holding)
 
     async def settle(self, args: wire.Settle) -> None:
@@ -316,6 +331,8 @@ class Mover:
             measured = await self._driver.release(args.vm_id, args.migration_id)
             figures = self._proxies.figured(args.migration_id, measured)
             await self._provisioner.remove_volumes(args.volumes, leaving.spec)
+            if args.belongings:
+                await self._provisioner.remove_belongings(args.vm_id)
             await self._depart(leaving, args.migration_id, figures)
             await self._proxies.end(args.migration_id)
         return figures
@@ -359,6 +376,12 @@ class Mover:
         return report
 
     # -- inside --------------------------------------------------------------------------------------------
+
+    async def _remove_copies(self, holding: Holding) -> None:
+        """What was made here for a machine that did not come."""
+        await self._provisioner.remove_volumes(holding.received, holding.spec)
+        if holding.belongings:
+            await self._provisioner.remove_belongings(holding.vm_id)
 
     async def _depart(self, holding: Holding, migration_id: str = "", figures: Figures | None = None) -> None:
         """Nothing of it runs here any more: clear away all but its volumes and the floor."""

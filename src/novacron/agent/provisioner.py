@@ -146,8 +146,34 @@ class Provisioner:
             return None
         return await asyncio.to_thread(belongings.make, self._depot.own.machines_dir(), spec.vm_id, uid)
 
+    async def belongings_of(self, vm_id: str) -> Path:
+        """Where they lie; it need not exist. :raise Unavailable: the pool they lie in is not there."""
+        await self._depot.own.pool_id()
+        return belongings.path_of(self._depot.own.machines_dir(), vm_id)
+
+    async def check_no_belongings(self, vm_id: str) -> None:
+        """:raise Conflict: something of it lies here, maybe the very thing that is to be copied: it is not touched."""
+        root = self._depot.own.machines_dir()
+        if await asyncio.to_thread(belongings.is_there, root, vm_id):
+            raise Conflict(
+                f"UEFI variables or a TPM's state of machine {vm_id} are on this node already",
+                [
+                    Reason(
+                        "belongings.exist",
+                        "were they left by a move that failed, or do the nodes share the directory under two pool ids?",
+                        subject=vm_id,
+                        remedy=f"look at {root / vm_id}, and take it away if it is an old copy",
+                    )
+                ],
+            )
+
+    async def flush_belongings(self, spec: MachineSpec) -> None:
+        """What its hypervisor wrote there is on the disk when this returns."""
+        if belongings.needed(spec):
+            await asyncio.to_thread(belongings.flush, self._depot.own.machines_dir(), spec.vm_id)
+
     async def remove_belongings(self, vm_id: str) -> None:
-        """Delete what belongs to a machine that is deleted and is no volume."""
+        """Delete what belongs to a machine and is no volume, by explicit order only."""
         await asyncio.to_thread(belongings.remove, self._depot.own.machines_dir(), vm_id)
 
     def uid_of(self, spec: MachineSpec) -> int | None:

@@ -106,15 +106,18 @@ class Proxies:
         migration_id: str,
         proxy: wire.Proxy | None,
         receives: tuple[str, ...] = (),
+        *,
         channels: int = 1,
+        paused: bool = False,
     ) -> wire.ReceptionAt:
         """Have the driver wait for a stream, behind a proxy where one is asked for. Asked again: the same answer.
 
         receives: disks, which come by themselves, past any proxy. channels: connections of QEMU's own, where there
-        is no proxy.
+        is no proxy. paused: it is to stand still there.
         """
+        proxied = proxy is not None
         reception = await driver.accept(
-            launch, migration_id, self.host, receives, proxied=proxy is not None, channels=channels
+            launch, migration_id, self.host, receives, proxied=proxied, channels=channels, paused=paused
         )
         known = self._taken.get(migration_id)
         if known is not None and proxy is not None and not known.receiver.ended:

@@ -46,6 +46,8 @@ def table(
         "migration.tidy": mover.rehouse.tidy,
         "rehearsal.copy_out": mover.copier.copy_out,
         "rehearsal.drop_copy": mover.copier.drop_copy,
+        "migration.pack_belongings": mover.carry.pack,
+        "migration.unpack_belongings": mover.carry.unpack,
         "migration.send": mover.send,
         "migration.halt": mover.cold.halt,
         "migration.open_postcopy": mover.postcopy.open_postcopy,

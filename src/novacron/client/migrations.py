@@ -119,6 +119,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     kind: str | None
     strategy: str | None
     disks: list[DiskMove] = []
+    belongings: bool = False
     predicted: Prediction | None
     reasons: list[Reason]
     explanation: list[str]
@@ -225,7 +226,9 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     target_node: str
     target_node_id: str
     at_rest: bool
+    paused: bool = False
     disks: list[DiskMove] = []
+    belongings: bool = False
     priority: int
     not_before: datetime.datetime | None
     began_at: datetime.datetime | None

@@ -210,6 +210,19 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     host_port: int
 
 
+class Belonging(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that belongs to a machine and is no volume: its UEFI variables, its TPM's state. name: as its driver knows
+    it. data: a secret (a TPM's keys): never logged, never on a record.
+    """
+
+    name: str
+    data: bytes
+
+    def __repr__(self) -> str:
+        """Without the content."""
+        return f"Belonging({self.name!r}, {len(self.data)} bytes)"
+
+
 class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A machine as its node sees it now.
 

@@ -118,6 +118,7 @@ ownership back by the same kind of transaction (`retake`), and the source, still
 
 _ACCEPT = Step("accept", Side.TARGET, MigrationState.PREPARING, undo="discard")
 _COPY_DISKS = Step("copy_disks", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
+_COPY_BELONGINGS = Step("copy_belongings", Side.SOURCE, MigrationState.SWITCHING)
 _SEND = Step("send", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
 _HALT = Step("halt", Side.SOURCE, MigrationState.SWITCHING, undo="reclaim")
 _COPY_HERE = Step("copy_here", Side.SOURCE, MigrationState.TRANSFERRING, undo="reclaim")
@@ -256,10 +257,12 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
 
     not_before: it begins no earlier; priority: those with more are let in first; began_at: when it was let in.
-    at_rest: the VM did not run when it was asked for (cold only). channels: connections of the hypervisor's own that
-    memory goes over at once. disks: those that are copied; the others are where they are on both nodes. predicted: what
-    it was expected to cost, to be held against the figures; measured: the machine as it was just before, if it was
-    looked at. verdict: what was looked at once it ran on its target.
+    at_rest: the VM did not run when it was asked for (cold only). paused: it was paused by request then, and is so on
+    its target. channels: connections of the hypervisor's own that memory goes over at once. disks: those that are
+    copied; the others are where they are on both nodes. belongings: what belongs to it and is no disk (UEFI variables,
+    a TPM's state) goes too: its nodes' default pools are two. predicted: what it was expected to cost, to be held
+    against the figures; measured: the machine as it was just before, if it was looked at. verdict: what was looked at
+    once it ran on its target.
     """
 
     id: str
@@ -275,7 +278,9 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_at: datetime.datetime
     at_rest: bool = False
     channels: int = 1
+    paused: bool = False
     disks: tuple[DiskMove, ...] = ()
+    belongings: bool = False
     not_before: datetime.datetime | None = None
     priority: int = 50
     began_at: datetime.datetime | None = None
@@ -345,9 +350,22 @@ def steps_of(migration: Migration) -> tuple[Step, ...]:
     if is_here(migration):
         return CARRIED_HERE if migration.at_rest else MOVED_HERE
     if migration.kind is MigrationKind.COLD and migration.at_rest:
-        return CARRIED if migration.disks else REASSIGNED
+        if migration.disks:
+            return _with_belongings(migration, CARRIED)
+        return (_ACCEPT, _COPY_BELONGINGS, _COMMIT, _SETTLE, _RELEASE) if migration.belongings else REASSIGNED
     steps = _steps_with_memory(migration) if migration.kind is not MigrationKind.COLD else REBOOTED
+    steps = _with_belongings(migration, steps)
     return (steps[0], _COPY_DISKS, *steps[1:]) if migration.disks else steps
+
+
+def _with_belongings(migration: Migration, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Their files are copied just before the hand-over, unless they come with memory: a hypervisor writes those of a
+    guest that runs on as it goes on, and of one that stays paused it writes none.
+    """
+    if not migration.belongings or (migration.kind is not MigrationKind.COLD and not migration.paused):
+        return steps
+    at = steps.index(_COMMIT)
+    return (*steps[:at], _COPY_BELONGINGS, *steps[at:])
 
 
 def _steps_with_memory(migration: Migration) -> tuple[Step, ...]:

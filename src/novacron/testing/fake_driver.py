@@ -20,12 +20,12 @@ from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, Pr
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.errors import MigrationFailed, MonitorFailed, NotFound, NovaCronError, StateConflict, Unsupported
 from novacron.model.blocks import BlockDigests, Sample
-from novacron.model.machine import ENDED, Endpoint, MachineReport, MachineSpec, MachineStatus, StopMode
+from novacron.model.machine import ENDED, Belonging, Endpoint, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 from novacron.model.node import Accelerator, DriverFacts
 from novacron.model.prediction import Measurement
 from novacron.model.verdict import Signs
-from novacron.testing import fake_adjust, fake_blocks, fake_disks, fake_postcopy, fake_snapshots, fake_vitals
+from novacron.testing import fake_adjust, fake_blocks, fake_disks, fake_keep, fake_postcopy, fake_snapshots, fake_vitals
 from novacron.testing.fake_world import LOCKING, AgentDied, FakeHost, FakeMachine, FakeWorld, Life
 
 __all__ = ["AgentDied", "FakeDriver", "FakeHost", "FakeMachine", "FakeWorld", "Life"]
@@ -196,6 +196,7 @@ class FakeDriver:
         *,
         proxied: bool = False,
         channels: int = 1,  # noqa: ARG002  (its streams are in memory)
+        paused: bool = False,
     ) -> Reception:
         self._trouble("accept", after=False)
         if proxied:
@@ -207,7 +208,7 @@ class FakeDriver:
             port = self._world.new_port()
             disks = DiskReception(host=host, port=port, key_hex=f"{port:032x}") if receives else None
             machine.reception = Reception(host=host, port=port, key_hex=f"{port:032x}", disks=disks)
-            machine.receives = receives
+            machine.receives, machine.stays_paused = receives, paused
         elif machine.report.migration_id != migration_id or machine.reception is None:
             raise StateConflict.of(f"machine {vm_id}", machine.report.status, sorted(ENDED), "accept")
         self._trouble("accept", after=True)
@@ -341,6 +342,7 @@ class FakeDriver:
         if machine.report.status is not MachineStatus.HANDED_OFF:
             if machine.transfer is None:
                 machine.report = msgspec.structs.replace(machine.report, migration_id=migration_id)
+                machine.was_paused = machine.report.status is MachineStatus.PAUSED and not machine.paused_for
                 machine.transfer = asyncio.create_task(self._transfer(machine, to, progress, volume_ids))
                 machine.transfer.add_done_callback(_look)
             await self._join(machine.transfer)
@@ -408,7 +410,7 @@ class FakeDriver:
                 )
             peer = self._peer(machine, to)
             fake_disks.finished(self._world, machine, machine.report.migration_id, volume_ids)
-            peer.received = machine.whole_first
+            peer.received, peer.kept = machine.whole_first, machine.kept
             machine.moved = True
             if not machine.paused_for:
                 machine.stopped_at_s = self._world.clock.monotonic_s()
@@ -436,7 +438,11 @@ class FakeDriver:
             self._world.lock_disks(vm_id, self._host)
             machine.report = msgspec.structs.replace(machine.report, generation=generation)
             fake_blocks.watch(machine, watch)
-            self._host.set_status(machine, MachineStatus.RUNNING)
+            if machine.stays_paused:
+                self._host.set_status(machine, MachineStatus.PAUSED)
+            else:
+                fake_keep.resumed(machine)
+                self._host.set_status(machine, MachineStatus.RUNNING)
         self._trouble("take_over", after=True)
         since = self._world.clock.wall() - machine.report.since
         return Arrival(resumed_ago_ms=since.total_seconds() * 1e3, report=machine.report)
@@ -444,8 +450,9 @@ class FakeDriver:
     async def verify(self, vm_id: str) -> MachineReport:
         self._trouble("verify", after=False)
         machine = self._get(vm_id)
-        if machine.report.status is not MachineStatus.RUNNING:
-            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("running",), "verify")
+        to_be = MachineStatus.PAUSED if machine.stays_paused else MachineStatus.RUNNING
+        if machine.report.status is not to_be:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, (to_be,), "verify")
         self._trouble("verify", after=True)
         return machine.report
 
@@ -498,7 +505,8 @@ class FakeDriver:
         stands = machine.report.status is MachineStatus.HANDED_OFF or machine.paused_for == migration_id
         if stands and machine.report.status in (MachineStatus.HANDED_OFF, MachineStatus.PAUSED):
             self._world.lock_disks(vm_id, self._host)
-            self._host.set_status(machine, MachineStatus.RUNNING)
+            before = MachineStatus.PAUSED if machine.was_paused else MachineStatus.RUNNING
+            self._host.set_status(machine, before)
         machine.report = msgspec.structs.replace(machine.report, migration_id="")
         machine.moved = machine.opened = False
         machine.paused_for = machine.copied = ""
@@ -520,6 +528,17 @@ class FakeDriver:
         ):
             self._host.set_status(machine, MachineStatus.STOPPED, why)
             del self._host.machines[vm_id]
+
+    async def pack(self, keep: Path, *, with_tpm: bool) -> tuple[Belonging, ...]:
+        del with_tpm
+        self._trouble("pack", after=False)
+        return fake_keep.packed(keep)
+
+    async def unpack(self, keep: Path, files: tuple[Belonging, ...], uid: int | None) -> None:
+        del uid
+        self._trouble("unpack", after=False)
+        fake_keep.unpacked(keep, files)
+        self._trouble("unpack", after=True)
 
     # -- snapshots -----------------------------------------------------------------------------------------
 
@@ -583,7 +602,7 @@ class FakeDriver:
             endpoints=endpoints,
             migration_id=migration_id,
         )
-        machine = FakeMachine(launch, report)
+        machine = FakeMachine(launch, report, kept=fake_keep.made(launch, self._host.name))
         self._host.machines[spec.vm_id] = machine
         self._known.add(spec.vm_id)
         for listener in tuple(self._host.listeners):

@@ -53,6 +53,9 @@ class FakeMachine:
     memory: str = ""  # what its guest remembers
     guest_takes_s: float = 0.0  # how long it lets an adjustment wait
     watched: dict[str, str] = dataclasses.field(default_factory=dict)  # what its disks held when it took over
+    stays_paused: bool = False  # (target) its guest stands still at its source
+    was_paused: bool = False  # (source) likewise
+    kept: str = ""  # what its file beside its volumes holds, as its memory has it
     clock_off_ms: float = 0.0  # how far its guest's clock is ahead of its host's
     is_dumb: bool = False  # nobody in its guest answers, and its clock cannot be told
 

@@ -30,7 +30,7 @@ from novacron.model.node import NodeFacts, NodeUsage
 from novacron.model.pool import PoolDriver, PoolSpec
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
 from novacron.testing.sim_networks import Answers, SimNetworks, SimOverlay
-from novacron.testing.sim_pool import POOL_ID, SimPool
+from novacron.testing.sim_pool import SimPool
 from novacron.wire.agent import PROTOCOL, Call, Hello, Reply
 
 
@@ -85,7 +85,7 @@ class SimAgent:
         self.tunnel_address = f"192.0.2.{number}"
         self.networks = SimNetworks(world.clock, answers)
         self.pending: set[asyncio.Future[Reply]] = set()
-        self._pool = pool
+        self.pool = pool
         self._announce = announce
         self.root = root / name
         self._lost: list[tuple[str, bool, NovaCronError]] = []
@@ -109,7 +109,7 @@ class SimAgent:
         network: Network = SimNetwork(self.plugged, life)
         overlay = SimOverlay(self.networks, life)
         networks = {NetworkKind.USER: network, NetworkKind.BRIDGE: network, NetworkKind.OVERLAY: overlay}
-        depot = Depot(self._pool, self._pool_of)
+        depot = Depot(self.pool, self._pool_of)
         provisioner = Provisioner(depot, networks, run_dir, uid_base=0)
         self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
         self.driver = FakeDriver(self.host, life)
@@ -133,7 +133,7 @@ class SimAgent:
 
     def _pool_of(self, spec: PoolSpec) -> SimPool:
         """LVM is the node's own, all others are shared."""
-        return self.local_pool(spec.id) if spec.driver is PoolDriver.LVM_THIN else self._pool.sibling(spec)
+        return self.local_pool(spec.id) if spec.driver is PoolDriver.LVM_THIN else self.pool.sibling(spec)
 
     def local_pool(self, pool_id: str) -> SimPool:
         """Its own part of a pool that nodes do not share."""
@@ -183,7 +183,7 @@ class SimAgent:
             cpu_count=8,
             memory_mib=16384,
             agent_version="sim",
-            pool_ids=(POOL_ID,),
+            pool_ids=(await self.pool.pool_id(),),
             bridges=("br0",),
             drivers=(await self.driver.probe(),),
             migration_address="127.0.0.1",

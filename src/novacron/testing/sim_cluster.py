@@ -38,15 +38,28 @@ POOL_ID = "sim-pool"
 
 
 class SimCluster(LineListeners):
-    """The agents and the lines to them. Implements control.link.Agents, and registers listeners like Link."""
+    """The agents and the lines to them. Implements control.link.Agents, and registers listeners like Link.
 
-    def __init__(self, root: Path, clock: Clock, names: Sequence[str], *, transfer_s: float = 0.0) -> None:
+    own_pools: each node has a default pool of its own.
+    """
+
+    def __init__(
+        self, root: Path, clock: Clock, names: Sequence[str], *, transfer_s: float = 0.0, own_pools: bool = False
+    ) -> None:
         super().__init__()
         self.clock = clock
         self.world = FakeWorld(clock, transfer_s=transfer_s)
         self.pool = SimPool(root / "pool")
         self.agents = {
-            name: SimAgent(name, number, root, self.world, self.pool, self.tell_progress, self._answers)
+            name: SimAgent(
+                name,
+                number,
+                root,
+                self.world,
+                SimPool(root / name / "pool", f"pool-of-{name}") if own_pools else self.pool,
+                self.tell_progress,
+                self._answers,
+            )
             for number, name in enumerate(names, 1)
         }
         self._by_id = {agent.node_id: agent for agent in self.agents.values()}

@@ -27,15 +27,16 @@ class SimVolume(msgspec.Struct, frozen=True):
 class SimPool:
     """Implements agent.storage.depot.OwnPool. Images are taken to be there."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, pool_id: str = POOL_ID) -> None:
         self._root = root
+        self._pool_id = pool_id
 
     def sibling(self, spec: PoolSpec) -> SimPool:
         """The pool a spec describes: beside this one, shared as well."""
         return SimPool(self._root.parent / f"pool-{spec.id}")
 
     async def pool_id(self) -> str:
-        return POOL_ID
+        return self._pool_id
 
     def usage(self) -> tuple[int, int]:
         return 1 << 40, 1 << 40
@@ -44,6 +45,7 @@ class SimPool:
         return Space(*self.usage())
 
     def machines_dir(self) -> Path:
+        self._root.mkdir(parents=True, exist_ok=True)
         return self._root / "machines"
 
     def image_path(self, digest: str) -> Path:

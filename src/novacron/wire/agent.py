@@ -20,7 +20,7 @@ from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Goals, Progress, Tactics
 from novacron.model.network import Flow
 from novacron.model.node import NodeFacts, NodeUsage
-from novacron.wire import network, snapshot, storage
+from novacron.wire import belongings, network, snapshot, storage
 from novacron.wire.verb import MachineVerb
 
 PATH = "/agent/v1/line"
@@ -167,7 +167,8 @@ class Accept(msgspec.Struct, frozen=True, kw_only=True):
     """(target) → Reception. The spec carries the pins and the generation of the source.
 
     boots: no memory is streamed; it boots when it is taken over (or, at_rest, does not), and the reception says nothing
-    but of disks. receives: its disks that are copied here: made anew, and filled by the source. proxy: None: QEMU's own
+    but of disks. receives: its disks that are copied here: made anew, and filled by the source. belongings: likewise
+    what belongs to it beside them. paused: it stands still when it is taken over, too. proxy: None: QEMU's own
     connection. An agent that knows no proxies gives a reception that is not proxied. channels: connections of QEMU's
     that memory comes over at once; the reception says how many it will be.
     """
@@ -176,6 +177,8 @@ class Accept(msgspec.Struct, frozen=True, kw_only=True):
     spec: MachineSpec
     boots: bool = False
     receives: tuple[str, ...] = ()
+    belongings: bool = False
+    paused: bool = False
     proxy: Proxy | None = None
     channels: int = 1
 
@@ -381,11 +384,12 @@ class Settle(MachineVerb, frozen=True, kw_only=True):
 
 class Release(MachineVerb, frozen=True, kw_only=True):
     """(source) `generation` is the new one: the source's claim ends. volumes: those whose copies on the target count
-    from now on: they are deleted here. → Figures
+    from now on: they are deleted here; belongings: and so is what belonged to it beside them. → Figures
     """
 
     migration_id: str
     volumes: tuple[str, ...] = ()
+    belongings: bool = False
 
 
 class Reclaim(MachineVerb, frozen=True, kw_only=True):
@@ -431,6 +435,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "migration.release": Release,
     "migration.reclaim": Reclaim,
     "migration.discard": Discard,
+    **belongings.VERBS,
     **storage.VERBS,
     **network.VERBS,
     **snapshot.VERBS,

@@ -15,7 +15,7 @@ import msgspec
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.errors import Reason
 from novacron.model.blocks import BlockDigests, Sample
-from novacron.model.machine import DriveBus, MachineReport, MachineSpec, Qos, StopMode
+from novacron.model.machine import Belonging, DriveBus, MachineReport, MachineSpec, Qos, StopMode
 from novacron.model.migration import Figures, Goals, Progress, Tactics
 from novacron.model.node import DriverFacts
 from novacron.model.prediction import Measurement
@@ -242,12 +242,13 @@ class Driver(Protocol):
         *,
         proxied: bool = False,
         channels: int = 1,
+        paused: bool = False,
     ) -> Reception:
         """(target) Start it paused, waiting for a stream on `host`. Asked again: the same answer.
 
         receives: volumes that the source fills before. proxied: it waits at a unix socket in its own directory, for
         this node's stream proxy. channels: connections that memory comes over at once; the reception says how many it
-        will be.
+        will be. paused: its guest stands still at the source, and `take_over` does not let it run.
 
         :raise Unsupported: its streams never go through one.
         """
@@ -386,7 +387,8 @@ class Driver(Protocol):
         ...
 
     async def take_over(self, vm_id: str, migration_id: str, generation: int, watch: tuple[str, ...] = ()) -> Arrival:
-        """(target) Continue. Only after the ownership has moved.
+        """(target) Continue, or, accepted as `paused`, be this node's own and stand. Only after the ownership has
+        moved.
 
         watch: disks that came with it, of which `digest_blocks` is to know what was written since.
 
@@ -395,7 +397,7 @@ class Driver(Protocol):
         ...
 
     async def verify(self, vm_id: str) -> MachineReport:
-        """(target) Ask the hypervisor whether it really runs; announce it to the network."""
+        """(target) Ask the hypervisor whether it really runs, or stands as it is to; announce it to the network."""
         ...
 
     async def look(self, vm_id: str) -> MachineReport:
@@ -439,6 +441,20 @@ class Driver(Protocol):
 
     async def discard(self, vm_id: str, migration_id: str) -> None:
         """(target) End what `accept` started, whatever its moment. Never touches a machine that took over."""
+        ...
+
+    # -- what belongs to a machine beside its volumes, in the directory of Launch.keep
+
+    async def pack(self, keep: Path, *, with_tpm: bool) -> tuple[Belonging, ...]:
+        """(source) The files there are, of a machine that stands still. with_tpm: it has ended; else memory brings
+        that.
+
+        :raise Unsupported: one is too large to travel so.
+        """
+        ...
+
+    async def unpack(self, keep: Path, files: tuple[Belonging, ...], uid: int | None) -> None:
+        """(target) Have them there, on the disk, before the machine begins, or while `accept` has it wait."""
         ...
 
     # -- snapshots of a machine whose process lives, in its qcow2 disks. Those of one at rest are its pools' affair.

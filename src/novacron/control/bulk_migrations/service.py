@@ -11,6 +11,7 @@ from novacron.control.bulk_migrations.loss import Lost, Restart, restarts
 from novacron.control.bulk_migrations.outlook import Surveyor, planned
 from novacron.control.bulk_migrations.selection import Chosen, chosen
 from novacron.control.migrations import decide
+from novacron.control.migrations.disks import own_pool
 from novacron.control.migrations.planner import wishes_of
 from novacron.control.named import named
 from novacron.control.once import Change, Once, Outcome
@@ -115,7 +116,7 @@ class BulkMigrationService:
         return msgspec.structs.replace(
             decide.need_of(vm, streams=False),
             pools=needs_of(self._records, spec.disks),
-            pool_id=decide.own_pool(here) if own else "",
+            pool_id=own_pool(here) if own else "",
         )
 
     async def pause(self, ref: str, held: frozenset[str] | None, once: Once) -> Outcome:

@@ -17,9 +17,10 @@ from novacron.control.store.records import IMAGES, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import MigrationFailed
 from novacron.model.machine import MachineReport, MachineSpec
-from novacron.model.migration import Migration, Step
+from novacron.model.migration import Migration, MigrationKind, Step
 from novacron.model.vm import Vm, VmSpec, running_spec
 from novacron.wire import agent as wire
+from novacron.wire.belongings import Belongings, PackBelongings, UnpackBelongings
 
 SLACK_S = 30.0
 VERB_DEADLINE_S = 60.0
@@ -104,6 +105,24 @@ class Copying:
         )
         await self._agents.call(migration.source_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
         await self._journal.did(migration.id, step)
+
+    async def copy_belongings(self, migration: Migration, step: Step) -> None:
+        """What is no disk, over the lines of both nodes; nothing of it is kept here. Memory brings its TPM's state."""
+        pack = PackBelongings(
+            vm_id=migration.vm_id,
+            generation=migration.generation,
+            migration_id=migration.id,
+            with_tpm=migration.kind is MigrationKind.COLD,
+        )
+        packed = await self._agents.call(migration.source_node, pack, Belongings, deadline_s=VERB_DEADLINE_S)
+        unpack = UnpackBelongings(
+            vm_id=migration.vm_id,
+            generation=migration.generation,
+            migration_id=migration.id,
+            files=packed.files,
+        )
+        await self._agents.call(migration.target_node, unpack, type(None), deadline_s=VERB_DEADLINE_S)
+        await self._journal.departed(migration, step)
 
     async def settle(self, migration: Migration, step: Step) -> None:
         vm = self._records.find(VMS, migration.vm_id).record

@@ -87,10 +87,9 @@ def need_of(vm: Vm, *, streams: bool) -> Need:
     )
 
 
-def own_pool(node: Candidate) -> str:
-    """The id of the directory it was started with; empty: it has none."""
-    facts = node.node.facts
-    return facts.pool_ids[0] if facts and facts.pool_ids else ""
+def is_paused(vm: Vm) -> bool:
+    """Whether somebody has it stand still, so that it is to do so wherever it is."""
+    return vm.desired is Desired.PAUSED and status_of(vm) is MachineStatus.PAUSED
 
 
 def has_belongings(spec: VmSpec) -> bool:

@@ -32,12 +32,14 @@ class DiskAt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Luggage(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a VM's disks on one node. pools: those it must reach there; own: its own pool must be the
-    source's, because something stays there; cannot: why its disks cannot go there at all.
+    source's, because something stays there; belongings: what else belongs to the VM goes from one own pool to the
+    other; cannot: why its disks cannot go there at all.
     """
 
     moves: tuple[DiskMove, ...] = ()
     pools: tuple[PoolNeed, ...] = ()
     own: bool = False
+    belongings: bool = False
     cannot: tuple[Reason, ...] = ()
 
 
@@ -49,14 +51,16 @@ def luggage(
     *,
     snapshots: int,
     belongings: bool,
+    unrecorded: bool = False,
 ) -> Luggage:
     """wanted: by volume id, the pool it is to be in. snapshots: how many the VM has: they lie in its disks.
 
-    belongings: it has files beside its disks in the own pool of its node (UEFI variables, a TPM).
+    belongings: it has files beside its disks in the own pool of its node (UEFI variables, a TPM); they go to that of
+    the other node, where that is another. unrecorded: there are disks in it of which nothing more is known.
     """
     moves: list[DiskMove] = []
     pools: dict[str, PoolNeed] = {}
-    own = belongings and candidate is not source
+    own = unrecorded and candidate is not source
     for one in disks:
         to = wanted.get(one.volume.id, one.pool)
         if to.id == one.pool.id and _stays(one, source, candidate):
@@ -67,12 +71,20 @@ def luggage(
         own = own or (is_own(to) and candidate is not source)
         pools |= {} if is_own(to) else {to.id: PoolNeed(id=to.id, name=to.name)}
         moves.append(_move(one, to))
+    there, carries = own_pool(candidate), belongings and candidate is not source
     return Luggage(
         moves=tuple(moves),
         pools=tuple(pools[key] for key in sorted(pools)),
-        own=own,
+        own=own or (carries and not there),
+        belongings=carries and there not in ("", own_pool(source)),
         cannot=tuple(_cannot(moves, wanted, disks, candidate, snapshots)),
     )
+
+
+def own_pool(node: Candidate) -> str:
+    """The id of the directory it was started with; empty: it has none."""
+    facts = node.node.facts
+    return facts.pool_ids[0] if facts and facts.pool_ids else ""
 
 
 def _stays(one: DiskAt, source: Candidate, candidate: Candidate) -> bool:

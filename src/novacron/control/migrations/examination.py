@@ -53,7 +53,8 @@ class Examination:
     def verdict(self, migration: Migration, report: MachineReport, finding: Finding, signs: Signs) -> Verdict:
         """Of a machine that its target reports so, that was heard so on its network, and that was seen so."""
         heard = network(finding, self._name(finding.checked_by), migration.kind)
-        found = [runs(report, self._name(migration.target_node)), heard, *signs.checks]
+        target = self._name(migration.target_node)
+        found = [runs(report, target, paused=migration.paused), heard, *signs.checks]
         return Verdict(
             at=self._clock.wall(),
             checks=whole(found),
@@ -62,13 +63,14 @@ class Examination:
         )
 
     async def _signs(self, migration: Migration, vm: Vm) -> Signs:
+        if migration.paused:
+            return not_examined("it is paused, as it was before the move")
         verb = wire.Examine(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         try:
             return await self._agents.call(migration.target_node, verb, Signs, deadline_s=EXAMINE_S)
         except NovaCronError as error:
             why = f"{self._name(migration.target_node)} could not look: {error.message}"
-            missing = [Check(name=name, outcome=Outcome.NOT_CHECKED, evidence=why) for name in ("heartbeat", "clock")]
-            return Signs(checks=tuple(missing))
+            return not_examined(why)
 
     async def _only_there(self, migration: Migration, vm: Vm) -> Check:
         began_s = self._clock.monotonic_s()
@@ -98,8 +100,17 @@ async def _told(asking: Awaitable[MachineReport]) -> MachineReport | str:
 # -- decided ---------------------------------------------------------------------------------------------------
 
 
-def runs(report: MachineReport, target: str) -> Check:
-    """What its target's hypervisor said."""
+def not_examined(why: str) -> Signs:
+    """Its guest's signs of life are not known."""
+    missing = (Check(name=name, outcome=Outcome.NOT_CHECKED, evidence=why) for name in ("heartbeat", "clock"))
+    return Signs(checks=tuple(missing))
+
+
+def runs(report: MachineReport, target: str, *, paused: bool = False) -> Check:
+    """What its target's hypervisor said. paused: it is to stand still there."""
+    if paused and report.status is MachineStatus.PAUSED:
+        words = f"its hypervisor on {target} says that it is there and stands still, as it did before"
+        return Check(name=RUNS, outcome=Outcome.PASSED, evidence=words)
     if report.status is MachineStatus.RUNNING:
         words = f"its hypervisor on {target} says that it runs"
         return Check(name=RUNS, outcome=Outcome.PASSED, evidence=words)

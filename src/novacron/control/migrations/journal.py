@@ -70,6 +70,14 @@ class Journal:
 
         await self._forward(migration_id, write)
 
+    async def departed(self, migration: Migration, step: Step) -> None:
+        """The source stands still: hand over, unless more is to be brought before."""
+        steps = machine.steps_of(migration)
+        if steps[steps.index(step) + 1].name == COMMIT:
+            await self.hand_over(migration.id, step)
+        else:
+            await self.did(migration.id, step)
+
     async def progress(self, migration_id: str, progress: Progress) -> None:
         """What the source counts; nothing else of the record is touched."""
         await self._forward(migration_id, lambda now: msgspec.structs.replace(now, progress=progress))

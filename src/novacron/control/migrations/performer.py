@@ -92,6 +92,7 @@ class Performer:
             "accept": self._accept,
             "copy_disks": copying.copy_disks,
             "copy_here": copying.copy_here,
+            "copy_belongings": copying.copy_belongings,
             "pivot": copying.pivot,
             "send": self._send,
             "halt": self._halt,
@@ -174,6 +175,8 @@ class Performer:
             spec=told(self._records, vm, relocated(running_spec(vm), migration.disks)),
             boots=migration.kind is MigrationKind.COLD,
             receives=volumes_of(migration),
+            belongings=migration.belongings,
+            paused=migration.paused,
             proxy=self._proxy(migration, vm),
             channels=migration.channels,
         )
@@ -218,7 +221,7 @@ class Performer:
         async with self._progress.of(migration.id):
             departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
         self._note_departure(migration, departed)
-        await self._journal.hand_over(migration.id, step)
+        await self._journal.departed(migration, step)
 
     def _note_departure(self, migration: Migration, departed: wire.Departed) -> None:
         stopped_at_s = self._clock.monotonic_s() - departed.stopped_ago_ms / 1e3
@@ -238,7 +241,7 @@ class Performer:
         deadline_s = SHUTDOWN_DEADLINE_S + VERB_DEADLINE_S
         departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
         self._note_departure(migration, departed)
-        await self._journal.hand_over(migration.id, step)
+        await self._journal.departed(migration, step)
 
     async def _open_postcopy(self, migration: Migration, step: Step) -> None:
         generation = self._vm(migration).generation
@@ -277,7 +280,7 @@ class Performer:
     async def _take_over(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
         departure = self._departures.get(migration.id)
-        if departure is not None:
+        if departure is not None and not migration.paused:
             self._reachability.begin(migration, vm, departure.stopped_at_s)
         flows = departure.flows if departure is not None else ()
         verb = wire.TakeOver(
@@ -287,7 +290,7 @@ class Performer:
         arrived = await self._agents.call(migration.target_node, verb, wire.Arrived, deadline_s=deadline_s)
         resumed_at_s = self._clock.monotonic_s() - arrived.resumed_ago_ms / 1e3
         figures = migration.figures
-        if departure is not None:
+        if departure is not None and not migration.paused:
             stopped_ms = (resumed_at_s - departure.stopped_at_s) * 1e3
             figures = msgspec.structs.replace(figures, downtime_stopped_ms=stopped_ms)
         self._receptions.pop(migration.id, None)
@@ -312,11 +315,18 @@ class Performer:
     async def _release(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
         copies = () if keeps_copies(migration) else volumes_of(migration)
-        verb = wire.Release(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, volumes=copies)
+        verb = wire.Release(
+            vm_id=vm.id,
+            generation=vm.generation,
+            migration_id=migration.id,
+            volumes=copies,
+            belongings=migration.belongings,
+        )
         measured = await self._agents.call(migration.source_node, verb, Figures, deadline_s=VERB_DEADLINE_S)
         seen = migration.figures
         figures = msgspec.structs.replace(
             measured,
+            downtime_qemu_ms=None if migration.paused else measured.downtime_qemu_ms,  # nobody's time was lost
             downtime_stopped_ms=seen.downtime_stopped_ms,
             disk_bytes=seen.disk_bytes,
             network_gap_ms=seen.network_gap_ms,

@@ -11,7 +11,7 @@ import msgspec
 
 from novacron.control.migrations import choice, decide, history, predict, transport
 from novacron.control.migrations.choice import Choice, Course
-from novacron.control.migrations.disks import DiskAt, Luggage, luggage
+from novacron.control.migrations.disks import DiskAt, Luggage, luggage, own_pool
 from novacron.control.migrations.goals import Effective, sentences
 from novacron.control.migrations.habits import habits
 from novacron.control.scheduler.filters import reachable_storage
@@ -22,6 +22,9 @@ from novacron.model.migration import DiskMove, Migration, MigrationKind, Strateg
 from novacron.model.pool import Pool
 from novacron.model.prediction import Measurement, Range
 from novacron.model.vm import Vm, running_spec, status_of
+
+BELONGINGS = "its UEFI variables and its TPM's state go from one node's default pool to the other's"
+STAYS_PAUSED = "it is paused, and stays so: its guest does not run on the way"
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +58,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One node. is_here: it is there already. cannot: why it cannot take it; unmet: why no way there reaches the goals.
 
-    choice: how it would go; None when there are reasons. disks: those that are copied. score: the scheduler's; None
+    choice: how it would go; None when there are reasons. disks: those that are copied; belongings: so is what else
+    belongs to it. score: the scheduler's; None
     when it cannot take it.
     """
 
@@ -66,6 +70,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     unmet: tuple[Reason, ...] = ()
     choice: Choice | None = None
     disks: tuple[DiskMove, ...] = ()
+    belongings: bool = False
     score: float | None = None
 
 
@@ -76,6 +81,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     vm_name: str
     source_id: str
     at_rest: bool
+    paused: bool
     asked: Asked
     measured: Measurement | None
     note: str
@@ -95,7 +101,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         note = (self.note,) if self.note else ()
         basis = node.choice.way.predicted.basis
         disks = (_copies(node.disks),) if node.disks else ()
-        return (words, *disks, *node.choice.why, *sentences(self.asked.effective), *basis, *note)
+        beside = (BELONGINGS,) if node.belongings else ()
+        stays = (STAYS_PAUSED,) if self.paused else ()
+        return (words, *disks, *beside, *stays, *node.choice.why, *sentences(self.asked.effective), *basis, *note)
 
 
 def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
@@ -143,6 +151,7 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
         vm_name=vm.name,
         source_id=vm.node_id,
         at_rest=at_rest,
+        paused=decide.is_paused(vm),
         asked=asked,
         measured=known.measured,
         note=known.note,
@@ -168,11 +177,11 @@ def _node(
     packed = _packed(vm, candidate, source, asked, known)
     if candidate is source:
         return _here(found, source, outline, asked, packed)
-    need = msgspec.structs.replace(need, pools=packed.pools, pool_id=decide.own_pool(source) if packed.own else "")
+    need = msgspec.structs.replace(need, pools=packed.pools, pool_id=own_pool(source) if packed.own else "")
     cannot = (*refusals(need, candidate, known.limits), *packed.cannot)
     if cannot:
         return msgspec.structs.replace(found, cannot=cannot)
-    found = msgspec.structs.replace(found, disks=packed.moves)
+    found = msgspec.structs.replace(found, disks=packed.moves, belongings=packed.belongings)
     course = msgspec.structs.replace(
         outline,
         node=node.name,
@@ -195,7 +204,8 @@ def _packed(vm: Vm, candidate: Candidate, source: Candidate, asked: Asked, known
         source,
         candidate,
         snapshots=known.snapshots,
-        belongings=decide.has_belongings(spec) or len(known.disks) < len(spec.disks),
+        belongings=decide.has_belongings(spec),
+        unrecorded=len(known.disks) < len(spec.disks),
     )
 
 

@@ -48,6 +48,7 @@ def _node(records: Records, asked: MigrationCreate, plan: Plan, node: NodePlan) 
         "kind": way.kind if way else None,
         "strategy": way.strategy if way else None,
         "disks": [disk_view(records, move) for move in node.disks],
+        "belongings": node.belongings,
         "predicted": msgspec.to_builtins(way.predicted) if way else None,
         "reasons": [msgspec.structs.asdict(reason) for reason in (*node.cannot, *node.unmet)],
         "explanation": plan.explanation(node),

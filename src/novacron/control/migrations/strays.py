@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from novacron.control.link import Agents
-from novacron.control.store.records import MIGRATIONS, VMS, VOLUMES, Records
+from novacron.control.store.records import MIGRATIONS, NODES, VMS, VOLUMES, Records
 from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Figures, Migration, MigrationState, is_final, keeps_copies
@@ -20,12 +20,25 @@ from novacron.wire import agent as wire
 DEADLINE_S = 30.0
 
 
+class Left(msgspec.Struct, frozen=True):
+    """What moves left on a node, and is another node's by now: volumes (see `left_behind`), and what else belongs to
+    the VM (see `leaves_belongings`).
+    """
+
+    volumes: tuple[str, ...] = ()
+    belongings: bool = False
+
+
 def ending(
-    node_id: str, report: MachineReport, vm: Vm | None, migration: Migration | None, left: tuple[str, ...] = ()
+    node_id: str,
+    report: MachineReport,
+    vm: Vm | None,
+    migration: Migration | None,
+    left: Left = Left(),  # noqa: B008
 ) -> msgspec.Struct | None:
     """The verb that ends a stray, or None when this machine is none, or must not be ended on what we know.
 
-    left: volumes whose copies on this node count no more (see `left_behind`).
+    left: what lies on this node and counts no more.
 
     Only what does not run is ended: remains of a machine that has ended here and is another node's by now, and halves
     that stand still, once their migration is over and where the record names another owner (a source) or another copy
@@ -36,14 +49,26 @@ def ending(
     generation = max(vm.generation, report.generation)
     if report.status in ENDED:
         passed = vm.node_id != node_id and report.generation < vm.generation and not vm.migration_id
-        verb = wire.Release(vm_id=vm.id, generation=generation, migration_id=report.migration_id, volumes=left)
+        verb = wire.Release(
+            vm_id=vm.id,
+            generation=generation,
+            migration_id=report.migration_id,
+            volumes=left.volumes,
+            belongings=left.belongings,
+        )
         return verb if passed else None
     if migration is None or not is_final(migration) or vm.migration_id == migration.id:
         return None
     if report.status is MachineStatus.INCOMING and not _took_over(vm, node_id, migration):
         return wire.Discard(vm_id=vm.id, generation=generation, migration_id=migration.id)
     if report.status is MachineStatus.HANDED_OFF and vm.node_id != node_id:
-        return wire.Release(vm_id=vm.id, generation=generation, migration_id=migration.id, volumes=left)
+        return wire.Release(
+            vm_id=vm.id,
+            generation=generation,
+            migration_id=migration.id,
+            volumes=left.volumes,
+            belongings=left.belongings,
+        )
     return None
 
 
@@ -65,6 +90,18 @@ def left_behind(node_id: str, migrations: Iterable[Migration], volumes: Mapping[
         volume_id for volume_id, volume in volumes.items() if any(_is_at(place, node_id) for place in places(volume))
     }
     return tuple(dict.fromkeys(move.volume_id for move in gone if move.volume_id not in here))
+
+
+def leaves_belongings(node_id: str, vm: Vm, migrations: Iterable[Migration], pool_of: Mapping[str, str]) -> bool:
+    """Whether files of the VM that moves took away from the node are of no use there: they lie in another pool now.
+
+    migrations: of that VM; pool_of: by node, the default pool it has.
+    """
+    took = any(
+        one.source_node == node_id and one.state is MigrationState.COMPLETED and one.belongings for one in migrations
+    )
+    there = pool_of.get(vm.node_id, "")
+    return took and not vm.migration_id and there not in ("", pool_of.get(node_id, ""))
 
 
 def _is_at(place: Place, node_id: str) -> bool:
@@ -90,7 +127,7 @@ class Sweeper:
             stored_vm = self._records.get(VMS, report.vm_id)
             stored = self._records.get(MIGRATIONS, report.migration_id) if report.migration_id else None
             vm, migration = stored_vm.record if stored_vm else None, stored.record if stored else None
-            left = self._left_behind(node_id, vm) if vm is not None and vm.node_id != node_id else ()
+            left = self._left_behind(node_id, vm) if vm is not None and vm.node_id != node_id else Left()
             verb = ending(node_id, report, vm, migration, left)
             key = (node_id, report.vm_id)
             if verb is not None and key not in self._ending:
@@ -98,10 +135,13 @@ class Sweeper:
                 self._ending[key] = work
                 work.add_done_callback(lambda _, key=key: self._ending.pop(key, None))  # type: ignore[misc]
 
-    def _left_behind(self, node_id: str, vm: Vm) -> tuple[str, ...]:
+    def _left_behind(self, node_id: str, vm: Vm) -> Left:
         mine = [stored.record for stored in self._records.all(MIGRATIONS) if stored.record.vm_id == vm.id]
         found = (self._records.get(VOLUMES, move.volume_id) for one in mine for move in one.disks)
-        return left_behind(node_id, mine, {stored.record.id: stored.record for stored in found if stored})
+        volumes = left_behind(node_id, mine, {stored.record.id: stored.record for stored in found if stored})
+        nodes = [stored.record for stored in self._records.all(NODES)]
+        pool_of = {node.id: node.facts.pool_ids[0] for node in nodes if node.facts and node.facts.pool_ids}
+        return Left(volumes, leaves_belongings(node_id, vm, mine, pool_of))
 
     async def _end(self, node_id: str, verb: msgspec.Struct) -> None:
         answer: type = Figures if isinstance(verb, wire.Release) else type(None)

@@ -199,7 +199,9 @@ _PREDICTED = {
 
 
 class Migration(Strict):
-    """not_before: it waits until then; began_at: when it was let in; null: it still waits."""
+    """not_before: it waits until then; began_at: when it was let in; null: it still waits. paused: it was, and stays
+    so. belongings: its UEFI variables and its TPM's state go from one node's default pool to the other's.
+    """
 
     id: str
     vm_id: str
@@ -212,7 +214,9 @@ class Migration(Strict):
     target_node: str
     target_node_id: str
     at_rest: bool
+    paused: bool = False
     disks: list[DiskMoveOut] = []
+    belongings: bool = False
     priority: int
     not_before: datetime.datetime | None
     began_at: datetime.datetime | None
@@ -311,7 +315,8 @@ class GoalsOut(Strict):
 
 class NodePlan(Strict):
     """One node. is_here: the VM is there. can: it could go there, and reach its goals; else `reasons` says all that
-    stands in the way. start: what to send to POST /migrations to have exactly this; null when it cannot.
+    stands in the way. belongings: its UEFI variables and its TPM's state would be copied, too. start: what to send to
+    POST /migrations to have exactly this; null when it cannot.
     """
 
     node: str
@@ -322,6 +327,7 @@ class NodePlan(Strict):
     kind: MigrationKind | None
     strategy: Strategy | None
     disks: list[DiskMoveOut] = []
+    belongings: bool = False
     predicted: PredictionOut | None
     reasons: list[ReasonOut]
     explanation: list[str]

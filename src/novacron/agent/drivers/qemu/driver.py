@@ -13,6 +13,7 @@ from novacron.agent.drivers.qemu import (
     blocks,
     disks,
     incoming,
+    keeping,
     launcher,
     outgoing,
     parking,
@@ -31,7 +32,7 @@ from novacron.agent.drivers.qemu.record import Role
 from novacron.clock import Clock
 from novacron.errors import StateConflict
 from novacron.model.blocks import BlockDigests, Sample
-from novacron.model.machine import MachineReport, MachineSpec, StopMode
+from novacron.model.machine import Belonging, MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Figures, Goals, Tactics
 from novacron.model.node import DriverFacts
 from novacron.model.prediction import Measurement
@@ -168,8 +169,9 @@ class QemuDriver:
         *,
         proxied: bool = False,
         channels: int = 1,
+        paused: bool = False,
     ) -> Reception:
-        wanted = incoming.Wanted(migration_id, host, receives, proxied, channels)
+        wanted = incoming.Wanted(migration_id, host, receives, proxied, channels, paused)
         return await self._fleet.run(launch.spec.vm_id, "accept", self._accept(launch, wanted))
 
     async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:
@@ -351,6 +353,12 @@ class QemuDriver:
         self._fleet.tell(self._fleet.absent(vm_id))
         del self._fleet.machines[vm_id]
         return True
+
+    async def pack(self, keep: Path, *, with_tpm: bool) -> tuple[Belonging, ...]:
+        return await asyncio.to_thread(keeping.pack, keep, with_tpm=with_tpm)
+
+    async def unpack(self, keep: Path, files: tuple[Belonging, ...], uid: int | None) -> None:
+        await asyncio.to_thread(keeping.unpack, keep, files, uid, uid)
 
     # -- snapshots -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from novacron.agent.drivers.qemu.launcher import abandon, launch
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.migration import (
     ANNOUNCE,
+    LATE_ACTIVATION,
     POSTCOPY,
     Info,
     capabilities,
@@ -39,7 +40,8 @@ WHOLE_DEADLINE_S = 5.0  # the source has heard of it by then
 class Wanted(msgspec.Struct, frozen=True):
     """What a target is to wait for at `host`: disks, and a stream, if that does not come from this node's proxy.
 
-    channels: connections that memory comes over at once, if this QEMU can.
+    channels: connections that memory comes over at once, if this QEMU can. paused: of a guest that stands still, and is
+    to.
     """
 
     migration_id: str
@@ -47,6 +49,7 @@ class Wanted(msgspec.Struct, frozen=True):
     receives: tuple[str, ...] = ()
     proxied: bool = False
     channels: int = 1
+    paused: bool = False
 
 
 async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str, ...], wanted: Wanted) -> Reception:
@@ -56,7 +59,7 @@ async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str
     """
     require(features)
     migration_id, host_at = wanted.migration_id, wanted.host
-    transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=host_at)
+    transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=host_at, paused=wanted.paused)
     if wanted.proxied:
         transfer.socket = SOCKET
     transfer.channels = wanted.channels if sends_parallel(features) and not wanted.proxied else 1
@@ -71,6 +74,10 @@ async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str
             tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
             await tls.install(monitor, machine.run_dir, migration_id, "server")
         await monitor.execute("migrate-set-capabilities", capabilities(on=True, channels=transfer.channels))
+        if wanted.paused:
+            # Without `cont` nothing but its stream's end makes its disks usable, and QEMU (7.2) ends itself when they
+            # are to be moved or grown before. Its source does not need their locks to stand still.
+            await monitor.execute("migrate-set-capabilities", only(LATE_ACTIVATION, on=False))
         if postcopy_probe.FEATURE in features and transfer.channels == 1:
             # It takes a stream of either kind then; whether it will be needed is decided on the way.
             await _allow_postcopy(machine)
@@ -124,7 +131,8 @@ def _reception(machine: Machine, transfer: Transfer, key_hex: str) -> Reception:
 
 
 async def take_over(machine: Machine, migration_id: str, generation: int, watch: tuple[str, ...]) -> Arrival:
-    """Continue once its state is loaded. watch: disks of which it is noted what is written from then on.
+    """Continue once its state is loaded; one that is to stand is taken over as it stands. watch: disks of which it is
+    noted what is written from then on.
 
     :raise MonitorFailed: QEMU refuses (a disk is still held by another): it stays `incoming`; asking again is safe.
     :raise DeadlineExceeded: it may continue or not; the status is `unknown` until it says.
@@ -132,7 +140,8 @@ async def take_over(machine: Machine, migration_id: str, generation: int, watch:
     transfer = machine.transfer(migration_id, Role.TARGET)
     if transfer is None:
         raise StateConflict.of(f"machine {machine.vm_id}", machine.status.value, ("incoming",), "take over")
-    if machine.status is not MachineStatus.RUNNING:
+    stands = transfer.paused and transfer.taken_over and machine.status is MachineStatus.PAUSED
+    if machine.status is not MachineStatus.RUNNING and not stands:
         await machine.until(
             lambda: machine.ended or machine.migration_state in status.OVER | status.POSTCOPY, LOAD_DEADLINE_S, "load"
         )
@@ -146,9 +155,9 @@ async def take_over(machine: Machine, migration_id: str, generation: int, watch:
 
 
 async def verify(machine: Machine) -> MachineReport:
-    """Ask whether it really runs, announce it to the network, and forget the key.
+    """Ask whether it really runs, or stands as it is to, announce it to the network, and forget the key.
 
-    :raise StateConflict: it does not run. :raise DeadlineExceeded: a part of its memory is missing.
+    :raise StateConflict: it does not. :raise DeadlineExceeded: a part of its memory is missing.
     """
     if machine.record.transfer is not None and machine.record.transfer.in_part:
         await machine.until(
@@ -157,8 +166,10 @@ async def verify(machine: Machine) -> MachineReport:
     report = await machine.refresh()
     if report.status is MachineStatus.STOPPED:
         return report  # the guest has shut down since; that is its own affair
-    if report.status is not MachineStatus.RUNNING:
-        raise StateConflict.of(f"machine {machine.vm_id}", report.status.value, ("running",), "verify")
+    transfer = machine.record.transfer
+    to_be = MachineStatus.PAUSED if transfer is not None and transfer.paused else MachineStatus.RUNNING
+    if report.status not in (to_be, MachineStatus.RUNNING):
+        raise StateConflict.of(f"machine {machine.vm_id}", report.status.value, (to_be.value,), "verify")
     monitor = machine.door()
     await monitor.execute("announce-self", ANNOUNCE)
     await monitor.execute("migrate-set-parameters", {"tls-creds": ""})
@@ -235,6 +246,9 @@ async def _continue(machine: Machine, transfer: Transfer, generation: int, watch
     generation_before, machine.record.generation = machine.record.generation, generation
     machine.save()
     tpm.claim(machine.record.keep, machine.record.tpm)
+    if transfer.paused:
+        machine.become(machine.status if machine.ended else MachineStatus.PAUSED)
+        return
     try:
         await _tell_to_continue(machine)
     except MonitorFailed:

@@ -27,7 +27,8 @@ from novacron.agent.drivers.qemu.convergence import (
 from novacron.errors import Unsupported
 from novacron.model.migration import Figures, Goals, Progress, Strategy, Tactics
 
-CAPABILITIES = ("events", "return-path", "pause-before-switchover", "late-block-activate")
+LATE_ACTIVATION = "late-block-activate"
+CAPABILITIES = ("events", "return-path", "pause-before-switchover", LATE_ACTIVATION)
 """return-path: without it a source believes in a target that died while loading. late-block-activate: nobody holds
 the disks' locks between the two, so that the source can continue when the target is discarded."""
 
@@ -122,9 +123,9 @@ def capabilities(
     return {"capabilities": [{"capability": name, "state": state} for name, state in states.items()]}
 
 
-def only(name: str) -> dict[str, object]:
-    """Arguments for migrate-set-capabilities: this one more."""
-    return {"capabilities": [{"capability": name, "state": True}]}
+def only(name: str, *, on: bool = True) -> dict[str, object]:
+    """Arguments for migrate-set-capabilities: this one more, or less."""
+    return {"capabilities": [{"capability": name, "state": on}]}
 
 
 def source_parameters(

@@ -29,8 +29,8 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     needs to run, or is about to be.
 
     Target: disk_port: where it takes in disks; layered: those of them that stand on an image. taken_over: it was told
-    to run, or is about to be; from then on it is never discarded. in_part: it runs, or is about to, with memory that is
-    not all there.
+    to run, or is about to be; from then on it is never discarded. paused: it is to stand instead. in_part: it runs, or
+    is about to, with memory that is not all there.
 
     channels: connections that memory comes over at once. closed: both sides are done with it; only its answers are
     still known. socket: (target) where in its directory it listens for this node's stream proxy. proxied: (source) it
@@ -59,6 +59,7 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     switching: bool = False
     opened: bool = False
     taken_over: bool = False
+    paused: bool = False
     in_part: bool = False
     closed: bool = False
     figures: Figures | None = None
