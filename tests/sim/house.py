@@ -16,6 +16,7 @@ from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.bulk_migrations.worker import BulkWorker
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.links import Links
 from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.service import MigrationService
 from novacron.control.networks.weaver import Weaver
@@ -68,7 +69,9 @@ class House:
         self.snapshots = SnapshotService(records, self.room, clock)
         self.planner = Planner(records, self.room, cluster, clock)
         self.surveyor = Surveyor(records, self.room, self.planner)
-        self.migrations = MigrationService(records, self.room, clock, self.planner)
+        self.migrations = MigrationService(
+            records, self.room, clock, self.planner, Links(records, cluster, clock, self.planner)
+        )
         self.bulk = BulkMigrationService(records, self.room, clock, self.surveyor)
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._written: dict[str, int] = {}  # by VM: what its guest wrote last, on disks that nodes do not share

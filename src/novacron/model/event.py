@@ -25,6 +25,7 @@ class ObjectType(StrEnum):
     TEMPLATE = "template"
     MIGRATION_POLICY = "migration_policy"
     BULK_MIGRATION = "bulk_migration"
+    LINK = "link"
 
 
 class ChangeKind(StrEnum):

@@ -120,7 +120,7 @@ async def begin(
             node, target = nodes[volume_id], NBD_NODE + node_of(volume_id)[1:]
             await monitor.execute("blockdev-add", _remote(volume_id, target, to))
             own_part = volume_id in layered and volume_id in to.layered
-            speed = bytes_per_s // len(volume_ids)
+            speed = part(bytes_per_s, len(volume_ids))
             await start(monitor, volume_id, node, target, features, own_part=own_part, bytes_per_s=speed)
     except DriverError as wrong:
         await drop(machine)
@@ -359,6 +359,11 @@ def _check(found: Sequence[Job], volume_ids: Sequence[str], *, finishing: bool =
     if wrong:
         reasons = [Reason("qemu.mirror", job.error or job.status, subject=job.id.removeprefix(JOB)) for job in wrong]
         raise MigrationFailed(f"a disk could not be copied: {wrong[0].error or wrong[0].status}", reasons)
+
+
+def part(bytes_per_s: int, count: int) -> int:
+    """One disk's part of what all have together; 0, which is no limit, only of 0."""
+    return max(1, bytes_per_s // count) if bytes_per_s else 0
 
 
 def job_of(volume_id: str) -> str:
