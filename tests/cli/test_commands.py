@@ -225,6 +225,10 @@ def test_a_migration_that_does_not_arrive_fails(room: ControlRoom, run: Run, sta
 
 
 def test_cancel(room: ControlRoom, run: Run) -> None:
+    room.on("POST", f"/migrations/{MIGRATION_ID}/set-bandwidth", said(migration(state="transferring"), 202))
+    paced = run(f"migration set-bandwidth {MIGRATION_ID} 10MiB/s").stdout
+    assert paced == f"{MIGRATION_ID}: transferring; at most 10 MiB/s from now on\n"
+    assert json.loads(room.bodies[-1]) == {"bandwidth_bytes_per_s": 10 << 20}
     room.on("POST", f"/migrations/{MIGRATION_ID}/cancel", said(migration(state="cancelling"), 202))
     assert run(f"migration cancel {MIGRATION_ID}").stdout == f"{MIGRATION_ID}: cancelling; web-1 stays on node-1\n"
 

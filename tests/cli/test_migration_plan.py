@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +196,72 @@ def test_the_cpu_baseline_names_who_is_locked_in(room: ControlRoom, run: Run) ->
     assert "VM:           web-1: locked in on node-1: node-2: it cannot run CPU model EPYC" in shown
     assert "2 more" in shown
     assert room.asked[0].query_params.getlist("without") == ["node-3", "node-4"]
+
+
+def test_changes_are_read_and_what_becomes_of_vms_is_shown(room: ControlRoom, run: Run, tmp_path: Path) -> None:
+    flags = tmp_path / "cpuinfo"
+    flags.write_text("processor\t: 0\nflags\t\t: fpu sse2\nprocessor\t: 1\nflags\t\t: fpu sse2\n")
+    found = {
+        "baselines": [],
+        "vms": [
+            {"vm": "web-1", "vm_id": VM_ID, "node": "node-1", "cpu_model": "EPYC", "machine_type": "pc-q35-7.2",
+             "accelerator": "kvm", "could_now": ["node-2"], "could": [], "can_stay": False, "was_locked_in": False,
+             "is_locked_in": True, "cannot": [{"code": "x", "message": "node-2: it cannot run CPU model EPYC"}],
+             "remedy": "leave node-2 as it is"},
+        ],
+        "vms_left_off": 0, "vms_unchanged": 3, "unknown": [], "assumed": ["node-9 has the QEMU of node-1"],
+    }  # fmt: skip
+    room.on("POST", "/cpu-baseline-plans", said(found))
+    after = ["node-1=Skylake-Server", "node-1:-avx512f,+pc-q35-9.0,qemu=9.0", f"node-2=@{flags}", "+node-9=EPYC"]
+    after += ["vm/web-1=Haswell", "vm/*=Nehalem"]
+    options = [word for change in after for word in ("--after", change)]
+    shown = run(["node", "cpu-baseline", *options, "--without", "node-3"]).stdout
+    assert json.loads(room.bodies[0]) == {
+        "nodes": {
+            "node-1": {
+                "cpu_model": "Skylake-Server", "remove_cpu_flags": ["avx512f"], "qemu_version": "9.0",
+                "add_machine_types": ["pc-q35-9.0"],
+            },
+            "node-2": {"cpu_flags": ["fpu", "sse2"]},
+            "node-3": {"gone": True},
+            "node-9": {"added": True, "cpu_model": "EPYC"},
+        },
+        "vms": {"web-1": "Haswell"},
+        "every_vm": "Nehalem",
+    }  # fmt: skip
+    assert "web-1 (on node-1): could not start on node-1 again, could go nowhere; now: node-2" in shown
+    assert "leave node-2 as it is" in shown
+    assert "node-9 has the QEMU of node-1" in shown
+    assert "nothing changes for 3" in shown
+
+
+@pytest.mark.parametrize("text", ["node-1", "=EPYC", "node-1=", "node-1:avx512f", "node-1:-", "vm/=EPYC", "vm/a:-avx"])
+def test_what_is_no_change_is_said(run: Run, text: str) -> None:
+    refused = run(["node", "cpu-baseline", "--after", text])
+    assert refused.exit_code == 2
+    assert "is none of NODE=MODEL" in refused.stderr
+
+
+def test_a_link_is_measured_and_what_is_known_of_links_is_listed(room: ControlRoom, run: Run) -> None:
+    link = {
+        "source_node": "node-1", "source_node_id": NODE_ID, "target_node": "node-2", "target_node_id": VM_ID,
+        "measured_at": NOW, "age_s": 12.0, "rate_bytes_per_s": float(11 << 20), "rtt_ms": 40.2, "sent_bytes": 11 << 20,
+        "is_capped": True, "why": "",
+    }  # fmt: skip
+    room.on("POST", "/link-probes", said(link))
+    shown = run("node probe-link node-1 node-2 --bandwidth 11MiB/s").stdout
+    assert json.loads(room.bodies[0]) == {
+        "source_node": "node-1", "target_node": "node-2", "bandwidth_bytes_per_s": 11 << 20,
+    }  # fmt: skip
+    assert "11 MiB/s or more" in shown
+    assert "40.2 ms" in shown
+    unknown = {"measured_at": None, "age_s": None, "rate_bytes_per_s": None, "rtt_ms": None, "sent_bytes": 0}
+    room.on("POST", "/link-probes", said(link | unknown | {"is_capped": False, "why": "nobody answers"}))
+    shown = run("node probe-link node-1 node-2").stdout
+    assert "unknown" in shown
+    assert "nobody answers" in shown
+    room.on("GET", "/nodes/node-1/links", said({"items": [link]}))
+    assert "node-1  node-2  11 MiB/s or more" in run("node links node-1").stdout
 
 
 def test_windows_are_read_shown_and_taken_away(room: ControlRoom, run: Run) -> None:

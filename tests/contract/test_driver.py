@@ -535,6 +535,21 @@ async def test_a_transfer_under_way_can_be_taken_back_and_tried_again(bed: Bed) 
     assert (await target.take_over(vm_id, retry, 2)).report.status is S.RUNNING
 
 
+async def test_its_bandwidth_can_be_changed_while_it_leaves_and_at_no_other_time(bed: Bed) -> None:
+    vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
+    source = bed.one.agent()
+    _, waiting = await sending(bed, vm_id, migration_id)
+    for bytes_per_s in (1 << 20, 1 << 20, 0):
+        await source.set_bandwidth(vm_id, migration_id, bytes_per_s)
+    if isinstance(bed, QemuBed):  # the other's stream takes as long as its world says
+        async with asyncio.timeout(30.0):
+            await waiting  # at the pace of before it would take minutes
+    await source.reclaim(vm_id, migration_id)
+    with pytest.raises(StateConflict):
+        await source.set_bandwidth(vm_id, migration_id, 0)
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
 async def test_one_that_left_whole_can_be_taken_back_before_it_is_taken_over(bed: Bed) -> None:
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     await sent(bed, vm_id, migration_id)

@@ -27,13 +27,14 @@ from novacron.control.room import Room
 from novacron.control.store.base import Store
 from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored
 from novacron.control.store.sqlite import SqliteStore
-from novacron.errors import NodeUnreachable, Unsupported
+from novacron.errors import NodeUnreachable, Unavailable, Unsupported
 from novacron.model.image import DiskFormat, FileRole, Image, ImageFile, ImageState
 from novacron.model.machine import Disk, MachineReport, MachineStatus
 from novacron.model.node import Accelerator, DriverFacts, Node, NodeFacts, NodeState, NodeUsage
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Desired, Pins, Vm, VmSpec
 from novacron.wire.agent import Console, ConsoleText, Measure
+from novacron.wire.link import LinkAt, LinkFound, LinkListen, LinkProbe
 
 POOL_ID = "0190b36e-0000-7000-8000-00000000aaaa"
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -41,12 +42,13 @@ GIB = 1 << 30
 
 
 class TinyAgents:
-    """Lines to agents that answer two verbs: the console, and `measure` when `measured` is set."""
+    """Lines to agents that answer the console, and what is measured when it is set: `measured`, `link`."""
 
     def __init__(self) -> None:
         self.connected: set[str] = set()
         self.console = ConsoleText(text="login: ", truncated=False)
         self.measured: Measurement | None = None
+        self.link: LinkFound | None = None
         self.calls: list[msgspec.Struct] = []
 
     def is_connected(self, node_id: str) -> bool:
@@ -60,6 +62,12 @@ class TinyAgents:
             if self.measured is None:
                 raise Unsupported("this hypervisor does not measure")
             return self.measured
+        if isinstance(args, LinkListen):
+            return LinkAt(host="192.0.2.2", port=1, key_hex="ab" * 32)
+        if isinstance(args, LinkProbe):
+            if self.link is None:
+                raise Unavailable("the link to 192.0.2.2:1 cannot be measured: it does not answer in time")
+            return self.link
         assert isinstance(args, Console)
         return self.console
 

@@ -253,6 +253,27 @@ async def test_cancel_until_the_commit(api: Api) -> None:
     problem_of(await api.http.get("/api/v1/migrations/nothing"), 404, "not_found")
 
 
+async def test_its_bandwidth_is_changed_while_something_of_it_is_still_to_stream(api: Api) -> None:
+    source, _ = await _two_nodes(api)
+    await api.vm(node=source, status=MachineStatus.RUNNING)
+    path = f"/api/v1/migrations/{(await _move(api)).json()['id']}/set-bandwidth"
+    answer = await api.http.post(path, json={"bandwidth_bytes_per_s": 10 << 20})
+    made = answer.json()
+    assert (answer.status_code, made["bandwidth_bytes_per_s"]) == (202, 10 << 20)
+    assert made["explanation"][-1] == "bandwidth changed by admin: at most 10.0 MiB/s"
+    again = await api.http.post(path, json={"bandwidth_bytes_per_s": 10 << 20})
+    assert (again.status_code, again.json()["revision"]) == (202, made["revision"])
+    for wrong in ({}, {"bandwidth_bytes_per_s": -1}, {"bandwidth_bytes_per_s": 1 << 41}):
+        problem = problem_of(await api.http.post(path, json=wrong), 422, "invalid_input")
+        assert fields_of(problem) == ["bandwidth_bytes_per_s"]
+    await api.records.change(
+        MIGRATIONS, made["id"], lambda story: msgspec.structs.replace(story, did=("accept", "send"))
+    )
+    problem_of(await api.http.post(path, json={"bandwidth_bytes_per_s": 0}), 409, "state_conflict")
+    gone = await api.http.post("/api/v1/migrations/nothing/set-bandwidth", json={"bandwidth_bytes_per_s": 0})
+    problem_of(gone, 404, "not_found")
+
+
 async def test_lists_filter_by_vm_and_state(api: Api) -> None:
     source, _ = await _two_nodes(api)
     for name in ("web-1", "web-2"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from novacron.control.bulk_migrations.admission import Carried, at_once, link_of, share
+from novacron.control.bulk_migrations.admission import Carried, at_once, link_of, shares
 from novacron.control.bulk_migrations.loss import Lost, restarts
 from novacron.control.bulk_migrations.timetable import Timetable, UnderWay, Way, Wish, timetable
 from novacron.control.scheduler.placement import Candidate, Limits, Need
@@ -157,17 +157,17 @@ def test_every_vm_has_a_place_it_can_go_to_or_a_reason(
     assert made.total_s == max((move.ends_at_s for move in made.moves), default=0.0)
 
 
-@given(st.integers(1, 10**9), st.lists(st.integers(1, 9), max_size=9))
-def test_the_budget_is_never_exceeded_and_shared_evenly(budget: int, together: list[int]) -> None:
-    limits, given_ = BulkLimits(bandwidth_bytes_per_s=budget), 0
-    for number in together:
-        part = share(limits, number, given_)
-        if part is None:
-            assert given_ == budget or budget // number == 0
-            continue
-        assert part <= budget // number
-        given_ += part
-    assert given_ <= budget
+@given(st.integers(1, 10**9), st.lists(st.integers(0, 10**9), max_size=9), st.integers(0, 10**9))
+def test_the_budget_is_never_exceeded_and_shared_evenly(budget: int, caps: list[int], held: int) -> None:
+    by_name = {f"vm-{number}": cap for number, cap in enumerate(caps)}
+    parts = shares(budget, by_name, held)
+    assert sum(parts.values()) <= max(0, budget - held)
+    assert all(0 < part <= (by_name[name] or budget) for name, part in parts.items())
+    free = [part for name, part in parts.items() if part != by_name[name]]
+    assert max(free, default=0) - min(free, default=0) <= 1  # none has more than another but for its own cap
+    assert all(part <= max(free) for part in parts.values() if free)
+    left = max(0, budget - held) - sum(parts.values())
+    assert left == 0 or not free or left < len(caps)  # nothing is left over that one could have
 
 
 # -- what is asked ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from novacron.control.bulk_migrations.worker import BulkWorker
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.decide import has_belongings, is_paused
+from novacron.control.migrations.links import Links
 from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.service import MigrationService
 from novacron.control.networks.weaver import Weaver
@@ -71,7 +72,9 @@ class House:
         self.snapshots = SnapshotService(records, self.room, clock)
         self.planner = Planner(records, self.room, cluster, clock)
         self.surveyor = Surveyor(records, self.room, self.planner)
-        self.migrations = MigrationService(records, self.room, clock, self.planner)
+        self.migrations = MigrationService(
+            records, self.room, clock, self.planner, Links(records, cluster, clock, self.planner)
+        )
         self.bulk = BulkMigrationService(records, self.room, clock, self.surveyor)
         self.rehearsals = RehearsalService(records, self.room, clock, self.migrations, POOL_ID)
         self._workers: dict[str, asyncio.Task[None]] = {}

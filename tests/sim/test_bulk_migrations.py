@@ -267,3 +267,49 @@ async def test_disks_that_nodes_do_not_share_go_along_and_come_back(tmp_path: Pa
         await ended(h, await begin(h, bring_back="a"))
         for vm_id in vms:
             assert await h.check_peace(vm_id) == "a"
+
+
+async def test_the_budget_is_shared_anew_when_a_move_ends_or_is_paced_by_hand(tmp_path: Path) -> None:
+    async with house(tmp_path, nodes="abc", transfer_s=30.0) as h:
+        one, other = [await h.running_vm("a") for _ in range(2)]
+        watch = Watch(h)
+
+        def rates() -> dict[str, int]:
+            streaming = [now for now in under_way(h) if now.state is MigrationState.TRANSFERRING]
+            return {now.vm_id: now.goals.bandwidth_bytes_per_s // MIB for now in streaming}
+
+        def told(vm_id: str) -> list[int]:
+            return [pace // MIB for pace in h.cluster["a"].host.machines[vm_id].paces]
+
+        bulk = await begin(h, vms=[one, other], bandwidth_budget_bytes_per_s=90 * MIB)
+        await h.until(lambda: rates() == {one: 45, other: 45}, "both have half")
+        moving = next(now for now in under_way(h) if now.vm_id == one)
+        await h.migrations.set_bandwidth(moving.id, 30 * MIB, "ada", None, once(h))
+        await h.until(lambda: (told(one), told(other)) == ([30], [60]), "the other is told to take what is left")
+        assert watch.given <= 90 * MIB
+        await h.migrations.cancel(moving.id, None, once(h))
+        await h.until(lambda: told(other) == [60, 90], "it is alone, and has all of it")
+        assert rates() == {other: 90}
+        assert watch.given <= 90 * MIB
+        made = await ended(h, bulk)
+        assert {entry.vm_id for entry in made.entries if entry.state is EntryState.DONE} >= {other}
+
+
+async def test_one_that_joins_takes_its_part_from_those_under_way(tmp_path: Path) -> None:
+    async with house(tmp_path, nodes="abc", transfer_s=30.0) as h:
+        first, late = [await h.running_vm("a") for _ in range(2)]
+        watch = Watch(h)
+        busy = await h.migrate(late, "b")
+        await h.until(lambda: h.migration(busy).state is MigrationState.TRANSFERRING, "one is moved by somebody else")
+        bulk = await begin(h, vms=[first, late], bandwidth_budget_bytes_per_s=80 * MIB, target_node="c")
+
+        def rate(vm_id: str) -> int:
+            mine = [now for now in under_way(h) if now.vm_id == vm_id and now.id != busy]
+            return mine[0].goals.bandwidth_bytes_per_s // MIB if mine else 0
+
+        await h.until(lambda: rate(first) == 80, "it has all of it, as it is alone")
+        await h.migrations.cancel(busy, None, once(h))
+        await h.until(lambda: (rate(first), rate(late)) == (40, 40), "the other has joined")
+        assert watch.given <= 80 * MIB
+        made = await ended(h, bulk)
+        assert made.state is BulkState.COMPLETED

@@ -46,7 +46,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     here for it, or are about to be, and are deleted with it; belongings: likewise its directory beside them. at_rest:
     (leaving) its guest is not to run here: its disks are open to be copied. elsewhere: (leaving) the machine with those
     volumes of `received` that are made on this node. pivoting: (leaving) the migration whose copies it may work with
-    already: they are not deleted.
+    already: they are not deleted. sent: the last one that its state was sent by, or was about to be.
     """
 
     vm_id: str
@@ -66,6 +66,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_rest: bool = False
     elsewhere: MachineSpec | None = None
     pivoting: str = ""
+    sent: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

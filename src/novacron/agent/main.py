@@ -31,6 +31,7 @@ from novacron.agent.image_door import ImageDoor
 from novacron.agent.images import Images
 from novacron.agent.ledger import Ledger
 from novacron.agent.line import Line
+from novacron.agent.link_probe import LinkProber
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
 from novacron.agent.network import Networks, ability
@@ -49,7 +50,7 @@ from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.tool import Tools
 from novacron.agent.stream.cache import PageCache
-from novacron.agent.verbs import Verbs, network_table, table
+from novacron.agent.verbs import Verbs, link_table, network_table, table
 from novacron.agent.volumes import Volumes
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
@@ -138,7 +139,8 @@ class Agent:
         self.images = Images(depot, settings.state_dir / "fetching", server)
         self.door = ImageDoor(self.images.file, secret, server.now_s)
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), self.snapshots, self.images)
-        verbs = Verbs({**doers, **network_table(self.overlay)})
+        self.links = LinkProber(settings.migration_host)
+        verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links)})
         dial = dialer(settings.server, secret, settings.tls_ca)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
@@ -212,6 +214,7 @@ async def serve(settings: AgentConfig) -> None:
         await asyncio.gather(*ending, return_exceptions=True)
         await doors.aclose()
         await agent.line.finish(FINISH_WITHIN_S)
+        await agent.links.close()
         await agent.proxies.close()
         await agent.movements.close()
         await agent.driver.close()

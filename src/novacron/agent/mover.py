@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
+from novacron.agent.bandwidth import Bandwidth
 from novacron.agent.carry import Carry
 from novacron.agent.cold import Cold, bare
 from novacron.agent.copier import Copier, place_of
@@ -64,6 +65,7 @@ class Mover:
         self.cold = Cold(ledger, provisioner, driver, machines, clock)
         self.rehouse = Rehouse(ledger, provisioner, driver, self.cold, self._teller)
         self.copier = Copier(ledger, driver, self._teller)
+        self.bandwidth = Bandwidth(ledger, driver, proxies)
         self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
 
     # -- target --------------------------------------------------------------------------------------------
@@ -267,7 +269,11 @@ class Mover:
             if holding.called_off == args.migration_id:
                 raise MigrationFailed(f"migration {args.migration_id} was called off")
             leaving = msgspec.structs.replace(
-                holding, role=Role.LEAVING, generation=args.generation, migration_id=args.migration_id
+                holding,
+                role=Role.LEAVING,
+                generation=args.generation,
+                migration_id=args.migration_id,
+                sent=args.migration_id,
             )
             await self._ledger.put(leaving)
         tell = self._teller(args.migration_id)
@@ -275,7 +281,7 @@ class Mover:
         def act(to: Reception) -> Awaitable[Departure]:
             return self._driver.send(args.vm_id, args.migration_id, to, args.goals, tell, args.tactics, args.volumes)
 
-        again = holding.role is Role.LEAVING and holding.migration_id == args.migration_id
+        again = holding.sent == args.migration_id  # it may be leaving by it already: its disks are copied first
         left = seen.status is MachineStatus.HANDED_OFF
         departure = await self._proxies.send(args, holding.spec, act, again=again, left=left)
         luggage = await self._travel.leaving(holding.spec)

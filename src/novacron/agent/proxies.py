@@ -179,6 +179,12 @@ class Proxies:
             await self.end(args.migration_id)
             raise MigrationFailed(f"{wrong.message}{why}", wrong.reasons) from wrong
 
+    def set_cap(self, migration_id: str, bytes_per_s: int | None) -> None:
+        """How fast its stream goes from now on; None: as it goes. No stream of that migration: fine."""
+        given = self._given.get(migration_id)
+        if given is not None:
+            given.sender.set_cap(bytes_per_s)
+
     def figured(self, migration_id: str, measured: Figures) -> Figures:
         """The driver's figures of a migration, with what its streams came to; as they are where there were none."""
         given = self._given.get(migration_id)

@@ -10,6 +10,7 @@ import structlog
 
 from novacron.agent.gauge import Gauge
 from novacron.agent.images import Images
+from novacron.agent.link_probe import LinkProber
 from novacron.agent.machines import Machines
 from novacron.agent.mover import Mover
 from novacron.agent.network.overlay import Overlay
@@ -28,7 +29,7 @@ _encode = msgspec.json.Encoder().encode
 def table(
     machines: Machines, mover: Mover, gauge: Gauge, volumes: Volumes, snapshots: Snapshots, images: Images
 ) -> Mapping[str, Doer]:
-    """The verbs of wire.agent.VERBS and who does them, but for those about networks."""
+    """The verbs of wire.agent.VERBS and who does them, but for those about networks and links."""
     return {
         "machine.start": machines.start,
         "machine.stop": machines.stop,
@@ -49,6 +50,7 @@ def table(
         "migration.pack_belongings": mover.carry.pack,
         "migration.unpack_belongings": mover.carry.unpack,
         "migration.send": mover.send,
+        "migration.set_bandwidth": mover.bandwidth.change,
         "migration.halt": mover.cold.halt,
         "migration.open_postcopy": mover.postcopy.open_postcopy,
         "migration.fetch_rest": mover.postcopy.fetch_rest,
@@ -81,6 +83,11 @@ def table(
 def network_table(overlay: Overlay) -> Mapping[str, Doer]:
     """The verbs of wire.network.VERBS."""
     return {"network.apply": overlay.apply, "network.forget": overlay.forget, "network.ping": overlay.ping}
+
+
+def link_table(prober: LinkProber) -> Mapping[str, Doer]:
+    """The verbs of wire.link.VERBS."""
+    return {"link.listen": prober.listen, "link.probe": prober.probe}
 
 
 class Verbs:

@@ -13,7 +13,7 @@ from novacron.cli.options import server_options
 
 NOUNS = {
     "vm": ("novacron.cli.vm:vm", "Make, run, move and remove VMs."),
-    "migration": ("novacron.cli.migration:migration", "Watch and cancel the moving of VMs."),
+    "migration": ("novacron.cli.migration:migration", "Watch, pace and cancel the moving of VMs."),
     "migration-policy": (
         "novacron.cli.migration_policy:migration_policy",
         "Give goals of migrations a name.",

@@ -1,4 +1,4 @@
-"""`novacron migration`: watch and cancel the moving of VMs."""
+"""`novacron migration`: watch, pace and cancel the moving of VMs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from novacron.cli.complete import names
-from novacron.cli.options import TIME, asks, prints, selects
+from novacron.cli.options import RATE, TIME, asks, prints, selects
 from novacron.cli.rehearsal import rehearsal, rehearse
 from novacron.cli.session import Session
 
@@ -25,7 +25,7 @@ MIGRATION = click.argument("migration", metavar="MIGRATION")
 
 @click.group()
 def migration() -> None:
-    """Watch and cancel the moving of VMs. MIGRATION is an id; `vm migrate` begins one."""
+    """Watch, pace and cancel the moving of VMs. MIGRATION is an id; `vm migrate` begins one."""
 
 
 @migration.command("list")
@@ -69,6 +69,23 @@ def cancel(session: Session, migration: str) -> None:
     with session.connect() as nova:
         asked = nova.do(migrations.cancel(migration))
     session.printer.done(asked, f"{asked.id}: {asked.state}; {asked.vm_name} stays on {asked.source_node}", name)
+
+
+@migration.command("set-bandwidth")
+@MIGRATION
+@click.argument("rate", metavar="RATE", type=RATE)
+@prints
+@asks
+def set_bandwidth(session: Session, migration: str, rate: int) -> None:
+    """Have a migration go no faster than RATE (10MiB/s) from now on, also while it streams; 0: as the link."""
+    from novacron.cli import amounts
+    from novacron.cli.follow import name
+    from novacron.client import migrations
+
+    with session.connect() as nova:
+        changed = nova.do(migrations.set_bandwidth(migration, rate))
+    words = f"at most {amounts.rate(rate)}" if rate else "as fast as the link"
+    session.printer.done(changed, f"{changed.id}: {changed.state}; {words} from now on", name)
 
 
 @migration.command()

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from novacron.cli.complete import names
+from novacron.cli.node_cpu import cpu_baseline
 from novacron.cli.node_drain import bring_back, drain
+from novacron.cli.node_link import links, probe_link
 from novacron.cli.options import asks, confirm, confirms, prints, selects
 from novacron.cli.session import Session
 
 if TYPE_CHECKING:
     from novacron.cli.output import Column
-    from novacron.client.nodes import CpuBaseline, Node
+    from novacron.client.nodes import Node
 
 STATES = ("joining", "up", "cordoned", "draining", "suspect", "fencing", "fenced", "down")
 NODE = click.argument("node", metavar="NODE", shell_complete=names("nodes"))
@@ -106,48 +108,11 @@ def delete(session: Session, node: str, yes: bool) -> None:
     click.echo(safe.line(f"{node}: forgotten"))
 
 
-@node.command("cpu-baseline")
-@click.option("--without", metavar="NODE", multiple=True, shell_complete=names("nodes"),
-              help="As if this node were gone. Repeatable.")  # fmt: skip
-@prints
-@asks
-def cpu_baseline(session: Session, without: tuple[str, ...]) -> None:
-    """Show which virtual CPU all nodes run, and which VMs only some of them could take.
-
-    A VM keeps the CPU model and the machine type it first started with; this says which of them bind it.
-    """
-    from novacron.client import nodes
-
-    with session.connect() as nova:
-        found = nova.do(nodes.cpu_baseline(without=without))
-    session.printer.one(found, _baseline_details, lambda one: ", ".join(_models(one)))
-
-
+node.add_command(cpu_baseline)
+node.add_command(probe_link)
+node.add_command(links)
 node.add_command(drain)
 node.add_command(bring_back)
-
-
-def _models(found: CpuBaseline) -> list[str]:
-    return [f"{one.accelerator}: {one.cpu_model or 'none'}" for one in found.baselines]
-
-
-def _baseline_details(found: CpuBaseline) -> Iterator[tuple[str, str]]:
-    for one in found.baselines:
-        yield "Accelerator", f"{one.accelerator}, on {', '.join(one.nodes)}"
-        yield "CPU model", f"{one.cpu_model or 'none that all run'} (all run: {', '.join(one.cpu_models) or 'none'})"
-        yield "Machines", ", ".join(one.machine_types) or "none that all have"
-        for name, lacking in one.lacks_flags.items():
-            yield "Flags", f"{name} lacks {', '.join(lacking)}"
-    if found.unknown:
-        yield "Unknown", f"{', '.join(found.unknown)} have not said what they have"
-    for vm in found.vms:
-        where = f"locked in on {vm.node}" if vm.is_locked_in else f"could go to {', '.join(vm.could)}"
-        why = "; ".join(reason.message for reason in vm.cannot) or "there is no other node"
-        yield "VM", f"{vm.vm}: {where}: {why}"
-    if not found.vms:
-        yield "VMs", "every node could take each of them"
-    if found.vms_left_off:
-        yield "And", f"{found.vms_left_off} more"
 
 
 def _set_cordoned(session: Session, ref: str, cordoned: bool) -> None:

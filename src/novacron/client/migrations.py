@@ -294,6 +294,18 @@ def search(
     return Call(method="GET", path=path_of("migrations"), answer=Page[Migration], query=query)
 
 
+class BandwidthChange(msgspec.Struct, frozen=True, kw_only=True):
+    """0: as fast as the link."""
+
+    bandwidth_bytes_per_s: int
+
+
+def set_bandwidth(migration_id: str, bytes_per_s: int) -> Call[Migration]:
+    """Have it go no faster from now on, also while it streams; 0: as the link."""
+    path = path_of("migrations", ref_of("migration", migration_id), "set-bandwidth")
+    return Call(method="POST", path=path, answer=Migration, body=BandwidthChange(bandwidth_bytes_per_s=bytes_per_s))
+
+
 def cancel(migration_id: str) -> Call[Migration]:
     """Ask for everything to be taken back; the VM goes on running where it is."""
     path = path_of("migrations", ref_of("migration", migration_id), "cancel")

@@ -123,9 +123,109 @@ class CpuBaseline(msgspec.Struct, frozen=True, kw_only=True):
     unknown: list[str]
 
 
+class NodeAfter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a node is to be. cpu_model: hardware of that model; cpu_flags: hardware with these flags; added: a new one.
+
+    qemu_version: as another node has it.
+    """
+
+    gone: bool = False
+    added: bool = False
+    cpu_model: str | None = None
+    cpu_flags: Sequence[str] | None = None
+    add_cpu_flags: Sequence[str] = ()
+    remove_cpu_flags: Sequence[str] = ()
+    qemu_version: str | None = None
+    add_machine_types: Sequence[str] = ()
+    remove_machine_types: Sequence[str] = ()
+
+
+class CpuChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Changes to think through, all at once; vms: the CPU model a VM is to have; every_vm: all others."""
+
+    nodes: Mapping[str, NodeAfter] = {}
+    vms: Mapping[str, str] = {}
+    every_vm: str | None = None
+
+
+class VmAfter(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM for which something changes, or that is locked in then. can_stay: its own node could start it again."""
+
+    vm: str
+    vm_id: str
+    node: str | None
+    cpu_model: str
+    machine_type: str
+    accelerator: str
+    could_now: list[str]
+    could: list[str]
+    cannot: list[Reason]
+    can_stay: bool
+    was_locked_in: bool
+    is_locked_in: bool
+    remedy: str
+
+
+class CpuBaselinePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster as it would be, and the VMs that something changes for. assumed: what that rests on."""
+
+    baselines: list[Baseline]
+    vms: list[VmAfter]
+    vms_left_off: int
+    vms_unchanged: int
+    unknown: list[str]
+    assumed: list[str]
+
+
+def plan_cpu_baseline(changes: CpuChanges) -> Call[CpuBaselinePlan]:
+    """Which VMs could go where after these changes. Nothing is changed."""
+    return Call(method="POST", path=path_of("cpu-baseline-plans"), answer=CpuBaselinePlan, body=changes)
+
+
 def cpu_baseline(*, without: Sequence[str] = ()) -> Call[CpuBaseline]:
     """As the cluster is, or would be without these nodes (ids or names)."""
     return Call(method="GET", path=path_of("cpu-baseline"), answer=CpuBaseline, query={"without": list(without)})
+
+
+class LinkProbeCreate(msgspec.Struct, frozen=True, kw_only=True):
+    """bandwidth_bytes_per_s: the burst is to take no more; 0: as it goes."""
+
+    source_node: str
+    target_node: str
+    bandwidth_bytes_per_s: int = 0
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """What the link from one node to another carries; rate_bytes_per_s None: unknown, and `why` says why."""
+
+    source_node: str
+    source_node_id: str
+    target_node: str
+    target_node_id: str
+    measured_at: datetime.datetime | None
+    age_s: float | None
+    rate_bytes_per_s: float | None
+    rtt_ms: float | None
+    sent_bytes: int
+    is_capped: bool
+    why: str
+
+
+class LinkList(msgspec.Struct, frozen=True, kw_only=True):
+    """Links from and to a node."""
+
+    items: list[Link]
+
+
+def probe_link(source: str, target: str, *, bandwidth_bytes_per_s: int = 0) -> Call[Link]:
+    """Measure the link from one node to another, by a burst of at most a second."""
+    body = LinkProbeCreate(source_node=source, target_node=target, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
+    return Call(method="POST", path=path_of("link-probes"), answer=Link, body=body)
+
+
+def links(ref: str) -> Call[LinkList]:
+    """The links from and to a node that were measured for themselves."""
+    return Call(method="GET", path=path_of("nodes", ref_of("node", ref), "links"), answer=LinkList)
 
 
 def get(ref: str) -> Call[Node]:

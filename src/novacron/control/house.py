@@ -32,6 +32,9 @@ from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
 from novacron.control.link import Agents, HelloListener, Link, ReportListener
 from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.link_routes import router as link_routes
+from novacron.control.migrations.link_routes import shown as link_shown
+from novacron.control.migrations.links import Links
 from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.policies import PolicyService
 from novacron.control.migrations.policy_routes import router as policy_routes
@@ -69,6 +72,7 @@ from novacron.control.snapshots.worker import SnapshotWorker
 from novacron.control.store.records import (
     BULK_MIGRATIONS,
     IMAGES,
+    LINKS,
     MIGRATIONS,
     NETWORKS,
     NODES,
@@ -245,12 +249,14 @@ def _moving(
 ) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
     """What is asked of migrations, one and many, of rehearsals and policies, and how they are shown."""
     planner = Planner(records, room, lines, clock)
-    service = MigrationService(records, room, clock, planner)
+    links = Links(records, lines, clock, planner)
+    service = MigrationService(records, room, clock, planner, links)
     bulk = BulkMigrationService(records, room, clock, Surveyor(records, room, planner))
     view, policy_view, bulk_view = MigrationView(records), PolicyView(records), BulkMigrationView(records)
     rehearsals, rehearsal_view = RehearsalService(records, room, clock, service, pool_id), RehearsalView(records)
     routers = (
         migration_routes(records, service, view),
+        link_routes(records, links, clock),
         policy_routes(records, PolicyService(records, room, clock), policy_view),
         bulk_routes(records, bulk, bulk_view),
         rehearsal_routes(records, rehearsals, rehearsal_view),
@@ -260,6 +266,7 @@ def _moving(
         POLICIES.prefix: policy_view.data,
         BULK_MIGRATIONS.prefix: bulk_view.data,
         REHEARSALS.prefix: rehearsal_view.data,
+        LINKS.prefix: lambda figure, _: link_shown(records, clock, figure),
     }
     return routers, views
 
@@ -269,7 +276,8 @@ def bulk_worker(config: ServerConfig, records: Records, lines: Agents, clock: Cl
     room = Room(records, config)
     planner = Planner(records, room, lines, clock)
     surveyor = Surveyor(records, room, planner)
-    return BulkWorker(records, room, MigrationService(records, room, clock, planner), surveyor, clock)
+    links = Links(records, lines, clock, planner)
+    return BulkWorker(records, room, MigrationService(records, room, clock, planner, links), surveyor, clock)
 
 
 def workers(

@@ -26,6 +26,7 @@ class ObjectType(StrEnum):
     MIGRATION_POLICY = "migration_policy"
     BULK_MIGRATION = "bulk_migration"
     MIGRATION_REHEARSAL = "migration_rehearsal"
+    LINK = "link"
 
 
 class ChangeKind(StrEnum):

@@ -261,8 +261,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     its target. channels: connections of the hypervisor's own that memory goes over at once. disks: those that are
     copied; the others are where they are on both nodes. belongings: what belongs to it and is no disk (UEFI variables,
     a TPM's state) goes too: its nodes' default pools are two. predicted: what it was expected to cost, to be held
-    against the figures; measured: the machine as it was just before, if it was looked at. verdict: what was looked at
-    once it ran on its target.
+    against the figures; measured: the machine as it was just before, if it was looked at. paced_by: who changed its
+    bandwidth since it was asked for. verdict: what was looked at once it ran on its target.
     """
 
     id: str
@@ -283,6 +283,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     belongings: bool = False
     not_before: datetime.datetime | None = None
     priority: int = 50
+    paced_by: str = ""
     began_at: datetime.datetime | None = None
     goals: Goals = Goals()
     requested_by: str = ""
@@ -320,6 +321,29 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 Action = Do | Undo | Finish
+
+
+STREAMING = frozenset(step.name for step in (_COPY_DISKS, _SEND, _COPY_HERE, _FETCH_REST))
+"""The steps in which something flows."""
+
+
+def may_stream(migration: Migration) -> bool:
+    """Whether something of it flows, or is still to."""
+    if is_final(migration) or migration.state in UNDOING:
+        return False
+    return any(step.name in STREAMING and step.name not in migration.did for step in steps_of(migration))
+
+
+def paced(migration: Migration, bytes_per_s: int, by: str, now: datetime.datetime) -> Migration:
+    """No faster than that from now on; 0: as the link. by: whose wish that is."""
+    rate = f"at most {bytes_per_s / 2**20:.1f} MiB/s" if bytes_per_s else "as fast as the link"
+    return msgspec.structs.replace(
+        migration,
+        goals=msgspec.structs.replace(migration.goals, bandwidth_bytes_per_s=bytes_per_s),
+        paced_by=by,
+        explanation=(*migration.explanation, f"bandwidth changed by {by}: {rate}"),
+        updated_at=now,
+    )
 
 
 def tactics_of(migration: Migration) -> Tactics:

@@ -294,6 +294,16 @@ class FakeDriver:
         self._trouble("pivot", after=True)
         return machine.report
 
+    async def set_bandwidth(self, vm_id: str, migration_id: str, bytes_per_s: int) -> None:
+        """It binds nothing, as goals do not; `paces` has what was asked."""
+        self._trouble("set_bandwidth", after=False)
+        machine = self._get(vm_id)
+        streams = machine.transfer is not None and not machine.transfer.done()
+        if machine.report.migration_id != migration_id or not streams:
+            raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("being sent",), "pace")
+        machine.paces.append(bytes_per_s)
+        self._trouble("set_bandwidth", after=True)
+
     async def halt(
         self, vm_id: str, migration_id: str, volume_ids: tuple[str, ...], deadline_s: float
     ) -> MachineReport:

@@ -42,6 +42,7 @@ class FakeMachine:
     opened: bool = False
     missing_from: str = ""
     transfer: asyncio.Task[Departure] | None = None
+    paces: list[int] = dataclasses.field(default_factory=list)  # the bandwidths it was told as it was sent
     receives: tuple[str, ...] = ()
     mirrored_to: DiskReception | None = None
     new_files: dict[str, DiskFile] = dataclasses.field(default_factory=dict)

@@ -20,7 +20,7 @@ from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Goals, Progress, Tactics
 from novacron.model.network import Flow
 from novacron.model.node import NodeFacts, NodeUsage
-from novacron.wire import belongings, network, snapshot, storage
+from novacron.wire import belongings, link, network, snapshot, storage
 from novacron.wire.verb import MachineVerb
 
 PATH = "/agent/v1/line"
@@ -258,6 +258,13 @@ class Send(MachineVerb, frozen=True, kw_only=True):
     volumes: tuple[str, ...] = ()  # disks that must be alike on both sides when it stands still
 
 
+class SetBandwidth(MachineVerb, frozen=True, kw_only=True):
+    """(source) What is on its way of it goes no faster from now on; 0: as it goes. → None"""
+
+    migration_id: str
+    bytes_per_s: int
+
+
 class Departed(msgspec.Struct, frozen=True, kw_only=True):
     """flows: conversations its cards' filters remember, for the target to go on with."""
 
@@ -422,6 +429,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "rehearsal.drop_copy": DropCopy,
     "migration.measure": Measure,
     "migration.send": Send,
+    "migration.set_bandwidth": SetBandwidth,
     "migration.halt": Halt,
     "migration.open_postcopy": OpenPostcopy,
     "migration.fetch_rest": FetchRest,
@@ -438,6 +446,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     **belongings.VERBS,
     **storage.VERBS,
     **network.VERBS,
+    **link.VERBS,
     **snapshot.VERBS,
 }
 NAME_OF: dict[type[msgspec.Struct], str] = {struct: name for name, struct in VERBS.items()}

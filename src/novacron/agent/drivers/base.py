@@ -343,6 +343,13 @@ class Driver(Protocol):
         """
         ...
 
+    async def set_bandwidth(self, vm_id: str, migration_id: str, bytes_per_s: int) -> None:
+        """(source) Have what is on its way of it, memory and disks, go no faster from now on; 0: as it goes.
+
+        :raise NotFound: it does not know the machine. :raise StateConflict: nothing of it is on its way.
+        """
+        ...
+
     async def halt(
         self, vm_id: str, migration_id: str, volume_ids: tuple[str, ...], deadline_s: float
     ) -> MachineReport:

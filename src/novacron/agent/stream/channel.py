@@ -42,17 +42,21 @@ class Welcome(msgspec.Struct, frozen=True):
     arrived: tuple[int, int]
 
 
+def prompt(writer: asyncio.StreamWriter) -> None:
+    """Have little wait on this side: what waits in the kernel cannot be overtaken."""
+    sock: socket.socket | None = writer.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    writer.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+
+
 class Channel:
     """Its reads and writes, one of each at a time; closing is for whoever made it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        sock: socket.socket | None = writer.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # What waits in the kernel cannot be overtaken: let it be little.
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        writer.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        prompt(writer)
 
     async def hello(self, words: Hello) -> Welcome:
         """Greet as the source, and hear the target. :raise Malformed: it is something else."""

@@ -6,7 +6,7 @@ A machine at rest is moved by one write to the store, so its move counts for not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from novacron.errors import Reason
 from novacron.model.bulk_migration import BulkLimits
@@ -68,16 +68,21 @@ def at_once(limits: BulkLimits, ways: Iterable[tuple[str, Iterable[str]]]) -> in
     return max(1, carried.own)
 
 
-def share(limits: BulkLimits, together: int, given: int) -> int | None:
-    """A new move's part of the budget in bytes a second; 0: no budget; None: none is left until a move ends.
+def shares(budget: int, caps: Mapping[str, int], held: int = 0) -> dict[str, int]:
+    """What of the budget each of these moves gets, in bytes a second: the same, but none more than its own cap (0: it
+    has none), and what that leaves over is the others'. One that would get nothing is left out. The sum never exceeds
+    the budget.
 
-    together: how many move at once; given: what those under way have been given. The sum never exceeds the budget.
+    held: what others have of it for good.
     """
-    budget = limits.bandwidth_bytes_per_s
-    if not budget:
-        return 0
-    part = min(budget // max(1, together), budget - given)
-    return part if part > 0 else None
+    left, found = max(0, budget - held), {}
+    rising = sorted(caps, key=lambda one: (caps[one] or budget, one))
+    for at, one in enumerate(rising):
+        part = min(caps[one] or budget, left // (len(rising) - at))
+        left -= part
+        if part:
+            found[one] = part
+    return found
 
 
 def _refuse(code: str, message: str, subject: str) -> Reason:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from novacron.control.bulk_migrations.admission import at_once, share
+from novacron.control.bulk_migrations.admission import at_once
 from novacron.control.bulk_migrations.timetable import Timetable, UnderWay, Way, Wish, timetable
 from novacron.control.migrations import decide, history
 from novacron.control.migrations.choice import Choice
@@ -17,7 +17,7 @@ from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.windows import opens_at
 from novacron.control.room import Room
 from novacron.control.scheduler.placement import Candidate, Need
-from novacron.control.store.records import MIGRATIONS, NODES, VMS, Records
+from novacron.control.store.records import MIGRATIONS, VMS, Records
 from novacron.errors import Busy, NovaCronError, Reason
 from novacron.model.bulk_migration import BulkLimits, BulkMigration, Entry, EntryState, Forecast, Purpose
 from novacron.model.migration import Goals, Migration, MigrationKind
@@ -80,8 +80,12 @@ class Surveyor:
         )
         if not part:
             return plain
-        cap = self._planner.asked(plain, vm).effective.goals.bandwidth_bytes_per_s
+        cap = self.cap(plain, vm)
         return plain.model_copy(update={"bandwidth_bytes_per_s": min(cap, part) if cap else part})
+
+    def cap(self, body: MigrationCreate, vm: Vm) -> int:
+        """How fast the goals of that move let it go, whatever the budget; 0: as the link."""
+        return self._planner.asked(body, vm).effective.goals.bandwidth_bytes_per_s
 
     def opens_at(self, bulk: BulkMigration, vm: Vm, now: datetime.datetime) -> datetime.datetime | None:
         """When a move of this VM may begin by its policies' windows; None: now."""
@@ -90,14 +94,9 @@ class Surveyor:
         body = self.body(bulk, vm, bulk.target_node, 0)
         return opens_at(self._planner.asked(body, vm).effective.windows, now)
 
-    def together(self, bulk: BulkMigration) -> int:
-        """How many of those that are left the limits let move at once."""
-        left = [one for one in bulk.entries if one.state in (EntryState.WAITING, EntryState.MOVING)]
-        return self._together(bulk.limits, left, [stored.record.id for stored in self._records.all(NODES)])
-
     def _share(self, bulk: BulkMigration, waiting: list[Entry], nodes: list[Candidate]) -> int:
         together = self._together(bulk.limits, waiting, [one.node.id for one in nodes])
-        return share(bulk.limits, together, 0) or 0
+        return bulk.limits.bandwidth_bytes_per_s // together
 
     def _together(self, limits: BulkLimits, entries: Iterable[Entry], node_ids: list[str]) -> int:
         return at_once(
@@ -137,9 +136,9 @@ class Surveyor:
         return self._planned(entry, vm, made, past), False
 
     def _planned(self, entry: Entry, vm: Vm, made: Plan, past: list[Migration]) -> Wish:
-        asked = made.asked.target_id
+        asked, probes = made.asked.target_id, self._planner.probes()
         looked_at = [one for one in made.nodes if not one.is_here and asked in ("", one.node_id)]
-        ways = {one.node_id: _way(one, one.choice, made, past) for one in looked_at if one.choice is not None}
+        ways = {one.node_id: _way(one, one.choice, made, past, probes) for one in looked_at if one.choice is not None}
         return Wish(
             vm_id=vm.id,
             vm_name=vm.name,
@@ -199,11 +198,11 @@ def _reasons(error: NovaCronError) -> tuple[Reason, ...]:
     return error.reasons or (Reason(error.code, error.message),)
 
 
-def _way(node: NodePlan, choice: Choice, plan: Plan, past: list[Migration]) -> Way:
+def _way(node: NodePlan, choice: Choice, plan: Plan, past: list[Migration], probes: history.Probes) -> Way:
     """How long the move takes: what the prediction has beside its bytes, and the bytes at the rate it gets."""
     predicted, goals = choice.way.predicted, plan.asked.effective.goals
-    rate = history.link(past, plan.source_id, node.node_id, goals).rate.expected
-    carried = history.link(past, plan.source_id, node.node_id, Goals()).rate.expected
+    rate = history.link(past, plan.source_id, node.node_id, goals, probes).rate.expected
+    carried = history.link(past, plan.source_id, node.node_id, Goals(), probes).rate.expected
     sent = predicted.bytes_transferred.expected if choice.way.kind is not MigrationKind.COLD else 0.0
     fixed_s = max(predicted.total_ms.expected / 1e3 - sent / rate, 0.0)
     return Way(fixed_s=fixed_s, stream_bytes=sent, rate=rate, link_rate=max(carried, rate))

@@ -15,7 +15,7 @@ import structlog
 
 from novacron.clock import Clock
 from novacron.control.bulk_migrations import decide
-from novacron.control.bulk_migrations.admission import share
+from novacron.control.bulk_migrations.admission import shares
 from novacron.control.bulk_migrations.outlook import Surveyor, planned
 from novacron.control.migrations.decide import is_at_rest
 from novacron.control.migrations.service import MigrationService
@@ -25,12 +25,14 @@ from novacron.control.store.records import BULK_MIGRATIONS, MIGRATIONS, NODES, V
 from novacron.errors import PASSING, NovaCronError, Reason, StateConflict
 from novacron.model import bulk_migration as model
 from novacron.model.bulk_migration import BulkMigration, BulkState, Entry, EntryState, blocked, is_bulk_final
-from novacron.model.migration import Migration, is_final, may_cancel
+from novacron.model.migration import Migration, is_final, may_cancel, may_stream, paced
 from novacron.model.vm import Vm
 
 LOOK_S = 2.0
 """How often it is looked again while something waits for what no record tells: a time, or a node's patience."""
 REFUSED_S = 5.0
+SHARER = "its bulk migration"
+"""Who changes the bandwidth of a move when the budget is shared anew."""
 BULK_LABEL = "novacron.io/bulk-migration"
 """On each migration that a bulk migration began: whose it is."""
 
@@ -94,6 +96,7 @@ class BulkWorker:
         if bulk.state is BulkState.CANCELLING:
             await self._take_back(bulk)
         if not model.may_begin(bulk):
+            await self._share_anew(bulk)
             return
         found = self._look(bulk)
         if found.replan:
@@ -134,17 +137,46 @@ class BulkWorker:
         return {vm_id: at for vm_id, at in found if at is not None}
 
     async def _begin(self, bulk: BulkMigration, found: decide.Turn) -> None:
-        """Begin these moves, each with its part of the budget; they begin together."""
-        together, given = self._surveyor.together(bulk), self._given(bulk)
-        begun = []
+        """Begin these moves, each with its part of the budget; those under way have made room for them before."""
         vms = self._vms(bulk)
-        for vm_id, target_id in found.begin:
-            part = 0 if is_at_rest(vms[vm_id]) else share(bulk.limits, together, given)  # at rest nothing streams
-            if part is None:
-                continue
-            given += part
-            begun.append(self._begin_one(bulk, vm_id, target_id, part))
+        streaming = [vm_id for vm_id, _ in found.begin if not is_at_rest(vms[vm_id])]  # at rest nothing streams
+        parts = await self._share_anew(bulk, streaming)
+        begun = [
+            self._begin_one(bulk, vm_id, target_id, parts.get(vm_id, 0))
+            for vm_id, target_id in found.begin
+            if not bulk.limits.bandwidth_bytes_per_s or vm_id in parts or vm_id not in streaming
+        ]
         await asyncio.gather(*begun)
+
+    async def _share_anew(self, bulk: BulkMigration, joining: Sequence[str] = ()) -> dict[str, int]:
+        """Share the budget among what is under way and the VMs that are to join; by VM id, what each gets.
+
+        Who is to have less is told first. A move that a person has paced keeps what it has, as does one that has sent
+        everything, until it has ended.
+        """
+        budget = bulk.limits.bandwidth_bytes_per_s
+        if not budget:
+            return {}
+        known, vms = self._known(bulk), self._vms(bulk)
+        moving = [known[one] for one in _moving(bulk) if one in known]
+        under_way = [one for one in moving if not one.at_rest and not is_final(one)]
+        ours = {one.vm_id: one for one in under_way if may_stream(one) and one.paced_by in ("", SHARER)}
+        held = sum(one.goals.bandwidth_bytes_per_s for one in under_way if one.vm_id not in ours)
+        sharing = [vms[vm_id] for vm_id in (*ours, *joining) if vm_id in vms]
+        parts = shares(
+            budget, {vm.id: self._surveyor.cap(self._surveyor.body(bulk, vm, "", 0), vm) for vm in sharing}, held
+        )
+        changes = [(parts[key] - one.goals.bandwidth_bytes_per_s, one) for key, one in ours.items() if key in parts]
+        for by, migration in sorted(changes, key=lambda one: one[0]):
+            if by:
+                await self._pace(migration.id, parts[migration.vm_id])
+        return parts
+
+    async def _pace(self, migration_id: str, bytes_per_s: int) -> None:
+        def change(now: Migration) -> Migration | None:
+            return paced(now, bytes_per_s, SHARER, self._now()) if may_stream(now) else None
+
+        await self._records.change(MIGRATIONS, migration_id, change)
 
     async def _begin_one(self, bulk: BulkMigration, vm_id: str, target_id: str, part: int) -> None:
         stored = self._records.get(VMS, vm_id)
@@ -177,12 +209,6 @@ class BulkWorker:
             return model.noted(model.with_entries(bulk, {vm_id: waits}, now), sentence)
 
         await self._records.change(BULK_MIGRATIONS, bulk_id, change)
-
-    def _given(self, bulk: BulkMigration) -> int:
-        """What those under way have been given of the budget."""
-        known = self._known(bulk)
-        moving = [one.migration_ids[-1] for one in bulk.entries if one.state is EntryState.MOVING]
-        return sum(known[one].goals.bandwidth_bytes_per_s for one in moving if one in known)
 
     # -- taking back ---------------------------------------------------------------------------------------
 
@@ -248,6 +274,11 @@ def _is_news(change: Seen) -> bool:
         return change.kind is VMS
     old, new = change.before, change.now
     return bool(old.migration_id != new.migration_id or old.task != new.task or old.node_id != new.node_id)
+
+
+def _moving(bulk: BulkMigration) -> list[str]:
+    """The migrations of its entries that are under way."""
+    return [one.migration_ids[-1] for one in bulk.entries if one.state is EntryState.MOVING]
 
 
 def _waiting(bulk: BulkMigration, held: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -8,6 +8,7 @@ import msgspec
 
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
+from novacron.control.migrations.bandwidth import BandwidthTeller
 from novacron.control.migrations.disks import relocated
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
@@ -36,6 +37,7 @@ class Copying:
         agents: Agents,
         journal: Journal,
         progress: ProgressWriter,
+        bandwidth: BandwidthTeller,
         distribution: Distribution,
         reception: Callable[[Migration], Awaitable[wire.ReceptionAt]],
     ) -> None:
@@ -43,6 +45,7 @@ class Copying:
         self._agents = agents
         self._journal = journal
         self._progress = progress
+        self._bandwidth = bandwidth
         self._distribution = distribution
         self._reception = reception
 
@@ -61,7 +64,7 @@ class Copying:
             at_rest=migration.at_rest,
         )
         deadline_s = migration.goals.finish_within_s + SLACK_S
-        async with self._progress.of(migration.id):
+        async with self._progress.of(migration.id), self._bandwidth.of(migration):
             copied = await self._agents.call(migration.source_node, verb, wire.DisksCopied, deadline_s=deadline_s)
         figures = msgspec.structs.replace(migration.figures, disk_bytes=copied.copied_bytes)
         await self._journal.did(migration.id, step, figures=figures)
@@ -80,7 +83,7 @@ class Copying:
         )
         await self._distribution.bring_all(migration.source_node, verb.wanted)
         deadline_s = migration.goals.finish_within_s + SLACK_S
-        async with self._progress.of(migration.id):
+        async with self._progress.of(migration.id), self._bandwidth.of(migration):
             copied = await self._agents.call(migration.source_node, verb, wire.DisksCopied, deadline_s=deadline_s)
         figures = msgspec.structs.replace(migration.figures, disk_bytes=copied.copied_bytes)
         await self._journal.did(migration.id, step, figures=figures)

@@ -5,10 +5,12 @@ The newest count most. What was never seen has a default that says so.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from novacron.model.link import CAPPED_FROM, LinkFigure
 from novacron.model.migration import Goals, Migration, MigrationKind, MigrationState
 from novacron.model.prediction import FEW, Range, spread
 
@@ -18,8 +20,10 @@ SMOOTHING = 0.3
 KEPT = 50
 TELLING_BYTES = 32 * MIB
 """A stream of less is over before it has its speed."""
-CAPPED_FROM = 0.8
-"""A stream that reached this part of its own cap says nothing about what the link could carry."""
+FRESH = datetime.timedelta(hours=1)
+"""A stream or a probe of a link that is older is not the last word on it."""
+PROBED_LOW, PROBED_HIGH = 0.6, 1.3
+"""What a stream may have of what a burst of a second had."""
 
 UNKNOWN_LINK = Range(30.0 * MIB, 100.0 * MIB, 400.0 * MIB)
 """1 Gbit/s, less what TLS and framing take: no node is connected by less, on purpose."""
@@ -72,16 +76,65 @@ def completed(migrations: Iterable[Migration]) -> list[Migration]:
     return sorted(ended, key=lambda one: one.updated_at)
 
 
-def link(past: Sequence[Migration], source: str, target: str, goals: Goals) -> Link:
-    """What the link carries: as seen, either way, else a default; never more than the goals allow.
+class Probes(msgspec.Struct, frozen=True, kw_only=True):
+    """Links that were measured for themselves, and what time it is."""
+
+    figures: Sequence[LinkFigure] = ()
+    now: datetime.datetime | None = None
+
+    def newest(self, one: str, other: str) -> LinkFigure | None:
+        """Of that link, either way."""
+        found = [figure for figure in self.figures if {figure.source_node, figure.target_node} == {one, other}]
+        return max(found, key=lambda figure: figure.at, default=None)
+
+    def ago(self, at: datetime.datetime) -> str:
+        """How long that was ago, in words; empty: that is not known."""
+        if self.now is None:
+            return ""
+        minutes = max(0, round((self.now - at).total_seconds() / 60))
+        return f" {minutes} min ago" if minutes < 120 else f" {minutes // 60} h ago"
+
+    def is_fresh(self, at: datetime.datetime) -> bool:
+        return self.now is None or self.now - at <= FRESH
+
+
+def is_known(past: Sequence[Migration], source: str, target: str, probes: Probes, cap: int = 0) -> bool:
+    """Whether something fresh tells what the link carries, as far as a stream of that cap (0: none) could want it.
 
     past: as `completed` answers.
     """
-    seen = [_rate(one) for one in past if {one.source_node, one.target_node} == {source, target} and _tells(one)]
-    rates = [rate for rate in seen if rate][-KEPT:]
-    if rates:
-        rate = _smoothed(rates)
-        basis = f"link: {rate.expected / MIB:.0f} MiB/s, as {len(rates)} earlier moves between the two nodes had it"
+    moves, probe = _moves(past, source, target), probes.newest(source, target)
+    if moves and probes.is_fresh(moves[-1].updated_at):
+        return True
+    if probe is None or not probes.is_fresh(probe.at):
+        return False
+    return not probe.is_capped or 0 < cap <= probe.cap_bytes_per_s
+
+
+def link(
+    past: Sequence[Migration],
+    source: str,
+    target: str,
+    goals: Goals,
+    probes: Probes = Probes(),  # noqa: B008 (frozen)
+) -> Link:
+    """What the link carries: as seen, either way, else a default; never more than the goals allow.
+
+    Moves count more than a probe, unless they are old and it is newer. past: as `completed` answers.
+    """
+    moves, probe = _moves(past, source, target), probes.newest(source, target)
+    if probe is not None and (probe.is_capped or (moves and not _is_overtaken(moves[-1], probe, probes))):
+        probe = None
+    if probe is not None:
+        probed = probe.rate_bytes_per_s
+        rate = Range(probed * PROBED_LOW, probed, probed * PROBED_HIGH)
+        words = f"measured{probes.ago(probe.at)}, round trip {probe.rtt_ms:.1f} ms"
+        basis = f"link: {rate.expected / MIB:.0f} MiB/s, {words}"
+    elif moves:
+        rate = _smoothed([had for one in moves if (had := _rate(one))])
+        last = f", the last{ago}" if (ago := probes.ago(moves[-1].updated_at)) else ""
+        words = f"as {len(moves)} earlier moves between the two nodes had it{last}"
+        basis = f"link: {rate.expected / MIB:.0f} MiB/s, {words}"
     else:
         rate = UNKNOWN_LINK
         basis = f"link: {rate.expected / MIB:.0f} MiB/s assumed: nothing has moved between the two nodes yet"
@@ -141,6 +194,16 @@ def _beside_memory(migration: Migration) -> float | None:
     return max(still_ms - residue_ms, still_ms * 0.25)
 
 
+def _moves(past: Sequence[Migration], source: str, target: str) -> list[Migration]:
+    """Those that tell what the link carries, oldest first."""
+    between = {source, target}
+    return [one for one in past if {one.source_node, one.target_node} == between and _tells(one) and _rate(one)][-KEPT:]
+
+
+def _is_overtaken(move: Migration, probe: LinkFigure, probes: Probes) -> bool:
+    return probe.at > move.updated_at and not probes.is_fresh(move.updated_at)
+
+
 def _rate(migration: Migration) -> float | None:
     """What the link carried. A stream through the proxies knows only when it kept the link full."""
     figures = migration.figures
@@ -150,6 +213,8 @@ def _rate(migration: Migration) -> float | None:
 def _tells(migration: Migration) -> bool:
     cap, rate = migration.goals.bandwidth_bytes_per_s, _rate(migration)
     enough = (migration.figures.stream_bytes or migration.figures.bytes_transferred or 0) >= TELLING_BYTES
+    if migration.paced_by:
+        return False  # its rate is that of no one cap
     return rate is not None and enough and (not cap or rate < cap * CAPPED_FROM)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
+from novacron.control.migrations.bandwidth import BandwidthTeller
 from novacron.control.migrations.comparison import watched
 from novacron.control.migrations.copying import Copying, told, volumes_of
 from novacron.control.migrations.disks import relocated
@@ -87,7 +88,8 @@ class Performer:
         self._reachability = Reachability(records, agents, clock)
         self._examination = Examination(records, agents, clock)
         self._progress = ProgressWriter(agents, clock, journal)
-        copying = Copying(records, agents, journal, self._progress, self._distribution, self.reception)
+        self._bandwidth = BandwidthTeller(records, agents, clock)
+        copying = Copying(records, agents, journal, self._progress, self._bandwidth, self._distribution, self.reception)
         self._steps: dict[str, Perform] = {
             "accept": self._accept,
             "copy_disks": copying.copy_disks,
@@ -218,7 +220,7 @@ class Performer:
             volumes=volumes_of(migration),
         )
         deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
-        async with self._progress.of(migration.id):
+        async with self._progress.of(migration.id), self._bandwidth.of(migration):
             departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
         self._note_departure(migration, departed)
         await self._journal.departed(migration, step)
@@ -260,7 +262,7 @@ class Performer:
         generation, to, broke = self._vm(migration).generation, None, False
         while True:
             verb = wire.FetchRest(vm_id=migration.vm_id, generation=generation, migration_id=migration.id, to=to)
-            async with self._progress.of(migration.id):
+            async with self._progress.of(migration.id), self._bandwidth.of(migration):
                 rest = await self._agents.call(
                     migration.source_node, verb, wire.RestFetched, deadline_s=REST_DEADLINE_S
                 )

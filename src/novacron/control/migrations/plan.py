@@ -53,6 +53,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     measured: Measurement | None = None
     note: str = ""
     past: Sequence[Migration] = ()
+    probes: history.Probes = history.Probes()
 
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +186,7 @@ def _node(
     course = msgspec.structs.replace(
         outline,
         node=node.name,
-        link=history.link(past, source.node.id, node.id, asked.effective.goals),
+        link=history.link(past, source.node.id, node.id, asked.effective.goals, known.probes),
         no_postcopy=decide.no_postcopy(source, candidate, need.driver),
         channels=decide.channels(source, candidate, need.driver),
         disk_bytes=sum(move.used_bytes or move.size_bytes for move in packed.moves),

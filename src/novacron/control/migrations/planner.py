@@ -14,13 +14,14 @@ from novacron.control.link import Agents
 from novacron.control.migrations.decide import STREAMED_FROM
 from novacron.control.migrations.disks import DiskAt
 from novacron.control.migrations.goals import effective
+from novacron.control.migrations.history import Probes
 from novacron.control.migrations.plan import Asked, Known, Plan, plan
 from novacron.control.named import named
 from novacron.control.room import Room
 from novacron.control.scheduler.placement import Candidate
-from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, POOLS, SNAPSHOTS, VOLUMES, Records
+from novacron.control.store.records import LINKS, MIGRATIONS, NODES, POLICIES, POOLS, SNAPSHOTS, VOLUMES, Records
 from novacron.errors import InvalidInput, NovaCronError
-from novacron.model.migration import MigrationKind, Strategy
+from novacron.model.migration import Migration, MigrationKind, Strategy
 from novacron.model.policy import Wishes
 from novacron.model.pool import Pool
 from novacron.model.prediction import Measurement
@@ -126,9 +127,18 @@ class Planner:
             snapshots=sum(stored.record.vm_id == vm.id for stored in self._records.all(SNAPSHOTS)),
             measured=self._fresh(vm),
             note=note,
-            past=tuple(stored.record for stored in self._records.all(MIGRATIONS)[-REMEMBERED:]),
+            past=self.past(),
+            probes=self.probes(),
         )
         return plan(vm, asked, known)
+
+    def past(self) -> tuple[Migration, ...]:
+        """The newest migrations, that are learnt from."""
+        return tuple(stored.record for stored in self._records.all(MIGRATIONS)[-REMEMBERED:])
+
+    def probes(self) -> Probes:
+        """The links that were measured."""
+        return Probes(figures=[stored.record for stored in self._records.all(LINKS)], now=self._clock.wall())
 
     def _fresh(self, vm: Vm) -> Measurement | None:
         kept = self._kept.get(vm.id)

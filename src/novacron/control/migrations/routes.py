@@ -169,6 +169,20 @@ def _writing(routes: APIRouter, service: MigrationService, view: MigrationView) 
         """Take a migration back, as long as the VM belongs to its source: it goes on running there."""
         return _answer(request, view, await once.perform(MIGRATIONS, lambda: service.cancel(migration, held, once)))
 
+    @routes.post(
+        "/migrations/{migration}/set-bandwidth",
+        dependencies=[needs("migrations.set_bandwidth")],
+        responses=problems(404, 409, 412) | {202: {"description": "Being told its source", "model": wire.Migration}},
+        response_model=wire.Migration,
+    )
+    async def set_migration_bandwidth(
+        request: Request, migration: MigrationRef, body: wire.BandwidthChange, who: Caller, held: IfMatch, once: Asked
+    ) -> Response:
+        """Have a migration go no faster from now on, memory and disks alike, also while it streams."""
+        rate = body.bandwidth_bytes_per_s
+        outcome = await once.perform(MIGRATIONS, lambda: service.set_bandwidth(migration, rate, who.name, held, once))
+        return _answer(request, view, outcome)
+
 
 def _answer(request: Request, view: MigrationView, outcome: Outcome) -> Response:
     stored = outcome.stored

@@ -9,6 +9,7 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.migrations.choice import Choice
+from novacron.control.migrations.links import Links
 from novacron.control.migrations.plan import NodePlan, Plan, begun, check_room
 from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.windows import opens_at, words
@@ -28,9 +29,18 @@ from novacron.control.store.records import (
     create,
     update,
 )
-from novacron.errors import CompareFailed
+from novacron.errors import CompareFailed, StateConflict
 from novacron.model.bulk_migration import priority_of
-from novacron.model.migration import UNDOING, DiskMove, Migration, MigrationState, cancelled, is_final
+from novacron.model.migration import (
+    UNDOING,
+    DiskMove,
+    Migration,
+    MigrationState,
+    cancelled,
+    is_final,
+    may_stream,
+    paced,
+)
 from novacron.model.vm import Vm
 from novacron.model.volume import Place, Volume
 from novacron.wire.rest.migrations import MigrationCreate
@@ -39,11 +49,12 @@ from novacron.wire.rest.migrations import MigrationCreate
 class MigrationService:
     """Requests about migrations, answered from the records, and from what the machine's node measures."""
 
-    def __init__(self, records: Records, room: Room, clock: Clock, planner: Planner) -> None:
+    def __init__(self, records: Records, room: Room, clock: Clock, planner: Planner, links: Links) -> None:
         self._records = records
         self._room = room
         self._clock = clock
         self._planner = planner
+        self._links = links
 
     async def plan(self, ref: str, asked: MigrationCreate) -> Plan:
         """What `create` would decide, for every node. Changes nothing.
@@ -69,6 +80,8 @@ class MigrationService:
         wish = self._planner.asked(asked, before)
         check_room(self._planner.plan(before, wish, ""))  # refused before anything is measured
         note = await self._planner.measure(before, wish, wanted=asked.measure)
+        unmeasured = await self._links.freshen(self._planner.plan(before, wish, note))
+        note = "; ".join(one for one in (note, unmeasured) if one)
         for _ in range(WRITE_TRIES):
             async with self._room.turn():
                 ticket = await self._room.ticket()
@@ -126,6 +139,25 @@ class MigrationService:
             if migration.state in UNDOING or migration.state is MigrationState.CANCELLED:
                 return None
             return cancelled(migration, self._clock.wall())
+
+        change_of = Change(self._records, MIGRATIONS, ref, held, once)
+        return await change_of.write(change, under_way=lambda migration: not is_final(migration))
+
+    async def set_bandwidth(
+        self, ref: str, bytes_per_s: int, by: str, held: frozenset[str] | None, once: Once
+    ) -> Outcome:
+        """Have it go no faster from now on, also while it streams; 0: as the link.
+
+        :raise StateConflict: nothing of it flows any more, or ever does. :raise NotFound
+        """
+
+        def change(migration: Migration) -> Migration | None:
+            if not may_stream(migration):
+                can = ("still to stream",)
+                raise StateConflict.of(f"migration {ref}", migration.state.value, can, "set the bandwidth of")
+            if migration.goals.bandwidth_bytes_per_s == bytes_per_s:
+                return None
+            return paced(migration, bytes_per_s, by, self._clock.wall())
 
         change_of = Change(self._records, MIGRATIONS, ref, held, once)
         return await change_of.write(change, under_way=lambda migration: not is_final(migration))

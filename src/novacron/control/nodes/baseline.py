@@ -97,7 +97,7 @@ def _age(model: str) -> tuple[int, int, str]:
 
 
 def _baseline(accelerator: str, nodes: Sequence[Node]) -> Baseline:
-    drivers = [driver for node in nodes if (driver := _driver(node)) is not None]
+    drivers = [driver for node in nodes if (driver := driver_of(node)) is not None]
     models = _common(driver.cpu_models for driver in drivers)
     hosts = {node.name: set(node.facts.cpu_flags) for node in nodes if node.facts}
     flags = set.intersection(*hosts.values()) if hosts else set()
@@ -118,23 +118,35 @@ def _common(many: Iterable[Sequence[str]]) -> set[str]:
     return set.intersection(*sets) if sets else set()
 
 
-def _bound(vm: Vm, nodes: Sequence[Node], names: dict[str, str]) -> BoundVm | None:
-    """None: every other node could take it, or it has no pins yet."""
-    if not vm.pins.cpu_model and not vm.pins.machine_type:
-        return None
-    accelerator = vm.observed.accelerator if vm.observed else ""
+def takers(vm: Vm, nodes: Iterable[Node]) -> tuple[list[str], list[Reason]]:
+    """Those that have the CPU model, machine type and accelerator it runs with, and why the others cannot take it.
+
+    Of nodes that have not said what they have nothing is told.
+    """
     need = Need(
         memory_mib=0,
         vcpus=0,
         machine=vm.spec.machine,
         machine_type=vm.pins.machine_type,
         cpu_model=vm.pins.cpu_model,
-        accelerator=accelerator,
+        accelerator=accelerator_of(vm),
     )
-    others = [node for node in nodes if node.id != vm.node_id and node.facts is not None]
-    answers = [(node, compatible(need, Candidate(node=node), Limits())) for node in others]
+    told = (node for node in nodes if node.facts is not None)
+    answers = [(node, compatible(need, Candidate(node=node), Limits())) for node in told]
     cannot = [reason for _, reason in answers if reason is not None]
-    could = [node.name for node, reason in answers if reason is None]
+    return [node.name for node, reason in answers if reason is None], cannot
+
+
+def accelerator_of(vm: Vm) -> str:
+    """What it was last seen to run under; empty: it has not run."""
+    return vm.observed.accelerator if vm.observed else ""
+
+
+def _bound(vm: Vm, nodes: Sequence[Node], names: dict[str, str]) -> BoundVm | None:
+    """None: every other node could take it, or it has no pins yet."""
+    if not vm.pins.cpu_model and not vm.pins.machine_type:
+        return None
+    could, cannot = takers(vm, (node for node in nodes if node.id != vm.node_id))
     if not cannot and could:
         return None
     return BoundVm(
@@ -143,17 +155,18 @@ def _bound(vm: Vm, nodes: Sequence[Node], names: dict[str, str]) -> BoundVm | No
         node=names.get(vm.node_id),
         cpu_model=vm.pins.cpu_model,
         machine_type=vm.pins.machine_type,
-        accelerator=accelerator,
+        accelerator=accelerator_of(vm),
         cannot=cannot,
         could=could,
         is_locked_in=not could,
     )
 
 
-def _driver(node: Node) -> DriverFacts | None:
+def driver_of(node: Node) -> DriverFacts | None:
+    """Its facts about the driver that machines here run under."""
     return next((driver for driver in node.facts.drivers if driver.name == DRIVER), None) if node.facts else None
 
 
 def _accelerator(node: Node) -> str:
-    driver = _driver(node)
+    driver = driver_of(node)
     return driver.accelerator.name if driver and driver.accelerator else ""

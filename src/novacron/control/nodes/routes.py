@@ -9,8 +9,9 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from novacron.control.access.guard import needs
-from novacron.control.answers import IfMatch, Listed, noun, page, problems, record
+from novacron.control.answers import JSON, IfMatch, Listed, noun, page, problems, record
 from novacron.control.named import named
+from novacron.control.nodes.afterwards import afterwards
 from novacron.control.nodes.baseline import cpu_baseline
 from novacron.control.nodes.service import NodeService
 from novacron.control.nodes.view import NodeView
@@ -93,4 +94,16 @@ def _comparing(routes: APIRouter, records: Records) -> None:
         gone = [named(records, NODES, ref, "without").record.id for ref in without]
         nodes = [stored.record for stored in records.all(NODES)]
         vms = (stored.record for stored in records.all(VMS))
-        return Response(msgspec.json.encode(cpu_baseline(nodes, vms, gone)), media_type="application/json")
+        return Response(msgspec.json.encode(cpu_baseline(nodes, vms, gone)), media_type=JSON)
+
+    @routes.post(
+        "/cpu-baseline-plans",
+        dependencies=[needs("nodes.plan_cpu_baseline"), needs("vms.read")],
+        responses=problems(),
+        response_model=wire.CpuBaselinePlan,
+    )
+    async def plan_cpu_baseline(body: wire.CpuChanges) -> Response:
+        """Which VMs could go where after these changes: nodes gone, added or renewed, VMs with another CPU model."""
+        nodes = [stored.record for stored in records.all(NODES)]
+        vms = [stored.record for stored in records.all(VMS)]
+        return Response(msgspec.json.encode(afterwards(nodes, vms, body)), media_type=JSON)

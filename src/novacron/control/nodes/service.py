@@ -8,7 +8,7 @@ from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Outcome
 from novacron.control.room import Room
-from novacron.control.store.records import NODES, WRITE_TRIES, Records, remove
+from novacron.control.store.records import LINKS, NODES, WRITE_TRIES, Records, Write, remove
 from novacron.errors import CompareFailed, Conflict, Reason, StateConflict
 from novacron.model.node import Node, NodeState
 from novacron.wire.rest.nodes import NodeUpdate
@@ -50,12 +50,17 @@ class NodeService:
                 check_match(held, stored)
                 self._check_forgettable(stored.record)
                 try:
-                    await self._records.commit(remove(NODES, stored), ticket)
+                    await self._records.commit(remove(NODES, stored), *self._links_of(stored.record), ticket)
                 except CompareFailed:
                     await self._records.caught_up(await self._records.store.revision())
                     continue
                 return
         raise CompareFailed(f"node {ref!r} is being changed by others: try again")
+
+    def _links_of(self, node: Node) -> list[Write]:
+        """What was measured between it and others goes with it."""
+        every = self._records.all(LINKS)
+        return [remove(LINKS, one) for one in every if node.id in (one.record.source_node, one.record.target_node)]
 
     def _check_forgettable(self, node: Node) -> None:
         if node.state not in GONE:

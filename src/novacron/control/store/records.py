@@ -25,6 +25,7 @@ from novacron.model.bulk_migration import BulkMigration
 from novacron.model.event import ObjectType
 from novacron.model.identity import is_id, new_id
 from novacron.model.image import Image
+from novacron.model.link import LinkFigure
 from novacron.model.migration import Migration
 from novacron.model.network import Network, SecurityGroup
 from novacron.model.node import Node
@@ -104,9 +105,10 @@ TEMPLATES: Kind[Template] = Kind("templates/", Template, ObjectType.TEMPLATE, na
 POLICIES: Kind[Policy] = Kind("migration_policies/", Policy, ObjectType.MIGRATION_POLICY, named=True)
 BULK_MIGRATIONS: Kind[BulkMigration] = Kind("bulk_migrations/", BulkMigration, ObjectType.BULK_MIGRATION, named=False)
 REHEARSALS: Kind[Rehearsal] = Kind("migration_rehearsals/", Rehearsal, ObjectType.MIGRATION_REHEARSAL, named=False)
+LINKS: Kind[LinkFigure] = Kind("links/", LinkFigure, ObjectType.LINK, named=False)
 KINDS: tuple[Kind[Any], ...] = (
     VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES, TEMPLATES,
-    POLICIES, BULK_MIGRATIONS, REHEARSALS,
+    POLICIES, BULK_MIGRATIONS, REHEARSALS, LINKS,
 )  # fmt: skip
 
 

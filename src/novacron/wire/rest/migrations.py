@@ -21,6 +21,14 @@ Bandwidth = Annotated[int, Field(ge=0, le=1 << 40, description="0: as fast as th
 Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY)]
 
 
+class BandwidthChange(Strict):
+    """Memory and disks alike keep to it from now on."""
+
+    bandwidth_bytes_per_s: Bandwidth
+
+    model_config = Strict.model_config | example({"bandwidth_bytes_per_s": 10485760})
+
+
 class Goals(Strict):
     """What a move is to keep to; what is left out (or null) is taken from policies, else as is usual.
 

@@ -170,7 +170,7 @@ async def begin_here(machine: Machine, files: Sequence[DiskFile], goals: Goals, 
                 target,
                 features,
                 own_part=bool(file.backing) and file.volume_id in own,
-                bytes_per_s=goals.bandwidth_bytes_per_s // len(files),
+                bytes_per_s=mirror.part(goals.bandwidth_bytes_per_s, len(files)),
                 finalize=False,
             )
     except DriverError as wrong:

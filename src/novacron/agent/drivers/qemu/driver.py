@@ -10,6 +10,7 @@ from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, Pr
 from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
 from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import (
+    bandwidth,
     blocks,
     disks,
     incoming,
@@ -252,6 +253,9 @@ class QemuDriver:
         order = outgoing.Order(migration_id, to, goals, tactics, found.features, self._fleet.stall_s, volume_ids)
         await self._fleet.run(vm_id, "send", outgoing.begin(machine, order))
         return await outgoing.departed(machine)
+
+    async def set_bandwidth(self, vm_id: str, migration_id: str, bytes_per_s: int) -> None:
+        await self._fleet.ask(vm_id, "pace", lambda machine: bandwidth.change(machine, migration_id, bytes_per_s))
 
     async def halt(
         self, vm_id: str, migration_id: str, volume_ids: tuple[str, ...], deadline_s: float

@@ -146,8 +146,7 @@ def source_parameters(
     """
     bandwidth = 0 if proxied else goals.bandwidth_bytes_per_s
     parameters = default_parameters() | {
-        "max-bandwidth": bandwidth,
-        "max-postcopy-bandwidth": bandwidth,
+        **pace(bandwidth),
         "tls-creds": credentials,
         "multifd-channels": max(channels, DEFAULT_CHANNELS),
     }
@@ -157,6 +156,11 @@ def source_parameters(
     if most:
         parameters |= {"cpu-throttle-initial": min(THROTTLE_FROM_PERCENT, most), "max-cpu-throttle": most}
     return parameters
+
+
+def pace(bytes_per_s: int) -> dict[str, object]:
+    """Arguments for migrate-set-parameters: how fast memory is sent, also while it is; 0: as it goes."""
+    return {"max-bandwidth": bytes_per_s, "max-postcopy-bandwidth": bytes_per_s}
 
 
 def target_parameters(credentials: str, channels: int = 1) -> dict[str, object]:

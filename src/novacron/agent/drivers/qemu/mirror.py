@@ -126,7 +126,7 @@ async def begin(
             there = (exports or {}).get(volume_id, volume_id)
             await monitor.execute("blockdev-add", _remote(there, target, to))
             own_part = volume_id in layered and there in to.layered
-            speed = bytes_per_s // len(volume_ids)
+            speed = part(bytes_per_s, len(volume_ids))
             await start(monitor, volume_id, node, target, features, own_part=own_part, bytes_per_s=speed, behind=behind)
     except DriverError as wrong:
         await drop(machine)
@@ -366,6 +366,11 @@ def _check(found: Sequence[Job], volume_ids: Sequence[str], *, finishing: bool =
     if wrong:
         reasons = [Reason("qemu.mirror", job.error or job.status, subject=job.id.removeprefix(JOB)) for job in wrong]
         raise MigrationFailed(f"a disk could not be copied: {wrong[0].error or wrong[0].status}", reasons)
+
+
+def part(bytes_per_s: int, count: int) -> int:
+    """One disk's part of what all have together; 0, which is no limit, only of 0."""
+    return max(1, bytes_per_s // count) if bytes_per_s else 0
 
 
 def job_of(volume_id: str) -> str:
