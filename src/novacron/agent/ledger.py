@@ -9,6 +9,7 @@ is refused, also long after the machine has gone. That is why a machine that lef
 from __future__ import annotations
 
 import asyncio
+import datetime
 import threading
 import weakref
 from enum import StrEnum
@@ -35,6 +36,15 @@ class Role(StrEnum):
     GONE = "gone"  # nothing here; the floor is kept
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of some of a machine's disks with a migration that failed. spec: says where they lie."""
+
+    migration_id: str
+    spec: MachineSpec
+    volumes: tuple[str, ...]
+    until: datetime.datetime
+
+
 class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One machine as this node holds it.
 
@@ -45,7 +55,9 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     (incoming) nothing of it is streamed; it boots when it is taken over. received: (incoming) volumes that were made
     here for it, or are about to be, and are deleted with it. at_rest: (leaving) its guest is not to run here: its disks
     are open to be copied. elsewhere: (leaving) the machine with those volumes of `received` that are made on this node.
-    pivoting: (leaving) the migration whose copies it may work with already: they are not deleted.
+    pivoting: (leaving) the migration whose copies it may work with already: they are not deleted. resumable: (incoming)
+    those of `received` of which it can be told later what has come; resumed: those that hold what came with an earlier
+    migration, `resumes`. kept: (gone) what has come with the last one, for the next to go on with.
     """
 
     vm_id: str
@@ -64,6 +76,10 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_rest: bool = False
     elsewhere: MachineSpec | None = None
     pivoting: str = ""
+    resumable: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+    resumes: str = ""
+    kept: Kept | None = None
 
 
 _encode = msgspec.json.Encoder().encode
