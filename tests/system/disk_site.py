@@ -59,8 +59,8 @@ class Site:
                 while sum(one.available for one in (await self.do(pools.get(name))).reach) < 2:
                     await asyncio.sleep(0.05)
 
-    async def machine(self, name: str, *, disks: int = 1, pool: str = "local") -> Vm:
-        """It runs on node-1, from an image; what disks it has beside its first are empty."""
+    async def machine(self, name: str, *, disks: int = 1, pool: str = "local", disk_mib: int = 8) -> Vm:
+        """It runs on node-1, from an image; what disks it has beside its first are empty, and of that size."""
         wish = vms.VmCreate(
             name=name,
             image="guest",
@@ -68,7 +68,7 @@ class Site:
             root_pool=pool,
             nics=[],
             node="node-1",
-            disks=[vms.DiskIn(size_bytes=8 * MIB, pool=pool) for _ in range(disks - 1)],
+            disks=[vms.DiskIn(size_bytes=disk_mib * MIB, pool=pool) for _ in range(disks - 1)],
         )
         made = await self.do(vms.create(wish))
         seen = await self.lab.client.wait_vm(made.id, "running", deadline_s=END_S)

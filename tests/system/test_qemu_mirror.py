@@ -17,6 +17,7 @@ from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer
 from novacron.agent.drivers.qemu import QemuDriver, mirror, tls
 from novacron.agent.drivers.qemu.devices import disk_id
 from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.refill import Refill
 from novacron.errors import MigrationFailed
 from novacron.model.machine import Disk, MachineStatus
 from tests.system import rom_machine
@@ -98,6 +99,7 @@ class Pair:
 
     async def ready(self) -> list[mirror.Copied]:
         seen: list[mirror.Copied] = []
+        await Refill(self.source, 0, 20).run(self.volumes, seen.append)  # begun again, it goes on
         await asyncio.wait_for(mirror.ready(self.source, self.volumes, seen.append, FEATURES, 20), 30)
         return seen
 

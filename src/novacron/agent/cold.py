@@ -71,6 +71,7 @@ class Cold:
             raise StateConflict.of(f"machine {args.vm_id}", status, sorted(ENDED), "copy the disks of")
         else:
             before = holding or Holding(vm_id=args.vm_id, generation=args.generation, role=Role.GONE)
+            before = await self._machines.remains.drop(before)
         leaving = msgspec.structs.replace(
             before,
             role=Role.LEAVING,

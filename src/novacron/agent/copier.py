@@ -52,4 +52,12 @@ class Copier:
 
 def place_of(at: wire.DisksAt) -> DiskReception:
     """Where the target takes in disks, as the driver is told."""
-    return DiskReception(host=at.host, port=at.port, key_hex=at.key_hex, layered=at.layered)
+    return DiskReception(
+        host=at.host,
+        port=at.port,
+        key_hex=at.key_hex,
+        layered=at.layered,
+        resumable=at.resumable,
+        resumed=at.resumed,
+        resumes=at.resumes,
+    )

@@ -74,4 +74,5 @@ class Heartbeat:
         everything = self._machines.reports()
         told = everything if complete else tuple(one for one in everything if one.vm_id in self._changed)
         self._changed.clear()
-        return Report(seq=seq, complete=complete, machines=told, usage=self._meter.usage(everything))
+        usage, copies = self._meter.usage(everything), self._machines.remains.all() if complete else ()
+        return Report(seq=seq, complete=complete, machines=told, usage=usage, copies=copies)

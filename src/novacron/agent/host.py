@@ -15,7 +15,7 @@ from novacron.agent.storage.depot import OwnPool
 from novacron.agent.storage.kinds import abilities
 from novacron.errors import Unavailable
 from novacron.model.machine import MachineReport
-from novacron.model.node import DriverFacts, NodeFacts, NodeUsage
+from novacron.model.node import COPIES, DriverFacts, NodeFacts, NodeUsage
 
 PROC = Path("/proc")
 MAX_READ = 1 << 20
@@ -59,7 +59,7 @@ class Host:
             migration_address=self._migration_address,
             privileged=os.geteuid() == 0,
             tunnel_address=self._tunnel_address if overlay else "",
-            abilities=(*([ability.OVERLAY] if overlay else []), *abilities()),
+            abilities=(*([ability.OVERLAY] if overlay else []), *abilities(), COPIES),
         )
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:

@@ -9,6 +9,7 @@ is refused, also long after the machine has gone. That is why a machine that lef
 from __future__ import annotations
 
 import asyncio
+import datetime
 import threading
 import weakref
 from enum import StrEnum
@@ -35,6 +36,15 @@ class Role(StrEnum):
     GONE = "gone"  # nothing here; the floor is kept
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of some of a machine's disks with a migration that failed. spec: says where they lie."""
+
+    migration_id: str
+    spec: MachineSpec
+    volumes: tuple[str, ...]
+    until: datetime.datetime
+
+
 class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One machine as this node holds it.
 
@@ -46,7 +56,9 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     here for it, or are about to be, and are deleted with it; belongings: likewise its directory beside them. at_rest:
     (leaving) its guest is not to run here: its disks are open to be copied. elsewhere: (leaving) the machine with those
     volumes of `received` that are made on this node. pivoting: (leaving) the migration whose copies it may work with
-    already: they are not deleted. sent: the last one that its state was sent by, or was about to be.
+    already: they are not deleted. sent: the last one that its state was sent by, or was about to be. resumable:
+    (incoming) those of `received` of which it can be told later what has come; resumed: those that hold what came with
+    an earlier migration, `resumes`. kept: (gone) what has come with the last one, for the next to go on with.
     """
 
     vm_id: str
@@ -67,6 +79,10 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     elsewhere: MachineSpec | None = None
     pivoting: str = ""
     sent: str = ""
+    resumable: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+    resumes: str = ""
+    kept: Kept | None = None
 
 
 _encode = msgspec.json.Encoder().encode

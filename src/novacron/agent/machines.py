@@ -15,6 +15,7 @@ import structlog
 
 from novacron.agent import console
 from novacron.agent.drivers.base import Driver, Launch
+from novacron.agent.kept import Remains
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.parking import check_parkable
 from novacron.agent.provisioner import Provisioner
@@ -46,6 +47,7 @@ class Machines:
         self._driver = driver
         self._clock = clock
         self.boot_id = boot_id
+        self.remains = Remains(ledger, provisioner, clock)
         self._listeners: list[Listener] = []
         self._writing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("machines")
@@ -130,6 +132,7 @@ class Machines:
             if seen is not None and seen.status not in ENDED:
                 self._refuse_elsewhere(holding, seen.status, "start")
                 return self._must_report(spec.vm_id)
+            await self.remains.drop(holding)  # it is no disk
             await self.boot(spec, self.launch)
         return self._must_report(spec.vm_id)
 
@@ -266,6 +269,7 @@ class Machines:
                 raise StateConflict.of(f"machine {args.vm_id}", seen.status, sorted(ENDED), "remove")
             if seen is not None:
                 await self._driver.forget(args.vm_id)
+            await self.remains.drop(holding)
             await self._provisioner.clear_away(args.vm_id, holding.spec)
             await asyncio.to_thread(self._provisioner.parking.clear, args.vm_id)
             await self._provisioner.remove_volumes(args.volumes, holding.spec)

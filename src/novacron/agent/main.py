@@ -169,6 +169,7 @@ class Agent:
             facts=facts,
             machines=self._heartbeat.told(),
             networks=self.overlay.ids(),
+            copies=self.machines.remains.all(),
         )
 
 
@@ -185,7 +186,7 @@ async def serve(settings: AgentConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     log = structlog.get_logger("agent")
     agent = Agent(settings, SystemClock())
-    running = stopped = trimming = tending = None
+    running = stopped = trimming = expiring = tending = None
     doors = contextlib.AsyncExitStack()
     try:
         agent.proxies.sweep()
@@ -199,16 +200,17 @@ async def serve(settings: AgentConfig) -> None:
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
         trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
+        expiring = asyncio.create_task(agent.machines.remains.expire(), name="expire")
         tending = asyncio.create_task(agent.overlay.tend(), name="tend")
         running = asyncio.create_task(agent.line.run(), name="line")
         stopped = asyncio.create_task(stopping.wait(), name="stopping")
-        await asyncio.wait((running, trimming, tending, stopped), return_when=asyncio.FIRST_COMPLETED)
-        for work in (running, trimming, tending):
+        await asyncio.wait((running, trimming, expiring, tending, stopped), return_when=asyncio.FIRST_COMPLETED)
+        for work in (running, trimming, expiring, tending):
             if work.done():
                 await work
         log.info("stopping; machines run on")
     finally:
-        ending = [task for task in (running, trimming, tending, stopped) if task is not None]
+        ending = [task for task in (running, trimming, expiring, tending, stopped) if task is not None]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)

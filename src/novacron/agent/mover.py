@@ -23,7 +23,8 @@ from novacron.agent.copier import Copier, place_of
 from novacron.agent.drivers.base import Driver, Launch, ProgressListener
 from novacron.agent.drivers.handoff import Departure, Reception
 from novacron.agent.examiner import Examiner
-from novacron.agent.ledger import Holding, Ledger, Role
+from novacron.agent.kept import going_on
+from novacron.agent.ledger import Holding, Kept, Ledger, Role
 from novacron.agent.machines import Machines
 from novacron.agent.network import StayAtHome, Travel
 from novacron.agent.postcopy import Announce, Postcopy
@@ -81,9 +82,14 @@ class Mover:
         spec, migration_id = args.spec, args.migration_id
         async with self._ledger.turn(spec.vm_id):
             before = await self._ledger.admit(spec.vm_id, spec.generation)
-            again = await self._clear_for(before, migration_id)
+            again = await self._clear_for(before, migration_id, anew=args.anew)
+            resumed, resumes = (before.resumed, before.resumes) if again else ((), "")
             if not again:
-                await self._provisioner.check_absent(spec, args.receives)
+                resumed = () if args.anew else going_on(before.kept, spec, args.receives)
+                resumes = before.kept.migration_id if before.kept and resumed else ""
+                await self._machines.remains.drop(before, resumed)
+                made = tuple(volume_id for volume_id in args.receives if volume_id not in resumed)
+                await self._provisioner.check_absent(spec, made)
                 if args.belongings:
                     await self._provisioner.check_no_belongings(spec.vm_id)
             incoming = Holding(
@@ -96,6 +102,9 @@ class Mover:
                 boots=args.boots,
                 received=args.receives,
                 belongings=args.belongings,
+                resumable=before.resumable if again else (),
+                resumed=resumed,
+                resumes=resumes,
             )
             if args.boots and not again:
                 await self._ledger.put(incoming)
@@ -112,7 +121,7 @@ class Mover:
         received = incoming.received
 
         async def listen(launch: Launch) -> wire.ReceptionAt:
-            return await self._proxies.accept(
+            at = await self._proxies.accept(
                 self._driver,
                 launch,
                 incoming.migration_id,
@@ -121,6 +130,10 @@ class Mover:
                 channels=args.channels,
                 paused=args.paused,
             )
+            if at.disks is None or not incoming.resumed:
+                return at
+            disks = msgspec.structs.replace(at.disks, resumed=incoming.resumed, resumes=incoming.resumes)
+            return msgspec.structs.replace(at, disks=disks)
 
         if again:
             return await listen(await self._provisioner.prepare(spec, Undo(), fresh=received))
@@ -131,15 +144,17 @@ class Mover:
             undo.add("close its proxy", lambda: self._proxies.end(incoming.migration_id))
             await self._ledger.put(incoming)
             reception = await self._provisioner.boot(spec, listen, fresh=received)
+            if reception.disks is not None:
+                await self._ledger.put(msgspec.structs.replace(incoming, resumable=reception.disks.resumable))
             undo.success()
             return reception
 
-    async def _clear_for(self, before: Holding, migration_id: str) -> bool:
-        """Make room for an incoming machine; whether this very one is here already."""
+    async def _clear_for(self, before: Holding, migration_id: str, *, anew: bool) -> bool:
+        """Make room for an incoming machine; whether this very one is here already, and may stay (not `anew`)."""
         seen = self._driver.report(before.vm_id)
         alive = seen is not None and seen.status not in ENDED
         if before.role is Role.INCOMING:
-            if before.migration_id == migration_id and alive:
+            if before.migration_id == migration_id and alive and not (anew and before.resumed):
                 return True
             await self._driver.discard(before.vm_id, before.migration_id)
             await self._remove_copies(before)
@@ -235,13 +250,37 @@ class Mover:
             ours = holding.role is Role.OWNED and holding.migration_id == args.migration_id
             if ours and not _never_continued(seen, args.generation):
                 raise StateConflict.of(f"machine {args.vm_id}", "this node's own by now", ("incoming",), "discard")
+            if not args.keep_s:
+                holding = await self._machines.remains.drop(holding)
             if holding.role in (Role.OWNED, Role.LEAVING) and not ours:
+                return
+            if args.keep_s and await self._keep(holding, seen, args):
                 return
             if holding.migration_id == args.migration_id or (seen and seen.migration_id == args.migration_id):
                 await self._driver.discard(args.vm_id, args.migration_id)
                 await self._proxies.end(args.migration_id)
                 await self._remove_copies(holding)
                 await self._depart(holding)
+
+    async def _keep(self, holding: Holding, seen: MachineReport | None, args: wire.Discard) -> bool:
+        """Whether what has come of its disks stays, and nothing else of it is here: only what its hypervisor closed in
+        order, so that all of it is on its storage.
+        """
+        incoming = holding.role is Role.INCOMING and holding.migration_id == args.migration_id
+        kept = self._machines.remains.kept(holding, args.keep_s)
+        if not incoming or kept is None or seen is None or seen.status is not MachineStatus.INCOMING:
+            return False
+        try:
+            closed = await self._driver.settle(args.vm_id, args.migration_id)
+        except NovaCronError:  # it dies this moment, or hangs: `discard` ends it whatever it does
+            closed = False
+        if not closed:
+            return False
+        await self._proxies.end(args.migration_id)
+        others = tuple(volume_id for volume_id in holding.received if volume_id not in kept.volumes)
+        await self._provisioner.remove_volumes(others, holding.spec)
+        await self._depart(holding, kept=kept)
+        return True
 
     async def settle(self, args: wire.Settle) -> None:
         """Of a machine at rest whose disks have come: they stay, and nothing else of it is here any more."""
@@ -389,7 +428,9 @@ class Mover:
         if holding.belongings:
             await self._provisioner.remove_belongings(holding.vm_id)
 
-    async def _depart(self, holding: Holding, migration_id: str = "", figures: Figures | None = None) -> None:
+    async def _depart(
+        self, holding: Holding, migration_id: str = "", figures: Figures | None = None, kept: Kept | None = None
+    ) -> None:
         """Nothing of it runs here any more: clear away all but its volumes and the floor."""
         if self._driver.report(holding.vm_id) is not None:
             await self._driver.forget(holding.vm_id)
@@ -400,6 +441,7 @@ class Mover:
             role=Role.GONE,
             migration_id=migration_id,
             figures=figures,
+            kept=kept,
         )
         await self._ledger.put(gone)
 

@@ -247,7 +247,9 @@ class Proxies:
 
 def _disks(reception: Reception) -> wire.DisksAt | None:
     at = reception.disks
-    return wire.DisksAt(host=at.host, port=at.port, key_hex=at.key_hex, layered=at.layered) if at else None
+    if at is None:
+        return None
+    return wire.DisksAt(host=at.host, port=at.port, key_hex=at.key_hex, layered=at.layered, resumable=at.resumable)
 
 
 def _direct(to: wire.ReceptionAt) -> Reception:

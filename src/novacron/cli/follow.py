@@ -80,6 +80,8 @@ def _figures(migration: Migration) -> Iterator[str]:
         yield f"total {amounts.milliseconds(measured.total_ms)}"
     if measured.bytes_transferred is not None:
         yield f"{amounts.size(measured.bytes_transferred)} sent{_packed(measured)}"
+    if measured.disk_bytes:
+        yield f"{amounts.size(measured.disk_bytes)} of disks copied"
     if measured.iterations is not None:
         yield f"{measured.iterations} rounds"
     if measured.downtime_qemu_ms is not None:

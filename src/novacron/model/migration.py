@@ -106,6 +106,10 @@ class Step(msgspec.Struct, frozen=True):
     undo: str = ""
 
 
+COPY_LOST = "disk.copy_lost"
+"""Why a source does not go on with what its target holds: it is copied anew."""
+COPY_KEPT_S = 24 * 3600.0
+"""So long is what has come of disks kept on a target whose migration failed."""
 AT_ONCE_S = 1.0
 """A migration that begins within this time has not waited in line."""
 
@@ -450,6 +454,16 @@ def did(migration: Migration, step: Step, now: datetime.datetime) -> Migration:
     """The record that says the step is done."""
     names = migration.did if step.name in migration.did else (*migration.did, step.name)
     return msgspec.structs.replace(migration, did=names, updated_at=now)
+
+
+def copy_kept_s(migration: Migration) -> float:
+    """How long what has come of its disks may stay on its target; 0: not at all.
+
+    Only where it failed, and its source's QEMU has run all the while: no other knows what the target lacks.
+    """
+    failed = migration.state in (MigrationState.ROLLING_BACK, MigrationState.ROLLED_BACK)
+    ran_on = not migration.at_rest and _HALT.name not in migration.began
+    return COPY_KEPT_S if failed and ran_on and _COPY_DISKS.name in migration.began else 0.0
 
 
 def keeps_copies(migration: Migration) -> bool:

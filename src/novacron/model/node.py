@@ -63,7 +63,11 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     image_door_fingerprint: str = ""  # sha256 of the certificate shown there
     abilities: tuple[
         str, ...
-    ] = ()  # what is installed: overlay, tpm, secure-boot, and storage drivers as pool.<driver>
+    ] = ()  # what is installed: overlay, tpm, secure-boot, and storage drivers as pool.<driver>; and COPIES
+
+
+COPIES = "copies"
+"""The ability (NodeFacts.abilities) of agents that know what a copy of disks lacks which was cut off."""
 
 
 class NodeUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

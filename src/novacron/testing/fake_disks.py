@@ -9,8 +9,9 @@ import msgspec
 
 from novacron.agent.drivers.base import DiskFile, FileAt
 from novacron.agent.drivers.handoff import DiskReception
-from novacron.errors import MigrationFailed
+from novacron.errors import MigrationFailed, Reason
 from novacron.model.machine import ENDED, MachineSpec
+from novacron.model.migration import COPY_LOST
 from novacron.testing import fake_snapshots
 from novacron.testing.fake_world import FakeHost, FakeMachine, FakeWorld
 
@@ -44,21 +45,39 @@ def _write(world: FakeWorld, machine: FakeMachine, disk: DiskFile, content: str)
 
 
 async def copied(
-    world: FakeWorld, host: FakeHost, machine: FakeMachine, to: DiskReception, volume_ids: tuple[str, ...]
+    world: FakeWorld,
+    host: FakeHost,
+    machine: FakeMachine,
+    migration_id: str,
+    to: DiskReception,
+    volume_ids: tuple[str, ...],
 ) -> int:
-    """As Driver.copy_disks."""
+    """As Driver.copy_disks. Of a copy that breaks off half has come, which is good for nothing else."""
+    if to.resumed and machine.trail not in (migration_id, to.resumes):
+        raise MigrationFailed("it is not known what is lacking there", [Reason(COPY_LOST, "it was started anew")])
+    machine.trail = migration_id
     if set(machine.mirrors) != set(volume_ids) or machine.mirrored_to != to:
         machine.mirrored_to, machine.mirrors = to, {}
+        for path in _there(world, to).values():
+            fake_snapshots.write(path, "half of it")
         await world.clock.sleep(world.transfer_s)
         found = world.filled_at(to)
         if found is None or world.is_cut(found[0].name, host.name) or machine.report.status in ENDED:
             raise MigrationFailed("its disks could not be copied; the source runs as before")
-        there = {disk.volume_id: _path(disk) for disk in found[1].launch.disks if disk.volume_id in found[1].receives}
+        there = _there(world, to)
         for disk in machine.launch.disks:
             if disk.volume_id in volume_ids:
                 machine.mirrors[disk.volume_id] = there[disk.volume_id]
                 fake_snapshots.write(there[disk.volume_id], fake_snapshots.read(_path(disk)).content)
-    return sum(disk.size_bytes for disk in machine.launch.spec.disks if disk.volume_id in volume_ids)
+    disks = [disk for disk in machine.launch.spec.disks if disk.volume_id in volume_ids]
+    return sum(disk.size_bytes // (2 if disk.volume_id in to.resumed else 1) for disk in disks)
+
+
+def _there(world: FakeWorld, to: DiskReception) -> dict[str, Path]:
+    """By volume, the files that are filled there."""
+    found = world.filled_at(to)
+    disks = found[1].launch.disks if found else ()
+    return {disk.volume_id: _path(disk) for disk in disks if found and disk.volume_id in found[1].receives}
 
 
 async def copied_out(

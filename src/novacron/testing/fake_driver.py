@@ -206,7 +206,9 @@ class FakeDriver:
         if machine is None or machine.report.status in ENDED:
             machine = self._make(launch, MachineStatus.INCOMING, migration_id)
             port = self._world.new_port()
-            disks = DiskReception(host=host, port=port, key_hex=f"{port:032x}") if receives else None
+            resumable = receives if self._world.resumes else ()
+            told = DiskReception(host=host, port=port, key_hex=f"{port:032x}", resumable=resumable)
+            disks = told if receives else None
             machine.reception = Reception(host=host, port=port, key_hex=f"{port:032x}", disks=disks)
             machine.receives, machine.stays_paused = receives, paused
         elif machine.report.migration_id != migration_id or machine.reception is None:
@@ -237,7 +239,7 @@ class FakeDriver:
         self._trouble("copy_disks", after=False)
         machine = self._get(vm_id)
         machine.copied = ""
-        copied = await fake_disks.copied(self._world, self._host, machine, to, volume_ids)
+        copied = await fake_disks.copied(self._world, self._host, machine, migration_id, to, volume_ids)
         self._life.check()
         machine.report = msgspec.structs.replace(machine.report, migration_id=migration_id)
         self._trouble("copy_disks", after=True)
@@ -320,13 +322,14 @@ class FakeDriver:
         self._trouble("halt", after=True)
         return report
 
-    async def settle(self, vm_id: str, migration_id: str) -> None:
+    async def settle(self, vm_id: str, migration_id: str) -> bool:
         self._trouble("settle", after=False)
         machine = self._host.machines.get(vm_id)
         if machine is not None and machine.report.status is not MachineStatus.INCOMING:
             raise StateConflict.of(f"machine {vm_id}", machine.report.status, ("incoming",), "settle")
         await self._end_incoming(vm_id, migration_id, "its disks have come")
         self._trouble("settle", after=True)
+        return machine is not None
 
     async def send(
         self,

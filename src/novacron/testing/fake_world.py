@@ -27,7 +27,7 @@ class FakeMachine:
     missing_from: (target in post-copy) the host that has the rest of its memory. opened: (source) that is this one.
     receives: (target) volumes it has filled; new_files: by volume, what takes its disks' place on this node; mirrors:
     (source) where each volume's copy is, that is kept alike; copied: the migration for which they were, to the last
-    write.
+    write; trail: the migration since which it is known what its guest wrote.
     """
 
     launch: Launch
@@ -49,6 +49,7 @@ class FakeMachine:
     mirrors: dict[str, Path] = dataclasses.field(default_factory=dict)
     copied: str = ""
     copying_out: str = ""  # the rehearsal that reads its disks
+    trail: str = ""
     ignores_shutdown: bool = False
     keeps: tuple[str, ...] = ()  # ids of devices its guest does not let go of
     memory: str = ""  # what its guest remembers
@@ -89,6 +90,7 @@ class FakeWorld:
     """What the hosts share. `transfer_s`: how long a migration stream takes on its clock, told in `ticks` reports.
 
     converges: whether pre-copy comes to an end by itself; where post-copy may follow, it does when it does not.
+    resumes: whether a copy of disks that broke off can be gone on with.
     """
 
     def __init__(self, clock: Clock, *, transfer_s: float = 0.0, ticks: int = 4) -> None:
@@ -96,6 +98,7 @@ class FakeWorld:
         self.transfer_s = transfer_s
         self.ticks = ticks
         self.converges = True
+        self.resumes = False
         self.hosts: dict[str, FakeHost] = {}
         self.violations: list[str] = []
         self._ports = itertools.count(49152)
@@ -168,7 +171,8 @@ class FakeWorld:
         for host in self.hosts.values():
             for machine in host.machines.values():
                 given = machine.reception.disks if machine.reception else None
-                if given == to and machine.report.status is MachineStatus.INCOMING:
+                ours = given is not None and (given.port, given.key_hex) == (to.port, to.key_hex)
+                if ours and machine.report.status is MachineStatus.INCOMING:
                     return host, machine
         return None
 

@@ -26,7 +26,7 @@ from novacron.errors import NodeUnreachable, NovaCronError
 from novacron.model.identity import new_id
 from novacron.model.machine import MachineReport, NetworkKind, Nic
 from novacron.model.network import NetworkSpec
-from novacron.model.node import NodeFacts, NodeUsage
+from novacron.model.node import COPIES, NodeFacts, NodeUsage
 from novacron.model.pool import PoolDriver, PoolSpec
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld, Life
 from novacron.testing.sim_networks import Answers, SimNetworks, SimOverlay
@@ -188,7 +188,7 @@ class SimAgent:
             drivers=(await self.driver.probe(),),
             migration_address="127.0.0.1",
             tunnel_address=self.tunnel_address,
-            abilities=("overlay",),
+            abilities=("overlay", COPIES),
         )
         return Hello(
             protocol=PROTOCOL,
@@ -197,6 +197,7 @@ class SimAgent:
             facts=facts,
             machines=self.heartbeat.told(),
             networks=tuple(self.networks.known),
+            copies=self.machines.remains.all(),
         )
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:

@@ -32,10 +32,18 @@ REPORT_INTERVAL_S = 2.0
 # -- frames ------------------------------------------------------------------------------------------------
 
 
+class KeptCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a machine's disks with a migration that failed is on the node, under that generation."""
+
+    vm_id: str
+    generation: int
+    migration_id: str
+
+
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="hello"):
     """First frame of an agent. node_id is the agent's own, made once and kept in its state directory.
 
-    networks: ids of the overlay networks it has something of.
+    networks: ids of the overlay networks it has something of. copies: what it keeps of copies that came in part.
     """
 
     protocol: int
@@ -44,6 +52,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="hello
     facts: NodeFacts
     machines: tuple[MachineReport, ...]
     networks: tuple[str, ...] = ()
+    copies: tuple[KeptCopy, ...] = ()
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome"):
@@ -52,12 +61,13 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="wel
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="report"):
-    """A heartbeat. `machines`: all of them when `complete`, else only those that changed."""
+    """A heartbeat. `machines`: all of them when `complete`, else only those that changed. copies: when complete."""
 
     seq: int
     complete: bool
     machines: tuple[MachineReport, ...]
     usage: NodeUsage
+    copies: tuple[KeptCopy, ...] = ()
 
 
 class MigrationProgress(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="progress"):
@@ -170,7 +180,8 @@ class Accept(msgspec.Struct, frozen=True, kw_only=True):
     but of disks. receives: its disks that are copied here: made anew, and filled by the source. belongings: likewise
     what belongs to it beside them. paused: it stands still when it is taken over, too. proxy: None: QEMU's own
     connection. An agent that knows no proxies gives a reception that is not proxied. channels: connections of QEMU's
-    that memory comes over at once; the reception says how many it will be.
+    that memory comes over at once; the reception says how many it will be. anew: what came of its disks before is not
+    gone on with, not even by this very migration.
     """
 
     migration_id: str
@@ -181,17 +192,22 @@ class Accept(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     proxy: Proxy | None = None
     channels: int = 1
+    anew: bool = False
 
 
 class DisksAt(msgspec.Struct, frozen=True, kw_only=True):
     """Where the target takes in disks, and the key (a secret: never logged or stored). layered: those that stand on an
-    image there too.
+    image there too. resumable: those of which it can be told later what has come; resumed: those that hold what came
+    with the migration `resumes`.
     """
 
     host: str
     port: int
     key_hex: str
     layered: tuple[str, ...] = ()
+    resumable: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+    resumes: str = ""
 
 
 class ReceptionAt(msgspec.Struct, frozen=True, kw_only=True):
@@ -406,9 +422,13 @@ class Reclaim(MachineVerb, frozen=True, kw_only=True):
 
 
 class Discard(MachineVerb, frozen=True, kw_only=True):
-    """(target) Volumes that were made for it go too. → None"""
+    """(target) Volumes that were made for it go too. → None
+
+    keep_s: what has come of them may stay for so long, for the next migration to go on with; 0: what was kept goes.
+    """
 
     migration_id: str
+    keep_s: float = 0.0
 
 
 VERBS: dict[str, type[msgspec.Struct]] = {

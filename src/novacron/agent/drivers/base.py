@@ -359,8 +359,10 @@ class Driver(Protocol):
         """
         ...
 
-    async def settle(self, vm_id: str, migration_id: str) -> None:
+    async def settle(self, vm_id: str, migration_id: str) -> bool:
         """(target) End what `accept` started once its disks are whole: no memory comes. Absent: fine.
+
+        Whether it ended now, and by itself: then what had come of its disks is on their storage for sure.
 
         :raise StateConflict: it was taken over.
         """

@@ -13,12 +13,17 @@ class DiskReception(msgspec.Struct, frozen=True, kw_only=True):
     """Where a target takes in the disks that move with their machine, and the key both ends must hold (a secret).
 
     layered: those of them that are children of an image there, so that only what is their own need be copied.
+    resumable: those of which it can be told, later, what has come; resumed: those that hold what came with an earlier
+    migration, `resumes`.
     """
 
     host: str
     port: int
     key_hex: str
     layered: tuple[str, ...] = ()
+    resumable: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+    resumes: str = ""
 
 
 class Reception(msgspec.Struct, frozen=True, kw_only=True):

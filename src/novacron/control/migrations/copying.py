@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from typing import Protocol
 
 import msgspec
 
@@ -14,11 +15,12 @@ from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.networks.states import wiring_of
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, VMS, Records
+from novacron.control.store.records import IMAGES, NODES, POOLS, VMS, Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import MigrationFailed
 from novacron.model.machine import MachineReport, MachineSpec
-from novacron.model.migration import Migration, MigrationKind, Step
+from novacron.model.migration import COPY_LOST, Migration, MigrationKind, Step, copy_kept_s
+from novacron.model.node import COPIES
 from novacron.model.vm import Vm, VmSpec, running_spec
 from novacron.wire import agent as wire
 from novacron.wire.belongings import Belongings, PackBelongings, UnpackBelongings
@@ -28,8 +30,14 @@ VERB_DEADLINE_S = 60.0
 """Closing a disk flushes it."""
 
 
+class Reception(Protocol):
+    """Where the target of a migration listens; anew: with disks that hold nothing yet."""
+
+    def __call__(self, migration: Migration, *, anew: bool = False) -> Awaitable[wire.ReceptionAt]: ...
+
+
 class Copying:
-    """Each method performs a step and writes it down. reception: where the target of a migration listens."""
+    """Each method performs a step and writes it down."""
 
     def __init__(
         self,
@@ -39,7 +47,7 @@ class Copying:
         progress: ProgressWriter,
         bandwidth: BandwidthTeller,
         distribution: Distribution,
-        reception: Callable[[Migration], Awaitable[wire.ReceptionAt]],
+        reception: Reception,
     ) -> None:
         self._records = records
         self._agents = agents
@@ -50,9 +58,20 @@ class Copying:
         self._reception = reception
 
     async def copy_disks(self, migration: Migration, step: Step) -> None:
-        vm, to = self._records.find(VMS, migration.vm_id).record, (await self._reception(migration)).disks
+        """What came with an earlier migration is gone on with, if its source knows what that lacks."""
+        try:
+            await self._copy(migration, step, (await self._reception(migration)).disks)
+        except MigrationFailed as failed:
+            if not any(reason.code == COPY_LOST for reason in failed.reasons):
+                raise
+            note = f"what its target had of its disks was of no use ({failed.reasons[0].message}): copied anew"
+            await self._journal.note(migration.id, note)
+            await self._copy(migration, step, (await self._reception(migration, anew=True)).disks)
+
+    async def _copy(self, migration: Migration, step: Step, to: wire.DisksAt | None) -> None:
         if to is None:
             raise MigrationFailed("the target's agent takes in no disks: renew it")
+        vm = self._records.find(VMS, migration.vm_id).record
         verb = wire.CopyDisks(
             vm_id=vm.id,
             generation=migration.generation,
@@ -67,7 +86,8 @@ class Copying:
         async with self._progress.of(migration.id), self._bandwidth.of(migration):
             copied = await self._agents.call(migration.source_node, verb, wire.DisksCopied, deadline_s=deadline_s)
         figures = msgspec.structs.replace(migration.figures, disk_bytes=copied.copied_bytes)
-        await self._journal.did(migration.id, step, figures=figures)
+        note = f"its disks went on from what came with migration {to.resumes}" if to.resumed else ""
+        await self._journal.did(migration.id, step, figures=figures, note=note)
 
     async def copy_here(self, migration: Migration, step: Step) -> None:
         vm = self._records.find(VMS, migration.vm_id).record
@@ -139,6 +159,19 @@ def told(records: Records, vm: Vm, spec: VmSpec) -> MachineSpec:
     image = records.find(IMAGES, vm.spec.image_id).record
     pools, wiring = specs_of(records, spec.disks), wiring_of(records, spec.nics)
     return machine_spec(vm, image, spec, wiring=wiring, pools=pools)
+
+
+def kept_s(records: Records, migration: Migration) -> float:
+    """How long its target may keep what came of its disks. In a pool that nodes share it would be in others' way."""
+    pools = (records.get(POOLS, move.to_pool_id) for move in migration.disks)
+    shared = any(pool is None or pool.record.shared for pool in pools)
+    return copy_kept_s(migration) if not shared and goes_on(records, migration) else 0.0
+
+
+def goes_on(records: Records, migration: Migration) -> bool:
+    """Whether its source's agent can go on with a copy; an older one would take what is there for blank."""
+    source = records.get(NODES, migration.source_node)
+    return source is not None and source.record.facts is not None and COPIES in source.record.facts.abilities
 
 
 def volumes_of(migration: Migration) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.bandwidth import BandwidthTeller
 from novacron.control.migrations.comparison import watched
-from novacron.control.migrations.copying import Copying, told, volumes_of
+from novacron.control.migrations.copying import Copying, goes_on, kept_s, told, volumes_of
 from novacron.control.migrations.disks import relocated
 from novacron.control.migrations.examination import Examination
 from novacron.control.migrations.journal import Journal
@@ -134,7 +134,10 @@ class Performer:
         match step.undo:
             case "discard":
                 verb = wire.Discard(
-                    vm_id=migration.vm_id, generation=self._vm(migration).generation, migration_id=migration.id
+                    vm_id=migration.vm_id,
+                    generation=self._vm(migration).generation,
+                    migration_id=migration.id,
+                    keep_s=kept_s(self._records, migration),
                 )
                 await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
                 self._receptions.pop(migration.id, None)
@@ -166,10 +169,10 @@ class Performer:
 
     # -- the steps ------------------------------------------------------------------------------------------
 
-    async def reception(self, migration: Migration) -> wire.ReceptionAt:
-        """Where the target listens; starts it there when it does not yet."""
+    async def reception(self, migration: Migration, *, anew: bool = False) -> wire.ReceptionAt:
+        """Where the target listens; starts it there when it does not yet. anew: with disks that hold nothing yet."""
         known = self._receptions.get(migration.id)
-        if known is not None:
+        if known is not None and not anew:
             return known
         vm = self._vm(migration)
         verb = wire.Accept(
@@ -181,6 +184,7 @@ class Performer:
             paused=migration.paused,
             proxy=self._proxy(migration, vm),
             channels=migration.channels,
+            anew=anew or not goes_on(self._records, migration),
         )
         await self._spread_networks(migration, vm)
         await self._distribution.bring_all(migration.target_node, verb.spec)

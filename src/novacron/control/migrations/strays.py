@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from novacron.control.link import Agents
+from novacron.control.migrations.copying import kept_s
 from novacron.control.store.records import MIGRATIONS, NODES, VMS, VOLUMES, Records
 from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
@@ -35,10 +36,12 @@ def ending(
     vm: Vm | None,
     migration: Migration | None,
     left: Left = Left(),  # noqa: B008
+    keep_s: float = 0.0,
 ) -> msgspec.Struct | None:
     """The verb that ends a stray, or None when this machine is none, or must not be ended on what we know.
 
-    left: what lies on this node and counts no more.
+    left: what lies on this node and counts no more. keep_s: so long may what came of disks with the migration stay
+    here.
 
     Only what does not run is ended: remains of a machine that has ended here and is another node's by now, and halves
     that stand still, once their migration is over and where the record names another owner (a source) or another copy
@@ -60,7 +63,7 @@ def ending(
     if migration is None or not is_final(migration) or vm.migration_id == migration.id:
         return None
     if report.status is MachineStatus.INCOMING and not _took_over(vm, node_id, migration):
-        return wire.Discard(vm_id=vm.id, generation=generation, migration_id=migration.id)
+        return wire.Discard(vm_id=vm.id, generation=generation, migration_id=migration.id, keep_s=keep_s)
     if report.status is MachineStatus.HANDED_OFF and vm.node_id != node_id:
         return wire.Release(
             vm_id=vm.id,
@@ -70,6 +73,16 @@ def ending(
             belongings=left.belongings,
         )
     return None
+
+
+def useless(node_id: str, copy: wire.KeptCopy, vm: Vm | None) -> wire.Discard | None:
+    """The verb that deletes what a node keeps of a copy that came in part; None: its VM is where it was, and may still
+    go on with it.
+    """
+    if vm is not None and vm.generation == copy.generation and vm.node_id != node_id:
+        return None
+    generation = max(copy.generation, vm.generation if vm else 0)
+    return wire.Discard(vm_id=copy.vm_id, generation=generation, migration_id=copy.migration_id)
 
 
 def left_behind(node_id: str, migrations: Iterable[Migration], volumes: Mapping[str, Volume]) -> tuple[str, ...]:
@@ -121,19 +134,24 @@ class Sweeper:
         self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._log = structlog.get_logger("sweeper")
 
-    def look(self, node_id: str, reports: Iterable[MachineReport]) -> None:
+    def look(self, node_id: str, reports: Iterable[MachineReport], copies: Iterable[wire.KeptCopy] = ()) -> None:
         """Called with every complete report of a node."""
+        for copy in copies:
+            stored_vm = self._records.get(VMS, copy.vm_id)
+            self._begin(node_id, copy.vm_id, useless(node_id, copy, stored_vm.record if stored_vm else None))
         for report in reports:
             stored_vm = self._records.get(VMS, report.vm_id)
             stored = self._records.get(MIGRATIONS, report.migration_id) if report.migration_id else None
             vm, migration = stored_vm.record if stored_vm else None, stored.record if stored else None
             left = self._left_behind(node_id, vm) if vm is not None and vm.node_id != node_id else Left()
-            verb = ending(node_id, report, vm, migration, left)
-            key = (node_id, report.vm_id)
-            if verb is not None and key not in self._ending:
-                work = asyncio.create_task(self._end(node_id, verb), name=f"sweep-{report.vm_id}")
-                self._ending[key] = work
-                work.add_done_callback(lambda _, key=key: self._ending.pop(key, None))  # type: ignore[misc]
+            keep_s = kept_s(self._records, migration) if migration is not None else 0.0
+            self._begin(node_id, report.vm_id, ending(node_id, report, vm, migration, left, keep_s))
+
+    def _begin(self, node_id: str, vm_id: str, verb: msgspec.Struct | None) -> None:
+        key = (node_id, vm_id)
+        if verb is not None and key not in self._ending:
+            self._ending[key] = asyncio.create_task(self._end(node_id, verb), name=f"sweep-{vm_id}")
+            self._ending[key].add_done_callback(lambda _: self._ending.pop(key, None))
 
     def _left_behind(self, node_id: str, vm: Vm) -> Left:
         mine = [stored.record for stored in self._records.all(MIGRATIONS) if stored.record.vm_id == vm.id]

@@ -16,7 +16,7 @@ from novacron.errors import NameTaken, NotFound
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.node import Node, NodeState
 from novacron.model.vm import Vm
-from novacron.wire.agent import Hello, Report
+from novacron.wire.agent import Hello, KeptCopy, Report
 
 
 class Observer:
@@ -53,11 +53,11 @@ class Observer:
             self._log.info("node joined", node=hello.node_name)
         else:
             await self._records.change(NODES, hello.node_id, lambda old: self._returned(old, hello))
-        await self._take(hello.node_id, hello.machines, complete=True)
+        await self._take(hello.node_id, hello.machines, hello.copies, complete=True)
 
     async def report(self, node_id: str, report: Report) -> None:
         """A heartbeat, or news of some machines."""
-        await self._take(node_id, report.machines, complete=report.complete)
+        await self._take(node_id, report.machines, report.copies, complete=report.complete)
 
     def _returned(self, node: Node, hello: Hello) -> Node:
         now = self._clock.wall()
@@ -68,7 +68,9 @@ class Observer:
             )
         return node if renewed == node else msgspec.structs.replace(renewed, updated_at=now)
 
-    async def _take(self, node_id: str, reports: Iterable[MachineReport], *, complete: bool) -> None:
+    async def _take(
+        self, node_id: str, reports: Iterable[MachineReport], copies: tuple[KeptCopy, ...], *, complete: bool
+    ) -> None:
         reports = tuple(reports)
         for report in reports:
             stored = self._records.get(VMS, report.vm_id)
@@ -76,7 +78,7 @@ class Observer:
                 await self._write(node_id, report)
         if complete:
             await self._miss(node_id, {report.vm_id for report in reports})
-            self._sweeper.look(node_id, reports)
+            self._sweeper.look(node_id, reports, copies)
 
     def _is_news(self, vm: Vm, node_id: str, report: MachineReport) -> bool:
         return decide.speaks_for(vm, node_id, report) and (vm.observed != report or vm.node_lost)

@@ -14,6 +14,7 @@ from novacron.agent.drivers.qemu.look import disk_nodes
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.mirror import Copied
 from novacron.agent.drivers.qemu.record import Ending
+from novacron.agent.drivers.qemu.refill import Refill
 from novacron.errors import DriverError, MigrationFailed
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus
 from novacron.model.migration import Goals, Progress
@@ -54,14 +55,21 @@ async def copied(
     features: tuple[str, ...],
     progress: ProgressListener,
     stall_s: float,
+    bytes_per_s: int = 0,
 ) -> int:
-    """Wait until they are alike; the bytes that were copied. Errors as `mirror.ready`."""
+    """Wait until they are alike; the bytes that were copied. Errors as `mirror.ready`.
+
+    bytes_per_s: for what is brought to targets that hold the rest from an earlier copy.
+    """
+    brought = Copied(0, 0)
 
     def tell(seen: Copied) -> None:
-        at = machine.clock.wall()
-        progress(Progress(at=at, disk_total_bytes=seen.total_bytes, disk_copied_bytes=seen.done_bytes))
+        at, done, total = machine.clock.wall(), seen.done_bytes, seen.total_bytes
+        done, total = brought.done_bytes + done, brought.total_bytes + total
+        progress(Progress(at=at, disk_total_bytes=total, disk_copied_bytes=done))
 
-    return (await mirror.ready(machine, volume_ids, tell, features, stall_s)).done_bytes
+    brought = await Refill(machine, bytes_per_s, stall_s).run(volume_ids, tell)
+    return brought.done_bytes + (await mirror.ready(machine, volume_ids, tell, features, stall_s)).done_bytes
 
 
 async def begin_copy(machine: Machine, order: Order, exports: Mapping[str, str]) -> None:
@@ -109,6 +117,7 @@ async def finish(machine: Machine, migration_id: str, volume_ids: tuple[str, ...
     """
     if not volume_ids or machine.record.copied == migration_id:
         return
+    await Refill(machine, 0, mirror.FINISH_DEADLINE_S).finish()
     await mirror.finish(machine, volume_ids)
     machine.record.copied = migration_id
     machine.save()
@@ -169,7 +178,7 @@ async def begin_here(machine: Machine, files: Sequence[DiskFile], goals: Goals, 
                 node,
                 target,
                 features,
-                own_part=bool(file.backing) and file.volume_id in own,
+                sync="top" if file.backing and file.volume_id in own else "full",
                 bytes_per_s=mirror.part(goals.bandwidth_bytes_per_s, len(files)),
                 finalize=False,
             )

@@ -192,7 +192,8 @@ class QemuDriver:
         _, found, *_ = await self._fleet.facts()
         order = disks.Order(migration_id, to, volume_ids, goals, found.features)
         await self._fleet.run(vm_id, "copy_disks", disks.begin(machine, order))
-        return await disks.copied(machine, volume_ids, found.features, progress, self._fleet.stall_s)
+        speed = goals.bandwidth_bytes_per_s
+        return await disks.copied(machine, volume_ids, found.features, progress, self._fleet.stall_s, speed)
 
     async def copy_here(
         self,
@@ -264,10 +265,12 @@ class QemuDriver:
             vm_id, "halt", lambda machine: disks.halt(machine, migration_id, volume_ids, deadline_s)
         )
 
-    async def settle(self, vm_id: str, migration_id: str) -> None:
-        if vm_id in self._fleet.machines:
-            await self._fleet.ask(vm_id, "settle", lambda machine: incoming.settle(machine, migration_id))
-            await self.forget(vm_id)
+    async def settle(self, vm_id: str, migration_id: str) -> bool:
+        if vm_id not in self._fleet.machines:
+            return False
+        left = await self._fleet.ask(vm_id, "settle", lambda machine: incoming.settle(machine, migration_id))
+        await self.forget(vm_id)
+        return left
 
     async def open_postcopy(self, vm_id: str, migration_id: str) -> None:
         await self._fleet.ask(vm_id, "open_postcopy", lambda machine: open_(machine, migration_id, self._fleet.stall_s))

@@ -9,7 +9,7 @@ import structlog
 
 from novacron.agent.drivers.base import Launch
 from novacron.agent.drivers.handoff import Arrival, DiskReception, Reception
-from novacron.agent.drivers.qemu import blocks, mirror, postcopy_probe, status, tls, tpm
+from novacron.agent.drivers.qemu import blocks, mirror, postcopy_probe, status, tls, tpm, trail
 from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
 from novacron.agent.drivers.qemu.launcher import abandon, launch
@@ -26,6 +26,7 @@ from novacron.agent.drivers.qemu.migration import (
     target_parameters,
     uri,
 )
+from novacron.agent.drivers.qemu.process import IN_ORDER
 from novacron.agent.drivers.qemu.record import Ending, Role, Transfer
 from novacron.errors import DeadlineExceeded, MonitorFailed, StateConflict
 from novacron.model.machine import MachineReport, MachineStatus
@@ -89,6 +90,9 @@ async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str
         if wanted.receives:
             layered = {disk.volume_id for disk in what.disks if disk.backing}
             transfer.layered = tuple(one for one in wanted.receives if one in layered)
+            transfer.resumable = await trail.tells(
+                monitor, [one for one in what.disks if one.volume_id in wanted.receives]
+            )
             transfer.disk_port = await mirror.open_exports(machine, wanted.receives, wanted.host)
         machine.save()
     except BaseException:
@@ -124,7 +128,13 @@ def reception(machine: Machine, migration_id: str) -> Reception | None:
 def _reception(machine: Machine, transfer: Transfer, key_hex: str) -> Reception:
     disks = None
     if transfer.disk_port:
-        disks = DiskReception(host=transfer.host, port=transfer.disk_port, key_hex=key_hex, layered=transfer.layered)
+        disks = DiskReception(
+            host=transfer.host,
+            port=transfer.disk_port,
+            key_hex=key_hex,
+            layered=transfer.layered,
+            resumable=transfer.resumable,
+        )
     if transfer.socket:
         return Reception(socket=machine.run_dir.path / transfer.socket, disks=disks)
     return Reception(host=transfer.host, port=transfer.port, key_hex=key_hex, channels=transfer.channels, disks=disks)
@@ -182,18 +192,20 @@ async def verify(machine: Machine) -> MachineReport:
     return machine.report()
 
 
-async def settle(machine: Machine, migration_id: str) -> None:
-    """End it once its disks have come: they are on its storage when this returns.
+async def settle(machine: Machine, migration_id: str) -> bool:
+    """End it once its disks have come: they are on its storage when this returns. Whether it left by itself, now.
 
     :raise StateConflict: it was taken over. What came with another migration is not touched.
     """
     transfer = machine.transfer(migration_id, Role.TARGET)
     if transfer is None or transfer.taken_over:
         raise StateConflict.of(f"machine {machine.vm_id}", machine.status.value, ("incoming",), "settle")
-    if not machine.ended:
+    process = None if machine.ended else machine.process
+    if process is not None:
         await mirror.close_exports(machine)
     await machine.end(Ending(MachineStatus.ABSENT, "its disks have come"))
     tls.erase(machine.run_dir)
+    return process is not None and process.ended.done() and process.ended.result() == IN_ORDER
 
 
 async def discard(machine: Machine, migration_id: str) -> bool:

@@ -62,6 +62,7 @@ class Machine:
         self._status = MachineStatus.PAUSED
         self._reason = ""
         self._since = clock.wall()
+        self.refilling = asyncio.Lock()  # held by who brings a target what it lacks
         self.lingers = False  # its guest's end is not yet its own
         self.adjusting = False  # so that a device which leaves is awaited
         self.let_go_late = 0

@@ -16,12 +16,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from novacron.agent.drivers.handoff import DiskReception
-from novacron.agent.drivers.qemu import tls
+from novacron.agent.drivers.qemu import nbd, tls, trail
 from novacron.agent.drivers.qemu.devices import VOLUME_NODES, node_of
 from novacron.agent.drivers.qemu.look import disk_nodes, node_names
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.qmp import DEADLINE_S, Monitor
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, Reason
+from novacron.model.blocks import BLOCK_BYTES
 
 JOB = "mirror-"
 KEY_ID = "disk-key"
@@ -30,7 +31,7 @@ PROGRESS_INTERVAL_S = 0.5
 OPEN_TIMEOUT_S = 5  # QEMU does nothing else meanwhile
 FINISH_DEADLINE_S = 30.0
 DROP_DEADLINE_S = 0.7  # a mirror whose link works ends at once
-NBD_NODE = "t"  # for the first letter of the disk's own
+NBD_NODE, FILL_NODE = "t", "f"  # for the first letter of the disk's own
 ENDED = frozenset({"concluded", "null", "aborting"})
 
 
@@ -75,7 +76,7 @@ async def open_exports(machine: Machine, volume_ids: Sequence[str], address: str
     for volume_id in volume_ids:
         node = node_of(volume_id)
         export = {"type": "nbd", "id": f"export-{node}", "node-name": node, "name": volume_id, "writable": True}
-        await monitor.execute("block-export-add", export)
+        await monitor.execute("block-export-add", export | {"allocation-depth": True})
     return port
 
 
@@ -109,7 +110,8 @@ async def begin(
     layered: volumes that are children of an image here: where they are children of the same one there, only what is
     their own is copied. bytes_per_s: at most so much of all of them together; 0: as it goes. exports: what a volume is
     called there, if not as here. behind: the guest's writes never wait for the target's; else they do from the moment
-    QEMU can keep both alike.
+    QEMU can keep both alike. Where the target holds what came before only new writes are mirrored, and the rest is
+    `refill`'s: `record.filling` says so.
 
     :raise MigrationFailed: it could not begin; nothing of it is left.
     """
@@ -121,13 +123,26 @@ async def begin(
     try:
         await tls.install(monitor, machine.run_dir, migration_id, "client", object_id=KEY_ID)
         nodes = await disk_nodes(monitor)
+        going_on = await trail.taken_up(monitor, migration_id, to, {one: nodes[one] for one in missing})
+        machine.record.filling, machine.record.hot = migration_id if going_on else "", {}
+        machine.save()
         for volume_id in missing:
-            node, target = nodes[volume_id], NBD_NODE + node_of(volume_id)[1:]
+            node, target, fill = (
+                nodes[volume_id],
+                *(letter + node_of(volume_id)[1:] for letter in (NBD_NODE, FILL_NODE)),
+            )
             there = (exports or {}).get(volume_id, volume_id)
             await monitor.execute("blockdev-add", _remote(there, target, to))
             own_part = volume_id in layered and there in to.layered
+            if volume_id in going_on:
+                await monitor.execute("blockdev-add", _remote(there, fill, to) | {"x-dirty-bitmap": nbd.DEPTH})
+                sync = "none"
+            elif volume_id in to.resumable and await trail.begun(monitor, node, migration_id, own_part=own_part):
+                sync = "top"  # of a disk that stands on nothing, into one that is blank, as good as all
+            else:
+                sync = "top" if own_part else "full"
             speed = part(bytes_per_s, len(volume_ids))
-            await start(monitor, volume_id, node, target, features, own_part=own_part, bytes_per_s=speed, behind=behind)
+            await start(monitor, volume_id, node, target, features, sync=sync, bytes_per_s=speed, behind=behind)
     except DriverError as wrong:
         await drop(machine)
         raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
@@ -153,26 +168,29 @@ async def start(
     target: str,
     features: Collection[str],
     *,
-    own_part: bool,
+    sync: str,
     bytes_per_s: int,
     finalize: bool = True,
     behind: bool = False,
 ) -> None:
-    """Mirror the node into the target, which is open. own_part: not what lies below them, which is the same.
+    """Mirror the node into the target, which is open.
+
+    sync: full; top: not what lies below them, which is the same; none: only what is written from now on.
 
     finalize: it ends as soon as it is told to; else it waits to be told so once more. behind: see `begin`.
 
     :raise MonitorFailed: it could not begin; the target is closed.
     """
     # Where it can be changed later, the guest's writes wait for the target only at the end (see `ready`).
-    late = "qmp.block-job-change" in features
+    late = "qmp.block-job-change" in features and sync != "none"
     arguments = {
         "job-id": job_of(volume_id),
         "device": node,
         "target": target,
-        "sync": "top" if own_part else "full",
+        "sync": sync,
         "copy-mode": "background" if late or behind else "write-blocking",
         "speed": bytes_per_s,
+        "granularity": BLOCK_BYTES,  # see `trail`: a block comes whole or not at all
         "on-source-error": "report",
         "on-target-error": "report",
         "auto-dismiss": False,
@@ -223,7 +241,7 @@ async def check_alike(machine: Machine, volume_ids: Sequence[str]) -> None:
         return
     found = await jobs(machine.door())
     _check(found, volume_ids)
-    if any(job.status != "ready" for job in found):
+    if machine.record.filling or any(job.status != "ready" for job in found):
         raise MigrationFailed("its disks are not yet alike on both sides")
 
 
@@ -243,6 +261,8 @@ async def finish(machine: Machine, volume_ids: Sequence[str]) -> None:
     monitor = machine.door()
     found = await jobs(monitor)
     _check(found, volume_ids, finishing=True)
+    if machine.record.filling:
+        raise MigrationFailed("not all that its disks hold has been copied")
     for job in found:
         if job.status == "ready":  # cancelled once ready, a mirror first writes what is left
             await monitor.execute("block-job-cancel", {"device": job.id})
@@ -307,6 +327,9 @@ async def drop(machine: Machine) -> None:
         await _pull(machine)
         await _cancel(machine, FINISH_DEADLINE_S)
     await _pull(machine)  # closing a target would flush it first, over whatever link
+    await close_exports(machine)  # through which `refill` reaches it: that ends then, too
+    async with machine.refilling:
+        machine.record.filling, machine.record.hot = "", {}
     monitor = machine.door()
     await _clear(monitor, await jobs(monitor))
     with contextlib.suppress(MonitorFailed):  # it was never installed
@@ -331,9 +354,10 @@ async def _pull(machine: Machine) -> None:
     """
     spec = machine.record.spec
     for disk in spec.disks if spec else ():
-        node = {"type": "block-node", "node-name": NBD_NODE + node_of(disk.volume_id)[1:]}
-        with contextlib.suppress(MonitorFailed):
-            await machine.oob().execute_oob("yank", {"instances": [node]})
+        for letter in (NBD_NODE, FILL_NODE):
+            node = {"type": "block-node", "node-name": letter + node_of(disk.volume_id)[1:]}
+            with contextlib.suppress(MonitorFailed):
+                await machine.oob().execute_oob("yank", {"instances": [node]})
 
 
 async def jobs(monitor: Monitor, deadline_s: float = DEADLINE_S) -> list[Job]:
@@ -349,7 +373,7 @@ async def _clear(monitor: Monitor, ended: Sequence[Job]) -> None:
     there, used = await node_names(monitor), set((await disk_nodes(monitor)).values())
     for job in ended:
         name = job.id.removeprefix(JOB)
-        targets = {letter + name for letter in (NBD_NODE, *VOLUME_NODES)} - used
+        targets = {letter + name for letter in (NBD_NODE, FILL_NODE, *VOLUME_NODES)} - used
         for target in sorted(targets & there):
             await monitor.execute("blockdev-del", {"node-name": target})
 

@@ -1,7 +1,7 @@
-"""A small NBD client: reads blocks of a disk that QEMU exports, and asks what is known of its extents.
+"""A small NBD client: reads and writes blocks of a disk that QEMU exports, and asks what is known of its extents.
 
     Session.open(...)   fixed newstyle, structured replies, one export, at most one meta context
-    read, extents       one request at a time
+    read, write, extents       one request at a time
 What comes is bounded and checked: the other end is a hypervisor that a guest may have broken into.
 """
 
@@ -14,15 +14,16 @@ from novacron.errors import MonitorFailed
 
 ALLOCATION = "base:allocation"
 DIRTY = "qemu:dirty-bitmap:{}"
+DEPTH = "qemu:allocation-depth"  # 1: in the disk's own layer
 HOLE = 1  # of base:allocation
 MAX_READ_BYTES = 4 << 20
 MAX_STATUS_BYTES = 1 << 30  # asked about at once
 _MAX_CHUNK_BYTES = MAX_READ_BYTES + 64
 _OPTION, _OPTION_REPLY = 0x49484156454F5054, 0x3E889045565A9
-_REQUEST, _STRUCTURED = 0x25609513, 0x668E33EF
+_REQUEST, _STRUCTURED, _SIMPLE = 0x25609513, 0x668E33EF, 0x67446698
 _GO, _STRUCTURED_REPLY, _SET_META_CONTEXT = 7, 8, 10
 _ACK, _INFO, _META_CONTEXT = 1, 3, 4
-_READ, _DISCONNECT, _BLOCK_STATUS = 0, 2, 7
+_READ, _WRITE, _DISCONNECT, _BLOCK_STATUS = 0, 1, 2, 7
 _DONE, _DATA, _HOLE_CHUNK, _STATUS, _ERRORS = 1, 1, 2, 5, 1 << 15
 
 Extent = tuple[int, int]
@@ -66,6 +67,23 @@ class Session:
             elif kind != _HOLE_CHUNK:  # blank already
                 raise MonitorFailed("the NBD server answered a read with something unexpected")
         return bytes(into)
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """Bytes of the disk, at most MAX_READ_BYTES, inside it. Done: the disk has them, if not yet on its storage."""
+        self._requests += 1
+        self._writer.write(struct.pack(">IHHQQI", _REQUEST, 0, _WRITE, self._requests, offset, len(data)) + data)
+        try:
+            await self._writer.drain()
+        except OSError as wrong:
+            raise MonitorFailed(f"the NBD server hung up: {wrong}") from wrong
+        (magic,) = struct.unpack(">I", await self._exactly(4))
+        if magic == _STRUCTURED:  # of a write, only what went wrong is told so
+            raise MonitorFailed("a part of the disk cannot be written")
+        error, handle = struct.unpack(">IQ", await self._exactly(12))
+        if magic != _SIMPLE or handle != self._requests:
+            raise MonitorFailed("the NBD server answered a write with something unexpected")
+        if error:
+            raise MonitorFailed(f"a part of the disk cannot be written: error {error}")
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """What is known from there on, perhaps of less than `length`; of one byte at least."""

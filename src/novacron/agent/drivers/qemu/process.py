@@ -17,6 +17,10 @@ import msgspec
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
+_EXITED = "it exited with status {}"
+IN_ORDER = _EXITED.format(0)
+"""How one that left by itself, and was watched by its own parent, ended."""
+
 
 class Identity(msgspec.Struct, frozen=True):
     """What tells this process from every other that ever had its pid."""
@@ -163,5 +167,5 @@ def _reap(pidfd: int) -> str:
     if result is None:
         return "it ended"
     if result.si_code == os.CLD_EXITED:
-        return f"it exited with status {result.si_status}"
+        return _EXITED.format(result.si_status)
     return f"it was ended by signal {signal.Signals(result.si_status).name}"

@@ -28,9 +28,10 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     post-copy. volumes: disks that must be alike on both sides before it has left. opened: the target was sent what it
     needs to run, or is about to be.
 
-    Target: disk_port: where it takes in disks; layered: those of them that stand on an image. taken_over: it was told
-    to run, or is about to be; from then on it is never discarded. paused: it is to stand instead. in_part: it runs, or
-    is about to, with memory that is not all there.
+    Target: disk_port: where it takes in disks; layered: those of them that stand on an image; resumable: those in
+    which what has come can be told from what has not. taken_over: it was told to run, or is about to be; from then on
+    it is never discarded. paused: it is to stand instead. in_part: it runs, or is about to, with memory that is not all
+    there.
 
     channels: connections that memory comes over at once. closed: both sides are done with it; only its answers are
     still known. socket: (target) where in its directory it listens for this node's stream proxy. proxied: (source) it
@@ -43,6 +44,7 @@ class Transfer(msgspec.Struct, kw_only=True, omit_defaults=True):
     port: int = 0
     disk_port: int = 0
     layered: tuple[str, ...] = ()
+    resumable: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     socket: str = ""
     channels: int = 1
@@ -93,6 +95,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     ending: Ending | None = None
     transfer: Transfer | None = None
     pivoting: bool = False  # its disks are being replaced by their copies, which are alike
+    filling: str = ""  # the migration whose targets hold what came earlier, and do not yet hold all
+    hot: dict[str, tuple[int, ...]] = {}  # by volume, blocks that its target gets when the guest stands still
     copied: str = ""  # the migration whose disks on the target are like its own, to the last write
 
 
