@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from novacron.agent.drivers.qemu import guest_agent, migration, record, status, tls
-from novacron.agent.drivers.qemu.features import KVM_MODELS, Probed, default_cpu, hardware, probe
+from novacron.agent.drivers.qemu.features import FORMAT, KVM_MODELS, Probed, default_cpu, hardware, probe
 from novacron.agent.drivers.qemu.firmware import find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.gate import Gate
 from novacron.agent.drivers.qemu.rundir import RunDir
@@ -284,7 +284,7 @@ def test_sockets_work_however_deep_the_directory(tmp_path: Path) -> None:
 # -- what is chosen ------------------------------------------------------------------------------------------
 
 PROBED = Probed(
-    format=1,
+    format=FORMAT,
     version="7.2.0",
     features=(),
     machine_types=("microvm", "pc-q35-7.1", "pc-q35-7.2"),

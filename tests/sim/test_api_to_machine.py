@@ -13,8 +13,8 @@ from starlette.websockets import WebSocket
 from novacron.clock import SystemClock
 from novacron.errors import MachineDied
 from novacron.testing.fake_driver import FakeDriver
-from novacron.testing.sim_agent import POOL_ID
 from novacron.testing.sim_cluster import SimCluster
+from novacron.testing.sim_pool import POOL_ID
 from tests.control.api import Api, an_api, problem_of
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from novacron.clock import SystemClock
 from novacron.control.store.records import VMS, VOLUMES
 from novacron.model.machine import MachineStatus
 from novacron.testing.fake_driver import FakeDriver
-from novacron.testing.sim_agent import POOL_ID
+from novacron.testing.sim_pool import POOL_ID
 from tests.control.api import Api, an_api, fields_of, problem_of
 from tests.sim.test_api_to_machine import Cluster, in_state, until
 

@@ -34,8 +34,6 @@ from novacron.testing.sim_agent import SimAgent
 from novacron.testing.sim_pool import SimPool
 from novacron.wire.agent import NAME_OF, Call, Reply, Report
 
-POOL_ID = "sim-pool"
-
 
 class SimCluster(LineListeners):
     """The agents and the lines to them. Implements control.link.Agents, and registers listeners like Link.
