@@ -80,6 +80,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("the bench lays a network of its own: run it as root")
     # Ended from outside it puts everything away too, and the kernel's setting back: asyncio does so when interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background work begins without
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     screen = Screen(sys.stdout)
     rows: list[Row] = []
