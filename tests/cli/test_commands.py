@@ -231,6 +231,9 @@ def test_cancel(room: ControlRoom, run: Run) -> None:
     assert json.loads(room.bodies[-1]) == {"bandwidth_bytes_per_s": 10 << 20}
     room.on("POST", f"/migrations/{MIGRATION_ID}/cancel", said(migration(state="cancelling"), 202))
     assert run(f"migration cancel {MIGRATION_ID}").stdout == f"{MIGRATION_ID}: cancelling; web-1 stays on node-1\n"
+    room.on("POST", f"/migrations/{MIGRATION_ID}/discard-copies", said(migration(state="completed")))
+    discarded = run(f"migration discard-copies {MIGRATION_ID}").stdout
+    assert discarded == f"{MIGRATION_ID}: its copies of disks on node-1 are deleted\n"
 
 
 # -- images ------------------------------------------------------------------------------------------------

@@ -295,3 +295,21 @@ def test_a_migration_that_waits_says_until_when(room: ControlRoom, run: Run) -> 
     assert "it would wait until 2026-11-23 22:00 UTC; --now begins at once" in shown.stdout
     assert room.asked[-1].query_params["starts_at"] == "2026-11-23 23:00:00+01:00"
     assert run("vm migrate web-1 --starts-at tonight").exit_code == 2
+
+
+def test_copies_that_were_kept_are_shown_with_what_to_type(room: ControlRoom, run: Run) -> None:
+    disk = {"volume_id": "v-1", "size_bytes": 1, "used_bytes": 1, "from_pool": "local", "from_pool_id": "p"}
+    disks = [disk | {"to_pool": "local", "to_pool_id": "p"}]
+    kept = {"node": "node-1", "node_id": "n", "volume_ids": ["v-1"], "discarded_at": None, "discarded_by": None}
+
+    def shown(**told: Any) -> list[str]:
+        done = migration(**COMPLETED, disks=disks, kept_copies=kept | told)
+        room.on("GET", f"/migrations/{MIGRATION_ID}", said(done))
+        return [" ".join(line.split()) for line in run(f"migration show {MIGRATION_ID}").stdout.splitlines()]
+
+    lines = shown()
+    assert "Kept copy: on node-1, volume v-1 in pool local" in lines
+    assert f"What to do: once they are of no use: novacron migration discard-copies {MIGRATION_ID}" in lines
+    lines = shown(discarded_at=NOW, discarded_by="ada")
+    assert any(line.startswith("Kept copies: deleted on node-1 2026-") and line.endswith("by ada") for line in lines)
+    assert not any("discard-copies" in line for line in lines)

@@ -134,6 +134,7 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (templates.Template, wire_templates.Template),
     (templates.Version, wire_templates.VersionOut),
     (templates.Parameter, wire_templates.ParameterOut),
+    (migrations.KeptCopies, wire_migrations.KeptCopiesOut),
     (migrations.Progress, wire_migrations.ProgressOut),
     (migrations.Figures, wire_migrations.FiguresOut),
     (migrations.Prediction, wire_migrations.PredictionOut),

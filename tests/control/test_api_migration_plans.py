@@ -14,6 +14,7 @@ from novacron.model.machine import MachineStatus
 from novacron.model.migration import Figures, MigrationState, finished
 from novacron.model.node import Node
 from novacron.model.prediction import Measurement
+from novacron.model.vm import Vm
 from novacron.wire.agent import Measure
 from novacron.wire.rest import migrations as wire
 from tests.control.api import NOW, Api, fields_of, problem_of
@@ -106,6 +107,25 @@ async def test_without_postcopy_on_both_sides_it_is_refused_in_advance_and_says_
     assert "node-2" in problem["reasons"][0]["message"]
     await _give(api, target, POSTCOPY)
     assert (await _begin(api)).json()["strategy"] == "hybrid"
+
+
+async def test_one_taken_back_while_it_was_paused_is_to_be_resumed_first(api: Api) -> None:
+    """Its hypervisor would not send it: nothing is begun. Stopped, or with its disks alone, it may move."""
+    source, _ = await _world(api)
+    await api.vm("web-2", node=source, status=MachineStatus.PAUSED)
+
+    def taken_back(vm: Vm) -> Vm:
+        assert vm.observed is not None
+        return msgspec.structs.replace(vm, observed=msgspec.structs.replace(vm.observed, resume_first=True))
+
+    await api.records.change(VMS, api.records.find(VMS, "web-2").record.id, taken_back)
+    asked = api.http.get("/api/v1/vms/web-2/migration-plan"), _begin(api, vm="web-2")
+    for answer in asked:
+        problem = problem_of(await answer, 409, "state_conflict")
+        (reason,) = problem["reasons"]
+        assert reason["code"] == "vm.resume_first"
+        assert reason["remedy"].startswith("novacron vm resume web-2 ")
+    assert api.records.all(MIGRATIONS) == []
 
 
 async def test_a_downtime_ceiling_is_measured_for_and_never_raised(api: Api) -> None:

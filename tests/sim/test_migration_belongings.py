@@ -18,19 +18,22 @@ from tests.sim.test_migration_story import killed_after_write
 
 pytestmark = pytest.mark.anyio
 
-WAYS = ("live", "hybrid", "postcopy", "warm", "cold", "paused", "at rest")
+WAYS = ("live", "hybrid", "postcopy", "warm", "cold", "paused", "paused postcopy", "at rest")
 SIDES = {
     "accept": "b",
     "pack_belongings": "a",
     "unpack_belongings": "b",
     "halt": "a",
     "send": "a",
+    "open_postcopy": "a",
     "take_over": "b",
+    "fetch_rest": "a",
     "settle": "b",
     "release": "a",
 }
 STEPS = [
     *(("paused", verb) for verb in ("accept", "send", "pack_belongings", "unpack_belongings", "take_over", "release")),
+    *(("paused postcopy", verb) for verb in ("send", "pack_belongings", "open_postcopy", "take_over", "fetch_rest")),
     *(("cold", verb) for verb in ("accept", "halt", "pack_belongings", "unpack_belongings", "take_over", "release")),
     *(("at rest", verb) for verb in ("accept", "pack_belongings", "unpack_belongings", "settle", "release")),
     *(("live", verb) for verb in ("accept", "take_over", "release")),
@@ -40,9 +43,10 @@ STEPS = [
 async def a_vm(h: House, way: str) -> str:
     """It has variables, and runs, is paused or stopped as that way asks."""
     vm_id = await h.running_vm("a", uefi=True)
-    if way in ("paused", "at rest"):
-        kind, to = (TaskKind.PAUSE, Desired.PAUSED) if way == "paused" else (TaskKind.STOP, Desired.STOPPED)
-        await told(h, vm_id, kind, to, VmState.PAUSED if way == "paused" else VmState.STOPPED)
+    if way.startswith("paused"):
+        await told(h, vm_id, TaskKind.PAUSE, Desired.PAUSED, VmState.PAUSED)
+    if way == "at rest":
+        await told(h, vm_id, TaskKind.STOP, Desired.STOPPED, VmState.STOPPED)
     return vm_id
 
 
@@ -53,7 +57,9 @@ async def told(h: House, vm_id: str, kind: TaskKind, to: Desired, state: VmState
 
 
 async def moved(h: House, vm_id: str, way: str) -> str:
-    return await h.migrate(vm_id, "b", {"paused": "live", "at rest": "cold"}.get(way, way))
+    return await h.migrate(
+        vm_id, "b", {"paused": "live", "paused postcopy": "postcopy", "at rest": "cold"}.get(way, way)
+    )
 
 
 def variables(h: House, vm_id: str) -> dict[str, str]:
@@ -67,7 +73,7 @@ async def settled(h: House, vm_id: str, way: str) -> str:
     name = next(agent.name for agent in h.cluster.agents.values() if agent.node_id == h.vm(vm_id).node_id)
     await h.until(lambda: list(variables(h, vm_id)) == [name], "its variables are where it is, alone")
     assert variables(h, vm_id) == {name: "as a makes it"}
-    if way == "paused":
+    if way.startswith("paused"):
         assert h.state(vm_id) is VmState.PAUSED
         assert h.cluster.world.running(vm_id) == []
         await told(h, vm_id, TaskKind.RESUME, Desired.RUNNING, VmState.RUNNING)
@@ -98,7 +104,7 @@ async def test_a_lost_word_is_only_a_delay(tmp_path: Path, way: str, verb: str, 
 
 
 @pytest.mark.parametrize("number", range(1, 13))
-@pytest.mark.parametrize("way", ["cold", "paused", "at rest"])
+@pytest.mark.parametrize("way", ["cold", "paused", "paused postcopy", "at rest"])
 async def test_a_conductor_killed_after_any_write_is_continued(tmp_path: Path, way: str, number: int) -> None:
     async with house(tmp_path, own_pools=True) as h:
         vm_id = await a_vm(h, way)
@@ -174,10 +180,11 @@ async def test_a_source_that_is_silent_at_the_end_loses_its_own_when_it_returns(
         assert not leaves_belongings(done.source_node, on_its_way, [done], pools)
 
 
-async def test_a_paused_one_is_not_said_to_have_lost_time_or_to_be_dead(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["live", "hybrid", "postcopy", "warm"])
+async def test_a_paused_one_is_not_said_to_have_lost_time_or_to_be_dead(tmp_path: Path, way: str) -> None:
     async with house(tmp_path) as h:
         vm_id = await a_vm(h, "paused")
-        migration_id = await h.migrate(vm_id, "b")
+        migration_id = await h.migrate(vm_id, "b", way)
         assert await h.ended(migration_id) is MigrationState.COMPLETED
         done = h.migration(migration_id)
         assert (done.figures.downtime_qemu_ms, done.figures.downtime_stopped_ms) == (None, None)

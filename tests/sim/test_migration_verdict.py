@@ -178,7 +178,9 @@ async def test_a_copy_that_differs_is_told_and_the_sources_is_kept(tmp_path: Pat
         assert await h.ended(migration_id) is MigrationState.COMPLETED
         done = h.migration(migration_id)
         assert outcomes(done)["disks"] is F
-        assert f"on a: rm -- {source}" in evidence(done, "disks")
+        assert f"({source}); once they are of no use: novacron migration discard-copies {done.id}" in evidence(
+            done, "disks"
+        )
         assert any("check disks failed" in line for line in done.explanation)
         await h.until(lambda: vm_id not in a.host.machines, "the source lets go")
         assert source.exists()

@@ -11,7 +11,7 @@ import pytest
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch
 from novacron.agent.drivers.qemu import QemuDriver, postcopy_probe
 from novacron.agent.drivers.qemu.devices import node_of
-from novacron.errors import MigrationFailed
+from novacron.errors import MigrationFailed, MonitorFailed, StateConflict
 from novacron.model.machine import Disk, MachineStatus
 from novacron.model.migration import Goals, Strategy, Tactics
 from tests.system import rom_machine
@@ -41,6 +41,7 @@ class PausedMove(Move):
         self.disk = self.one.root.parent / f"{self.volume}.qcow2"
         tool("qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), str(SIZE))
         self.generation = 1
+        self.began = ""
 
     def launch(self, host: Host) -> Launch:
         plain = host.launch(self.vm_id, pages=self.pages, wss=4096, generation=self.generation)
@@ -57,7 +58,7 @@ class PausedMove(Move):
         return len(self.one.ticks(self.vm_id)) + len(self.other.ticks(self.vm_id))
 
     async def go(self, source: QemuDriver, target: QemuDriver, to: Host, tactics: Tactics) -> None:
-        migration_id = an_id()
+        self.began = migration_id = an_id()
         at = await target.accept(self.launch(to), migration_id, LOOPBACK, paused=True)
         assert (await source.send(self.vm_id, migration_id, at, Goals(), nothing, tactics)).whole
         self.generation += 1
@@ -133,6 +134,93 @@ async def test_taken_back_it_is_paused_at_its_source_and_goes_on_there(hosts: Ho
     assert (await move.source.resume(move.vm_id)).status is S.RUNNING
     await move.one.ticking(move.vm_id)
     move.check()
+
+
+async def sent_and_taken_back(hosts: Hosts) -> PausedMove:
+    """All of it had come when it was called off, and nothing of it is on the target any more."""
+    move = PausedMove(hosts)
+    await move.begin()
+    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, paused=True)
+    assert (await move.source.send(move.vm_id, move.migration_id, at, Goals(), nothing)).whole
+    back = await move.source.reclaim(move.vm_id, move.migration_id)
+    assert (back.status, back.resume_first) == (S.PAUSED, True)
+    await move.target.discard(move.vm_id, move.migration_id)
+    await move.target.forget(move.vm_id)
+    return move
+
+
+@pytest.mark.parametrize("agent_dies", [False, True])
+async def test_taken_back_it_is_sent_again_once_it_has_run(hosts: Hosts, agent_dies: bool) -> None:
+    """QEMU would refuse it before, and nothing but letting its guest run helps: so it is told, and nothing is begun."""
+    move = await sent_and_taken_back(hosts)
+    before = move.ticks()
+    if agent_dies:
+        assert (await move.restart_source()).resume_first
+    with pytest.raises(StateConflict, match="sends it again once it has run") as wrong:
+        await move.go(move.source, move.target, move.other, Tactics())
+    assert wrong.value.reasons[0].remedy == "resume it first"
+    assert move.at_source() is S.PAUSED
+    await move.target.discard(move.vm_id, move.began)
+    assert await move.one.silent(move.vm_id)
+    assert move.ticks() == before
+    assert not (await move.source.resume(move.vm_id)).resume_first
+    await move.one.ticking(move.vm_id)
+    assert not (await move.source.pause(move.vm_id)).resume_first
+    await move.target.forget(move.vm_id)
+    await move.go(move.source, move.target, move.other, Tactics())
+    await move.target.resume(move.vm_id)
+    await move.other.ticking(move.vm_id)
+    move.check()
+
+
+async def test_taken_back_its_disks_are_of_use_before_it_has_run(hosts: Hosts) -> None:
+    """QEMU has let go of them, and ends by an assertion when it is told to write to one: they are held again first."""
+    move = await sent_and_taken_back(hosts)
+    before = move.ticks()
+    launch = move.launch(move.one)
+    larger = tuple(msgspec.structs.replace(disk, size_bytes=2 * SIZE) for disk in launch.spec.disks)
+    wished = msgspec.structs.replace(launch, spec=msgspec.structs.replace(launch.spec, disks=larger))
+    adjusted = await move.source.adjust(wished)
+    assert [disk.size_bytes for disk in adjusted.now.disks] == [2 * SIZE], adjusted.pending
+    for memory in (False, True):
+        snapshot_id = an_id()
+        await move.source.take_snapshot(move.vm_id, snapshot_id, memory=memory)
+        await move.source.delete_snapshot(move.vm_id, snapshot_id)
+    assert (await move.source.look(move.vm_id)).status is S.PAUSED
+    assert await move.one.silent(move.vm_id)
+    assert move.ticks() == before
+    assert (await move.source.resume(move.vm_id)).status is S.RUNNING
+    await move.one.ticking(move.vm_id)
+    move.check()
+
+
+async def test_taken_back_its_disks_change_their_place_before_it_has_run(hosts: Hosts) -> None:
+    move = await sent_and_taken_back(hosts)
+    launch, path = move.launch(move.one), move.disk.with_name("elsewhere.qcow2")
+    tool("qemu-img", "create", "-q", "-f", "qcow2", str(path), str(SIZE))
+    files = tuple(msgspec.structs.replace(disk, source=FileAt(path)) for disk in launch.disks)
+    there = tuple(msgspec.structs.replace(disk, pool_id="elsewhere") for disk in launch.spec.disks)
+    here = an_id()
+    await move.source.copy_here(move.vm_id, here, files, Goals(), nothing)
+    wanted = msgspec.structs.replace(launch.spec, disks=there)
+    assert (await move.source.pivot(move.vm_id, here, wanted)).status is S.PAUSED
+    assert await move.one.silent(move.vm_id)
+    assert (await move.source.resume(move.vm_id)).status is S.RUNNING
+    await move.one.ticking(move.vm_id)
+    move.check()
+
+
+async def test_disks_that_another_still_holds_are_not_touched(hosts: Hosts) -> None:
+    move = PausedMove(hosts)
+    await move.begin()
+    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, paused=True)
+    await move.source.send(move.vm_id, move.migration_id, at, Goals(), nothing)
+    await move.source.reclaim(move.vm_id, move.migration_id)
+    with pytest.raises(MonitorFailed):
+        await move.source.take_snapshot(move.vm_id, an_id())
+    await move.target.discard(move.vm_id, move.migration_id)
+    await move.source.take_snapshot(move.vm_id, an_id())
+    assert (await move.source.resume(move.vm_id)).status is S.RUNNING
 
 
 async def test_disks_that_come_with_it_hold_what_it_wrote(hosts: Hosts) -> None:

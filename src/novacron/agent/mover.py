@@ -31,6 +31,7 @@ from novacron.agent.postcopy import Announce, Postcopy
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.proxies import Proxies
 from novacron.agent.rehouse import Rehouse
+from novacron.agent.source_copies import SourceCopies
 from novacron.agent.undo import Undo
 from novacron.clock import Clock
 from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGeneration, StateConflict
@@ -67,6 +68,7 @@ class Mover:
         self.rehouse = Rehouse(ledger, provisioner, driver, self.cold, self._teller)
         self.copier = Copier(ledger, driver, self._teller)
         self.bandwidth = Bandwidth(ledger, driver, proxies)
+        self.source_copies = SourceCopies(ledger, provisioner)
         self.postcopy = Postcopy(ledger, driver, host=proxies.host, announce=announce)
 
     # -- target --------------------------------------------------------------------------------------------

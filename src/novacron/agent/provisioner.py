@@ -21,6 +21,7 @@ from novacron.agent.undo import Undo
 from novacron.errors import Conflict, MachineDied, NotFound, Reason, Unsupported
 from novacron.model.identity import is_id
 from novacron.model.machine import Disk, MachineSpec, Nic
+from novacron.model.pool import PoolSpec
 
 PORT_TRIES = 3
 
@@ -201,6 +202,10 @@ class Provisioner:
             disk = disks.get(volume_id)
             pool = self._depot.pool_of(spec, disk) if spec and disk else self._depot.own
             await pool.remove_volume(volume_id)
+
+    async def remove_volume(self, volume_id: str, lies_in: PoolSpec) -> None:
+        """Delete one, by explicit order only. Absent: fine. :raise StateConflict: a running machine uses it."""
+        await self._depot.pool(lies_in).remove_volume(volume_id)
 
     def _network(self, nic: Nic) -> Network:
         network = self._networks.get(nic.network)

@@ -64,6 +64,7 @@ def table(
         "migration.release": mover.release,
         "migration.reclaim": mover.reclaim,
         "migration.discard": mover.discard,
+        "migration.discard_copies": mover.source_copies.discard,
         "image.fetch": images.fetch,
         "image.held": images.held,
         "image.drop": images.drop,

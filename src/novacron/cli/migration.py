@@ -88,6 +88,20 @@ def set_bandwidth(session: Session, migration: str, rate: int) -> None:
     session.printer.done(changed, f"{changed.id}: {changed.state}; {words} from now on", name)
 
 
+@migration.command("discard-copies")
+@MIGRATION
+@prints
+@asks
+def discard_copies(session: Session, migration: str) -> None:
+    """Delete, for good, the copies of disks that were kept at the source because the target's differ."""
+    from novacron.cli.follow import name
+    from novacron.client import migrations
+
+    with session.connect() as nova:
+        done = nova.do(migrations.discard_copies(migration))
+    session.printer.done(done, f"{done.id}: its copies of disks on {done.source_node} are deleted", name)
+
+
 @migration.command()
 @MIGRATION
 @click.option("--timeout", "timeout_s", metavar="TIME", type=TIME, default="2h", show_default=True, help="How long.")
@@ -174,6 +188,7 @@ def _details(one: Migration) -> Iterator[tuple[str, str]]:
         if wrong := off(one):
             yield "Off by", f"{wrong} (above zero: more was predicted)"
     yield from _verdict(one)
+    yield from _kept_copies(one)
     yield "Steps", ", ".join(_steps(one)) or "none begun"
     for sentence in one.explanation:
         yield "Because", sentence
@@ -188,6 +203,21 @@ def _verdict(one: Migration) -> Iterator[tuple[str, str]]:
     yield "Verdict", one.verdict.outcome.replace("_", " ")
     for check in one.verdict.checks:
         yield check.name.replace("_", " ").capitalize(), f"{check.outcome.replace('_', ' ')}: {check.evidence}"
+
+
+def _kept_copies(one: Migration) -> Iterator[tuple[str, str]]:
+    kept = one.kept_copies
+    if kept is None:
+        return
+    if kept.discarded_at is not None:
+        yield "Kept copies", f"deleted on {kept.node} {kept.discarded_at:%Y-%m-%d %H:%M:%S} UTC by {kept.discarded_by}"
+        return
+    pools = {disk.volume_id: disk.from_pool for disk in one.disks}
+    for volume_id in kept.volume_ids:
+        pool = f"pool {pools[volume_id]}" if pools.get(volume_id) else "a pool that is no more"
+        yield "Kept copy", f"on {kept.node}, volume {volume_id} in {pool}"
+    if one.is_final:
+        yield "What to do", f"once they are of no use: novacron migration discard-copies {one.id}"
 
 
 def _goals(one: Migration) -> str:

@@ -212,6 +212,18 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     clock_off_after_ms: float | None = None
 
 
+class KeptCopies(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies of its disks that were kept on the source: the target's differ. discarded_at: when they were deleted;
+    None: they are there.
+    """
+
+    node: str
+    node_id: str
+    volume_ids: list[str]
+    discarded_at: datetime.datetime | None = None
+    discarded_by: str | None = None
+
+
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """A migration; `state` is plain text, so that an old client can read a newer server."""
 
@@ -257,6 +269,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     measured: Measurement | None = None
     verdict: Verdict | None = None
+    kept_copies: KeptCopies | None = None
 
     @property
     def is_final(self) -> bool:
@@ -309,4 +322,10 @@ def set_bandwidth(migration_id: str, bytes_per_s: int) -> Call[Migration]:
 def cancel(migration_id: str) -> Call[Migration]:
     """Ask for everything to be taken back; the VM goes on running where it is."""
     path = path_of("migrations", ref_of("migration", migration_id), "cancel")
+    return Call(method="POST", path=path, answer=Migration)
+
+
+def discard_copies(migration_id: str) -> Call[Migration]:
+    """Delete the copies of its disks that were kept at the source because the target's differ; for good."""
+    path = path_of("migrations", ref_of("migration", migration_id), "discard-copies")
     return Call(method="POST", path=path, answer=Migration)

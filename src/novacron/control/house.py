@@ -32,6 +32,7 @@ from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
 from novacron.control.link import Agents, HelloListener, Link, ReportListener
 from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.kept_copies import KeptCopies
 from novacron.control.migrations.link_routes import router as link_routes
 from novacron.control.migrations.link_routes import shown as link_shown
 from novacron.control.migrations.links import Links
@@ -255,7 +256,7 @@ def _moving(
     view, policy_view, bulk_view = MigrationView(records), PolicyView(records), BulkMigrationView(records)
     rehearsals, rehearsal_view = RehearsalService(records, room, clock, service, pool_id), RehearsalView(records)
     routers = (
-        migration_routes(records, service, view),
+        migration_routes(records, service, KeptCopies(records, lines, clock), view),
         link_routes(records, links, clock),
         policy_routes(records, PolicyService(records, room, clock), policy_view),
         bulk_routes(records, bulk, bulk_view),

@@ -229,7 +229,8 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     reason: one sentence when the status needs one (how it died, and what it wrote last);
     machine_type, cpu_model, accelerator: as started; since: when this status began;
     full_volumes: those that have no room, for which it is stalled; let_go: how many devices its guest has let go of
-    after it had been asked in vain, so that another adjustment finds more done.
+    after it had been asked in vain, so that another adjustment finds more done; resume_first: it was taken back from a
+    move while it was paused, and its hypervisor sends it again only once it has run.
     """
 
     vm_id: str
@@ -245,6 +246,7 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     migration_id: str = ""
     full_volumes: tuple[str, ...] = ()
     let_go: int = 0
+    resume_first: bool = False
 
 
 class StopMode(StrEnum):

@@ -266,7 +266,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     copied; the others are where they are on both nodes. belongings: what belongs to it and is no disk (UEFI variables,
     a TPM's state) goes too: its nodes' default pools are two. predicted: what it was expected to cost, to be held
     against the figures; measured: the machine as it was just before, if it was looked at. paced_by: who changed its
-    bandwidth since it was asked for. verdict: what was looked at once it ran on its target.
+    bandwidth since it was asked for. verdict: what was looked at once it ran on its target. copies_discarded_at, _by:
+    when, and at whose wish, copies that had been kept at its source were deleted (see kept_copies).
     """
 
     id: str
@@ -302,6 +303,8 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     measured: Measurement | None = None
     figures: Figures = Figures()
     verdict: Verdict | None = None
+    copies_discarded_at: datetime.datetime | None = None
+    copies_discarded_by: str = ""
     problem: Problem | None = None
     finished_at: datetime.datetime | None = None
 

@@ -20,6 +20,7 @@ from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Goals, Progress, Tactics
 from novacron.model.network import Flow
 from novacron.model.node import NodeFacts, NodeUsage
+from novacron.model.pool import PoolSpec
 from novacron.wire import belongings, link, network, snapshot, storage
 from novacron.wire.verb import MachineVerb
 
@@ -431,6 +432,23 @@ class Discard(MachineVerb, frozen=True, kw_only=True):
     keep_s: float = 0.0
 
 
+class PlacedVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume in a pool of the node's."""
+
+    pool: PoolSpec
+    volume_id: str
+
+
+class DiscardCopies(MachineVerb, frozen=True, kw_only=True):
+    """(source) Delete copies of its disks that were kept because the target's differ. Absent: fine. → None
+
+    :raise StateConflict: a machine here has one of them.
+    """
+
+    migration_id: str
+    copies: tuple[PlacedVolume, ...]
+
+
 VERBS: dict[str, type[msgspec.Struct]] = {
     "machine.start": Start,
     "machine.stop": Stop,
@@ -463,6 +481,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     "migration.release": Release,
     "migration.reclaim": Reclaim,
     "migration.discard": Discard,
+    "migration.discard_copies": DiscardCopies,
     **belongings.VERBS,
     **storage.VERBS,
     **network.VERBS,

@@ -339,7 +339,8 @@ class Driver(Protocol):
         volume_ids: disks that `copy_disks` has made alike: they are alike to the last write when this returns.
         With a strategy that ends in post-copy it may return before the stream is whole.
 
-        :raise MigrationFailed: the source runs as before.
+        :raise MigrationFailed: the source runs as before. :raise StateConflict: it cannot be sent as it stands (a
+            report that says `resume_first` tells so in advance): nothing has begun.
         """
         ...
 
@@ -445,7 +446,9 @@ class Driver(Protocol):
         ...
 
     async def reclaim(self, vm_id: str, migration_id: str) -> MachineReport:
-        """(source) Cancel the transfer at whatever moment and make it run as before."""
+        """(source) Cancel the transfer at whatever moment and make it run as before; one that stood still stands, and
+        may have to run before it is sent again (`resume_first` of its report).
+        """
         ...
 
     async def discard(self, vm_id: str, migration_id: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 
 import msgspec
 
@@ -27,6 +26,7 @@ ASK_DEADLINE_S = 60.0
 END_DEADLINE_S = 5.0
 SAMPLED_WITHIN_S = 30.0
 FULL_WITHIN_S = 4 * 3600.0
+DISCARD = "novacron migration discard-copies"
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -131,7 +131,7 @@ def judge(migration: Migration, found: dict[str, Compared], why: str, source: st
             f"{one.wrong[0] * BLOCK_BYTES} on"
             for volume_id, one in wrong.items()
         )
-        return Check(name=DISKS, outcome=Outcome.FAILED, evidence=f"{words}; {_kept(found, source)}")
+        return Check(name=DISKS, outcome=Outcome.FAILED, evidence=f"{words}; {_kept(migration, found, source)}")
     looked, written = sum(one.looked for one in found.values()), sum(one.written for one in found.values())
     counted = f"{looked - written} blocks of 64 KiB are alike on both sides ({migration.goals.verify_disks.value})"
     counted += f"; {written} were written since" if written else ""
@@ -142,11 +142,11 @@ def judge(migration: Migration, found: dict[str, Compared], why: str, source: st
     return Check(name=DISKS, outcome=outcome, evidence=counted)
 
 
-def _kept(found: dict[str, Compared], source: str) -> str:
-    """Where the source's copies are, and how they are removed: nobody but a person may know that they are of no use."""
-    files = " ".join(shlex.quote(one.at) for one in found.values() if one.at)
-    removed = f"; once they are of no use, on {source}: rm -- {files}" if files else ""
-    return f"all copies on {source} are kept{removed}"
+def _kept(migration: Migration, found: dict[str, Compared], source: str) -> str:
+    """Where the source's copies are, and how they are deleted: nobody but a person may know that they are of no use."""
+    places = ", ".join(one.at for one in found.values() if one.at)
+    where = f" ({places})" if places else ""
+    return f"all copies on {source} are kept{where}; once they are of no use: {DISCARD} {migration.id}"
 
 
 def _why_not(migration: Migration) -> str:

@@ -55,6 +55,15 @@ def check_vm(vm: Vm, kind: MigrationKind | None) -> None:
         raise StateConflict.of(f"VM {vm.name}", state_of(vm).value, _states(kind), "migrate")
 
 
+def check_may_leave(vm: Vm) -> None:
+    """Whether its hypervisor would send it. :raise StateConflict: only once it has run again."""
+    if vm.observed is not None and vm.observed.resume_first:
+        why = "it was taken back from a move while it was paused, and its hypervisor sends it again once it has run"
+        remedy = f"novacron vm resume {vm.name} (it may be paused again then), or move it when it runs or is stopped"
+        reason = Reason("vm.resume_first", why, subject=vm.name, remedy=remedy)
+        raise StateConflict(f"cannot migrate {vm.name}: {why}", [reason])
+
+
 def _stands_for(vm: Vm, kind: MigrationKind | None) -> bool:
     if kind is MigrationKind.COLD:
         return is_at_rest(vm) or status_of(vm) is MachineStatus.RUNNING

@@ -125,6 +125,7 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
     streams = not at_rest and not stays and kind is not MigrationKind.COLD
     need = decide.need_of(vm, streams=streams)
     if streams:
+        decide.check_may_leave(vm)
         decide.check_source(vm, source, need)
     past = history.completed(known.past)
     outline = Course(

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, problems, reads, record
 from novacron.control.migrations import plan_view
+from novacron.control.migrations.kept_copies import KeptCopies
 from novacron.control.migrations.service import MigrationService
 from novacron.control.migrations.view import MigrationView
 from novacron.control.once import Asked, Outcome
@@ -27,12 +28,13 @@ MigrationRef = Annotated[Ref, Path(description="Id of a migration.")]
 VmRef = Annotated[Ref, Path(description="Id or name of a VM.")]
 
 
-def router(records: Records, service: MigrationService, view: MigrationView) -> APIRouter:
+def router(records: Records, service: MigrationService, kept: KeptCopies, view: MigrationView) -> APIRouter:
     """All paths of migrations."""
     routes = noun("migrations")
     _reading(routes, records, view)
     _planning(routes, records, service)
     _writing(routes, service, view)
+    _tidying(routes, kept, view)
     return routes
 
 
@@ -181,6 +183,21 @@ def _writing(routes: APIRouter, service: MigrationService, view: MigrationView) 
         """Have a migration go no faster from now on, memory and disks alike, also while it streams."""
         rate = body.bandwidth_bytes_per_s
         outcome = await once.perform(MIGRATIONS, lambda: service.set_bandwidth(migration, rate, who.name, held, once))
+        return _answer(request, view, outcome)
+
+
+def _tidying(routes: APIRouter, kept: KeptCopies, view: MigrationView) -> None:
+    @routes.post(
+        "/migrations/{migration}/discard-copies",
+        dependencies=[needs("migrations.discard_copies")],
+        responses=problems(404, 409, 412, 503, 504),
+        response_model=wire.Migration,
+    )
+    async def discard_copies(
+        request: Request, migration: MigrationRef, who: Caller, held: IfMatch, once: Asked
+    ) -> Response:
+        """Delete, for good, the copies of disks that were kept at the source because the target's differ."""
+        outcome = await once.perform(MIGRATIONS, lambda: kept.discard(migration, who.name, held, once))
         return _answer(request, view, outcome)
 
 

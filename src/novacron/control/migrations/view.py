@@ -8,7 +8,7 @@ import msgspec
 
 from novacron.control.encoded import Encoded
 from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, POOLS, Records
-from novacron.model.migration import DiskMove, Figures, Migration, may_cancel, prediction_error
+from novacron.model.migration import DiskMove, Figures, Migration, keeps_copies, may_cancel, prediction_error
 from novacron.model.policy import Policy
 from novacron.model.verdict import Verdict, outcome_of
 
@@ -67,6 +67,7 @@ class MigrationView:
             "measured": msgspec.to_builtins(migration.measured),
             "figures": self._figures(migration.figures),
             "verdict": self._verdict(migration.verdict),
+            "kept_copies": self._kept_copies(migration),
             "prediction_error": msgspec.to_builtins(prediction_error(migration)),
             "problem": _all_of(migration.problem) if migration.problem else None,
             "created_at": migration.created_at,
@@ -80,6 +81,17 @@ class MigrationView:
             return None
         checks = [_all_of(check) for check in verdict.checks]
         return _all_of(verdict) | {"outcome": outcome_of(verdict.checks), "checks": checks}
+
+    def _kept_copies(self, migration: Migration) -> dict[str, Any] | None:
+        if not keeps_copies(migration):
+            return None
+        return {
+            "node": self._name(migration.source_node),
+            "node_id": migration.source_node,
+            "volume_ids": [move.volume_id for move in migration.disks],
+            "discarded_at": migration.copies_discarded_at,
+            "discarded_by": migration.copies_discarded_by or None,
+        }
 
     def _figures(self, figures: Figures) -> dict[str, Any]:
         checked_by = figures.network_checked_by

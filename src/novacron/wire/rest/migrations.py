@@ -198,6 +198,18 @@ class VerdictOut(Strict):
     clock_off_after_ms: float | None = None
 
 
+class KeptCopiesOut(Strict):
+    """Copies of its disks that were kept on the source, since the target's differ; `disks` says in which pools.
+    discarded_at: when they were deleted; null: they are there.
+    """
+
+    node: str
+    node_id: str
+    volume_ids: list[str]
+    discarded_at: datetime.datetime | None = None
+    discarded_by: str | None = None
+
+
 _PREDICTED = {
     "total_ms": {"low": 1200.0, "expected": 2000.0, "high": 5200.0},
     "downtime_ms": {"low": 8.0, "expected": 33.0, "high": 120.0},
@@ -247,6 +259,7 @@ class Migration(Strict):
     measured: MeasurementOut | None
     figures: FiguresOut
     verdict: VerdictOut | None = None
+    kept_copies: KeptCopiesOut | None = None
     prediction_error: PredictionErrorOut | None
     problem: VmProblem | None
     created_at: datetime.datetime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from novacron.agent.drivers.base import Adjustment, Launch
-from novacron.agent.drivers.qemu import devices
+from novacron.agent.drivers.qemu import blocks, devices
 from novacron.agent.drivers.qemu.command import dimm, memory
 from novacron.agent.drivers.qemu.difference import (
     RESTART,
@@ -47,6 +47,7 @@ async def adjust(machine: Machine, wished: Launch) -> Adjustment:
     demand(machine, "adjust")
     machine.adjusting = True
     try:
+        await blocks.hold(machine)
         met = await _work(machine, wished)
     finally:
         machine.adjusting = False

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from novacron.agent.drivers.qemu import nbd
 from novacron.agent.drivers.qemu.devices import node_of
+from novacron.agent.drivers.qemu.look import disk_nodes
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.mirror import close_exports
 from novacron.agent.drivers.qemu.nbd import Extent, Session
@@ -26,6 +27,7 @@ SOCKET = "blocks.sock"
 LISTENER = "block-reader"
 READ_DEADLINE_S = 50.0
 MAX_EXTENTS = 1 << 16
+_HELD = "Permission conflict on node"
 _WATCH, _SEEN = "since-hand-over", "since-hand-over-seen"
 
 
@@ -66,32 +68,69 @@ async def digests(machine: Machine, volume_id: str, blocks: Sequence[int], *, wr
     return BlockDigests(blocks=tuple(blocks), digests=found, written=changed)
 
 
+async def hold(machine: Machine) -> None:
+    """Have QEMU hold its disks again where it let go of them: it was sent while it was paused, and was taken back.
+
+    A write to one that it does not hold would end it by an assertion.
+
+    :raise MonitorFailed: another still holds one. Nothing else has changed.
+    """
+    if not machine.resume_first:
+        return
+    try:
+        async with _serving(machine):
+            for volume_id, node in (await disk_nodes(machine.door())).items():
+                await _hold(machine, volume_id, node)
+    except OSError as wrong:
+        raise MonitorFailed(f"the disks of machine {machine.vm_id} cannot be held again: {wrong}") from wrong
+
+
+async def _hold(machine: Machine, volume_id: str, node: str) -> None:
+    """QEMU takes hold of a disk that is to be exported, and does not say whether it could (7.2). To export it for
+    writing is then refused in either case: because its device alone writes to it, or else because nobody may.
+    """
+    export = {"type": "nbd", "id": f"hold-{node_of(volume_id)}", "node-name": node, "name": volume_id}
+    try:
+        await machine.door().execute("block-export-add", export | {"writable": True})
+    except MonitorFailed as refused:
+        if _HELD not in refused.message:
+            raise
+
+
 @contextlib.asynccontextmanager
 async def _exported(machine: Machine, volume_id: str, context: str, bitmap: str = "") -> AsyncIterator[Session]:
     monitor, node = machine.door(), node_of(volume_id)
-    await close_exports(machine)  # what an asking left that was cut off
-    machine.run_dir.remove(SOCKET)
-    listening = machine.run_dir.listen(SOCKET)
+    export = {"type": "nbd", "id": f"read-{node}", "node-name": node, "name": volume_id, "writable": False}
     try:
-        await monitor.hand(LISTENER, listening.fileno())
-    finally:
-        listening.close()
-    try:
-        await monitor.execute("nbd-server-start", {"addr": {"type": "fd", "data": {"str": LISTENER}}})
-        export = {"type": "nbd", "id": f"read-{node}", "node-name": node, "name": volume_id, "writable": False}
-        await monitor.execute("block-export-add", export | ({"bitmaps": [bitmap]} if bitmap else {}))
-        async with asyncio.timeout(READ_DEADLINE_S):
-            reader, writer = await asyncio.open_unix_connection(sock=machine.run_dir.connect(SOCKET))
-            session = Session(reader, writer)
-            try:
-                await session.begin(volume_id, context)
-                yield session
-            finally:
-                await session.end()
+        async with _serving(machine):
+            await monitor.execute("block-export-add", export | ({"bitmaps": [bitmap]} if bitmap else {}))
+            async with asyncio.timeout(READ_DEADLINE_S):
+                reader, writer = await asyncio.open_unix_connection(sock=machine.run_dir.connect(SOCKET))
+                session = Session(reader, writer)
+                try:
+                    await session.begin(volume_id, context)
+                    yield session
+                finally:
+                    await session.end()
     except TimeoutError:
         raise DeadlineExceeded(f"the blocks of a disk were not read within {READ_DEADLINE_S:g} s") from None
     except OSError as wrong:
         raise MonitorFailed(f"the blocks of a disk cannot be read: {wrong}") from wrong
+
+
+@contextlib.asynccontextmanager
+async def _serving(machine: Machine) -> AsyncIterator[None]:
+    """What is exported while the block runs is to be had at the socket. :raise OSError: there can be none."""
+    await close_exports(machine)  # what an asking left that was cut off
+    machine.run_dir.remove(SOCKET)
+    listening = machine.run_dir.listen(SOCKET)
+    try:
+        await machine.door().hand(LISTENER, listening.fileno())
+    finally:
+        listening.close()
+    try:
+        await machine.door().execute("nbd-server-start", {"addr": {"type": "fd", "data": {"str": LISTENER}}})
+        yield
     finally:
         machine.run_dir.remove(SOCKET)
         await close_exports(machine)

@@ -9,8 +9,9 @@ import msgspec
 from novacron.agent.drivers.base import DiskFile, ProgressListener
 from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.drivers.qemu import mirror, power, status, tls
+from novacron.agent.drivers.qemu.blocks import hold
 from novacron.agent.drivers.qemu.devices import other_node, secrets, storage
-from novacron.agent.drivers.qemu.look import disk_nodes
+from novacron.agent.drivers.qemu.look import check_may_leave, disk_nodes
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.mirror import Copied
 from novacron.agent.drivers.qemu.record import Ending
@@ -33,7 +34,11 @@ class Order(msgspec.Struct, frozen=True):
 
 
 async def begin(machine: Machine, order: Order) -> None:
-    """Have QEMU copy, unless it does. :raise MigrationFailed: it could not begin; nothing of it is left."""
+    """Have QEMU copy, unless it does.
+
+    :raise MigrationFailed: it could not begin; nothing of it is left. :raise StateConflict: see `check_may_leave`.
+    """
+    check_may_leave(machine)
     record, spec = machine.record, machine.record.spec
     tls.write(machine.run_dir, order.migration_id, order.to.key_hex, record.uid, record.gid)
     layered = {disk.volume_id for disk in spec.disks if disk.backing_digest} if spec else set()
@@ -164,6 +169,7 @@ async def begin_here(machine: Machine, files: Sequence[DiskFile], goals: Goals, 
     own = {disk.volume_id for disk in record.spec.disks if disk.backing_digest} if record.spec else set()
     record.copied, record.pivoting = "", False
     try:
+        await hold(machine)
         for file in files:
             if mirror.job_of(file.volume_id) in known:
                 continue

@@ -10,7 +10,7 @@ from novacron.agent.drivers.qemu import devices
 from novacron.agent.drivers.qemu.difference import Cpu, DiskRuns, Runs
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.qmp import Monitor
-from novacron.errors import StateConflict
+from novacron.errors import Reason, StateConflict
 from novacron.model.machine import MachineSpec, Qos
 
 
@@ -92,6 +92,16 @@ async def node_names(monitor: Monitor) -> frozenset[str]:
     """Every block node there is."""
     found = await monitor.ask(list[_Node], "query-named-block-nodes", {"flat": True})
     return frozenset(node.node_name for node in found)
+
+
+def check_may_leave(machine: Machine) -> None:
+    """:raise StateConflict: QEMU (7.2) would refuse to send it: it was sent while it was paused, and was taken back.
+    Nothing but letting its guest run ends that.
+    """
+    if machine.resume_first:
+        why = "it was taken back from a move while it was paused, and its hypervisor sends it again once it has run"
+        words = f"machine {machine.vm_id} cannot be sent: {why}"
+        raise StateConflict(words, [Reason("machine.resume_first", why, machine.vm_id, "resume it first")])
 
 
 async def check_whole(machine: Machine) -> None:

@@ -64,6 +64,7 @@ class Machine:
         self._since = clock.wall()
         self.refilling = asyncio.Lock()  # held by who brings a target what it lacks
         self.lingers = False  # its guest's end is not yet its own
+        self.resume_first = False  # it was sent while it was paused: QEMU sends it again only once it has run
         self.adjusting = False  # so that a device which leaves is awaited
         self.let_go_late = 0
         self.full: tuple[stall.Full, ...] = ()  # volumes without room, for which it stands still
@@ -109,6 +110,7 @@ class Machine:
             endpoints=record.endpoints,
             migration_id=record.transfer.migration_id if record.transfer and not record.transfer.closed else "",
             let_go=self.let_go_late,
+            resume_first=self.resume_first and self._status is MachineStatus.PAUSED,
             full_volumes=tuple(one.volume_id for one in self.full),
         )
 
@@ -213,6 +215,7 @@ class Machine:
                 # An event that came meanwhile is newer than this answer.
                 self.migration_state = seen if self.migration_state == before else self.migration_state
             arriving, sent = self._halves(str(answer["status"]))
+            self.resume_first = answer["status"] == status.POSTMIGRATE and not sent
             new, reason = status.meaning(str(answer["status"]), arriving=arriving, sent=sent)
             if answer["status"] == status.IO_ERROR:
                 reason, self.full = await stall.failing(monitor)

@@ -13,7 +13,7 @@ import msgspec
 from novacron.agent.drivers.handoff import Departure, Reception
 from novacron.agent.drivers.qemu import disks, mirror, postcopy, status, tls, tpm
 from novacron.agent.drivers.qemu.follow import Follower, halt
-from novacron.agent.drivers.qemu.look import check_whole
+from novacron.agent.drivers.qemu.look import check_may_leave, check_whole
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.migration import (
     Info,
@@ -49,7 +49,8 @@ async def begin(machine: Machine, order: Order) -> None:
     """Have QEMU send, unless this very transfer is under way or done.
 
     :raise MigrationFailed: it could not begin; the machine runs as before.
-    :raise StateConflict: it is not there to be sent, or its guest let go of a device that the target was told of.
+    :raise StateConflict: it is not there to be sent, or cannot be sent again before it has run, or its guest let go of
+        a device that the target was told of.
     """
     before = machine.transfer(order.migration_id, Role.SOURCE)
     if before is not None:
@@ -60,6 +61,7 @@ async def begin(machine: Machine, order: Order) -> None:
     if machine.leaving or machine.status not in (MachineStatus.RUNNING, MachineStatus.PAUSED):
         seen = "being sent elsewhere" if machine.leaving else machine.status.value
         raise StateConflict.of(f"machine {machine.vm_id}", seen, ("running", "paused"), "send")
+    check_may_leave(machine)
     await check_whole(machine)
     await mirror.check_alike(machine, order.volumes)
     now = machine.clock.monotonic_s()

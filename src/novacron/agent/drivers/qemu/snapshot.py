@@ -18,6 +18,7 @@ import msgspec
 
 from novacron.agent.drivers.base import Beside, Taken
 from novacron.agent.drivers.qemu import guest_agent
+from novacron.agent.drivers.qemu.blocks import hold
 from novacron.agent.drivers.qemu.devices import DISK, device_in
 from novacron.agent.drivers.qemu.machine import GUEST_AGENT_SOCKET, Machine
 from novacron.errors import (
@@ -84,6 +85,7 @@ async def take(machine: Machine, snapshot_id: str, *, memory: bool, quiesce: boo
     if machine.leaving or machine.status not in _STANDS:
         seen = "being sent elsewhere" if machine.leaving else machine.status.value
         raise StateConflict.of(f"machine {machine.vm_id}", seen, ("running", "paused"), "snapshot")
+    await hold(machine)
     nodes = await _own(machine, memory=memory)
     if memory:
         return await _with_memory(machine, snapshot_id, nodes)
@@ -100,6 +102,7 @@ async def delete(machine: Machine, snapshot_id: str) -> None:
     if machine.ended:
         raise machine.died()
     await _outlived(machine, f"save-{snapshot_id}")
+    await hold(machine)
     nodes = [found for found in await disks(machine) if snapshot_id in found.points]
     if any(found.points[snapshot_id].vm_state_size for found in nodes):
         wanted = {"tag": snapshot_id, "devices": [found.node for found in nodes]}

@@ -6,6 +6,7 @@ from novacron.model.machine import MachineStatus
 
 GUEST_SHUTDOWN = "guest_shutdown"
 IO_ERROR = "io-error"
+POSTMIGRATE = "postmigrate"
 SHUT_DOWN = "its guest has shut down, and its disks are still being copied"
 NOT_BEGUN = "it has not begun to run"
 
@@ -30,7 +31,7 @@ _MEANS: dict[str, tuple[MachineStatus, str]] = {
     IO_ERROR: (MachineStatus.STALLED, "a disk could not be read or written; it continues when resumed"),
     "shutdown": (MachineStatus.STOPPED, GUEST_SHUTDOWN),
     "finish-migrate": (MachineStatus.PAUSED, "its last state is being transferred"),
-    "postmigrate": (MachineStatus.HANDED_OFF, ""),
+    POSTMIGRATE: (MachineStatus.HANDED_OFF, ""),
     "internal-error": (MachineStatus.STALLED, "QEMU could not go on emulating it; stop it and start it again"),
     "guest-panicked": (MachineStatus.STALLED, "the guest's kernel panicked"),
 }

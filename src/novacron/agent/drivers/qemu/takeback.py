@@ -56,7 +56,7 @@ async def settle(machine: Machine) -> str:
     if not transfer.halted:
         await _let_it_resume(machine, transfer.began_at_s)
     run_state = await settled(machine)
-    if run_state in ("paused", "postmigrate") and not transfer.was_paused:
+    if run_state in ("paused", status.POSTMIGRATE) and not transfer.was_paused:
         await monitor.execute("cont")
     await monitor.execute("migrate-set-capabilities", capabilities(on=False))
     await monitor.execute("migrate-set-parameters", default_parameters())

@@ -1,0 +1,59 @@
+"""Copies of disks that stayed at a move's source because the target's differ from them: which may be deleted. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+
+import msgspec
+
+from novacron.errors import Reason, StateConflict
+from novacron.model.migration import DiskMove, Migration, is_final, keeps_copies
+from novacron.model.volume import Place, Volume, places
+
+
+def to_discard(migration: Migration, volumes: Mapping[str, Volume], source: str) -> tuple[DiskMove, ...]:
+    """The disks whose copies at the source may go. volumes: by id, those that there are; source: that node's name.
+
+    :raise StateConflict: there are none, or it is not certain that nothing of them is of use; says why.
+    """
+    if migration.copies_discarded_at is not None:
+        when = f"{migration.copies_discarded_at:%Y-%m-%d %H:%M} UTC"
+        raise _refused(migration, "copies.discarded", f"{migration.copies_discarded_by} had them deleted at {when}")
+    if not keeps_copies(migration):
+        raise _refused(migration, "copies.none", "it kept none: none of its disks was found to differ")
+    if not is_final(migration):
+        raise _refused(migration, "copies.in_use", "it is under way", "wait until it has ended")
+    back = [move for move in migration.disks if _is_back(move, migration.source_node, volumes.get(move.volume_id))]
+    if back:
+        names = ", ".join(volumes[move.volume_id].name for move in back)
+        why = f"what lies on {source} now is the disk itself: {names} moved back, or is about to"
+        raise _refused(migration, "copies.in_use", why, f"nothing of this migration is left to delete on {source}")
+    return migration.disks
+
+
+def discarded(migration: Migration, by: str, source: str, now: datetime.datetime) -> Migration:
+    """The record once they are deleted at the source."""
+    return msgspec.structs.replace(
+        migration,
+        copies_discarded_at=now,
+        copies_discarded_by=by,
+        explanation=(*migration.explanation, f"copies on {source} deleted at the wish of {by}"),
+        updated_at=now,
+    )
+
+
+def _is_back(move: DiskMove, source_node: str, volume: Volume | None) -> bool:
+    """Whether the volume, or a copy of it that is being made, lies where the move took it from."""
+    return volume is not None and any(_is_at(place, move.from_pool_id, source_node) for place in places(volume))
+
+
+def _is_at(place: Place, pool_id: str, node_id: str) -> bool:
+    return place.pool_id == pool_id and place.node_id in ("", node_id)  # in a shared pool it is on every node
+
+
+def _refused(migration: Migration, code: str, why: str, remedy: str = "") -> StateConflict:
+    return StateConflict(
+        f"cannot delete copies of disks of migration {migration.id}: {why}",
+        [Reason(code, why, subject=migration.id, remedy=remedy)],
+    )
