@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from novacron.agent.drivers.base import Launch
-from novacron.agent.drivers.handoff import Departure, Reception
+from novacron.agent.drivers.handoff import Awaited, Departure, Reception
 from novacron.agent.drivers.qemu.migration import source_parameters
 from novacron.agent.proxies import FOLDER, Proxies
 from novacron.agent.stream.cache import PageCache
@@ -43,19 +43,8 @@ class Waiting(FakeDriver):
         super().__init__(FakeHost(FakeWorld(HandClock()), "b"))
         self._path = path
 
-    async def accept(
-        self,
-        launch: Launch,
-        migration_id: str,
-        host: str,
-        receives: tuple[str, ...] = (),
-        *,
-        proxied: bool = False,
-        channels: int = 1,
-        paused: bool = False,
-    ) -> Reception:
-        del launch, migration_id, host, receives, channels, paused
-        assert proxied
+    async def accept(self, launch: Launch, awaited: Awaited) -> Reception:
+        assert awaited.proxied
         return Reception(socket=self._path)
 
 
@@ -68,7 +57,9 @@ class Pair:
 
     async def accept(self, proxy: wire.Proxy = PROXY) -> wire.ReceptionAt:
         launch = Launch(spec=SPEC, run_dir=self.folder)
-        return await self.target.accept(self.driver, launch, MIGRATION, proxy)
+        return await self.target.accept(
+            self.driver, launch, wire.Accept(migration_id=MIGRATION, spec=SPEC, proxy=proxy)
+        )
 
     async def send(
         self, to: wire.ReceptionAt, *, again: bool = False, left: bool = False, fails: bool = False

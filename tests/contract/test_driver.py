@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import Driver, Launch
-from novacron.agent.drivers.handoff import Reception
+from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.clock import SystemClock
 from novacron.errors import DriverError, MachineDied, MigrationFailed, NovaCronError, StateConflict
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus, StopMode
@@ -194,14 +194,14 @@ def status(driver: Driver, vm_id: str) -> MachineStatus:
 async def sent(bed: Bed, vm_id: str, migration_id: str) -> None:
     """Started here, whole over there, both standing still."""
     await bed.one.agent().start(bed.one.launch(vm_id))
-    to = await bed.other.agent().accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    to = await bed.other.agent().accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     await bed.one.agent().send(vm_id, migration_id, to, bed.quick(), nothing)
 
 
 async def sending(bed: Bed, vm_id: str, migration_id: str) -> tuple[Reception, asyncio.Task[object]]:
     """Started here, and on its way at a pace that will not end."""
     await bed.one.agent().start(bed.one.launch(vm_id))
-    to = await bed.other.agent().accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    to = await bed.other.agent().accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     moving = asyncio.Event()
     task: asyncio.Task[object] = asyncio.create_task(
         bed.one.agent().send(vm_id, migration_id, to, bed.slow(), lambda _: moving.set())
@@ -410,15 +410,15 @@ async def test_one_that_died_unseen_is_not_adopted_as_alive(bed: Bed) -> None:
 async def test_a_target_waits_and_answers_the_same_again(bed: Bed) -> None:
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     driver = bed.other.agent()
-    to = await driver.accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    to = await driver.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     assert (to.host, to.port > 0, len(to.key_hex) >= 32) == (LOOPBACK, True, True)
-    assert await driver.accept(bed.other.launch(vm_id), migration_id, LOOPBACK) == to
+    assert await driver.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK)) == to
     report = driver.report(vm_id)
     assert report is not None
     assert (report.status, report.migration_id) == (S.INCOMING, migration_id)
     driver = await bed.other.restart()
     assert status(driver, vm_id) is S.INCOMING
-    assert await driver.accept(bed.other.launch(vm_id), migration_id, LOOPBACK) == to
+    assert await driver.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK)) == to
 
 
 async def test_two_targets_have_two_keys(bed: Bed) -> None:
@@ -426,7 +426,7 @@ async def test_two_targets_have_two_keys(bed: Bed) -> None:
     keys = set()
     for _ in range(2):
         launch = bed.other.launch(rom_machine.an_id())
-        keys.add((await driver.accept(launch, rom_machine.an_id(), LOOPBACK)).key_hex)
+        keys.add((await driver.accept(launch, Awaited(migration_id=rom_machine.an_id(), host=LOOPBACK))).key_hex)
     assert len(keys) == 2
 
 
@@ -434,7 +434,7 @@ async def test_a_machine_moves(bed: Bed) -> None:
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     source, target = bed.one.agent(), bed.other.agent()
     before = await source.start(bed.one.launch(vm_id))
-    to = await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    to = await target.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     left, came = Heard(source), Heard(target)
     departure = await source.send(vm_id, migration_id, to, bed.quick(), nothing)
     assert departure.stopped_ago_ms >= 0
@@ -461,7 +461,7 @@ async def test_a_paused_machine_moves_and_does_not_run(bed: Bed) -> None:
     source, target = bed.one.agent(), bed.other.agent()
     await source.start(bed.one.launch(vm_id))
     await source.pause(vm_id)
-    to = await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK, paused=True)
+    to = await target.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK, paused=True))
     came = Heard(target)
     await source.send(vm_id, migration_id, to, bed.quick(), nothing)
     for _ in range(2):
@@ -476,7 +476,7 @@ async def test_every_step_may_be_repeated(bed: Bed) -> None:
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     source, target = bed.one.agent(), bed.other.agent()
     await sent(bed, vm_id, migration_id)
-    to = await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    to = await target.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     assert (await source.send(vm_id, migration_id, to, bed.quick(), nothing)).stopped_ago_ms >= 0
     for _ in range(2):
         assert (await target.take_over(vm_id, migration_id, 2)).report.status is S.RUNNING
@@ -502,7 +502,7 @@ async def test_a_target_that_was_not_sent_to_does_not_take_over(bed: Bed) -> Non
         pytest.skip("it waits for the stream; tests/system/test_qemu_driver.py has that")
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     target = bed.other.agent()
-    await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    await target.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     with pytest.raises(DriverError):
         await target.take_over(vm_id, migration_id, 2)
     assert status(target, vm_id) is S.INCOMING
@@ -512,7 +512,7 @@ async def test_with_no_target_the_source_runs_on(bed: Bed) -> None:
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     source, target = bed.one.agent(), bed.other.agent()
     await source.start(bed.one.launch(vm_id))
-    to = await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    to = await target.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     await target.discard(vm_id, migration_id)
     with pytest.raises(MigrationFailed):
         await source.send(vm_id, migration_id, to, bed.quick(), nothing)
@@ -530,7 +530,7 @@ async def test_a_transfer_under_way_can_be_taken_back_and_tried_again(bed: Bed) 
         await waiting
     await target.discard(vm_id, migration_id)
     retry = rom_machine.an_id()
-    to = await target.accept(bed.other.launch(vm_id), retry, LOOPBACK)
+    to = await target.accept(bed.other.launch(vm_id), Awaited(migration_id=retry, host=LOOPBACK))
     await source.send(vm_id, retry, to, bed.quick(), nothing)
     assert (await target.take_over(vm_id, retry, 2)).report.status is S.RUNNING
 
@@ -562,7 +562,7 @@ async def test_one_that_left_whole_can_be_taken_back_before_it_is_taken_over(bed
 async def test_discard_ends_what_waits_and_nothing_else(bed: Bed) -> None:
     vm_id, migration_id = rom_machine.an_id(), rom_machine.an_id()
     target = bed.other.agent()
-    await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    await target.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     await target.discard(vm_id, rom_machine.an_id())
     assert status(target, vm_id) is S.INCOMING
     for _ in range(2):
@@ -601,7 +601,7 @@ async def test_both_agents_may_die_once_both_sides_stand_still(bed: Bed) -> None
     await sent(bed, vm_id, migration_id)
     source, target = await bed.one.restart(), await bed.other.restart()
     assert (status(source, vm_id), status(target, vm_id)) == (S.HANDED_OFF, S.INCOMING)
-    to = await target.accept(bed.other.launch(vm_id), migration_id, LOOPBACK)
+    to = await target.accept(bed.other.launch(vm_id), Awaited(migration_id=migration_id, host=LOOPBACK))
     assert (await source.send(vm_id, migration_id, to, bed.quick(), nothing)).stopped_ago_ms > 0
     assert (await target.take_over(vm_id, migration_id, 2)).report.generation == 2
     assert (await source.release(vm_id, migration_id)).bytes_transferred

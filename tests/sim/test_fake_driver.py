@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from novacron.agent.drivers.base import Launch
-from novacron.agent.drivers.handoff import Reception
+from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.errors import MachineDied, MigrationFailed, MonitorFailed, StateConflict
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.migration import Goals
@@ -29,7 +29,7 @@ class Pair:
     async def sent(self) -> Reception:
         """A machine that has left a and stands still on both."""
         await self.a.start(LAUNCH)
-        to = await self.b.accept(LAUNCH, "m", "127.0.0.1")
+        to = await self.b.accept(LAUNCH, Awaited(migration_id="m", host="127.0.0.1"))
         await self.a.send(VM, "m", to, Goals(), lambda _: None)
         return to
 
@@ -68,7 +68,7 @@ async def test_both_stand_still_between_and_only_one_goes_on(target_first: bool)
 
 async def test_what_was_not_received_whole_does_not_run() -> None:
     pair = Pair()
-    await pair.b.accept(LAUNCH, "m", "127.0.0.1")
+    await pair.b.accept(LAUNCH, Awaited(migration_id="m", host="127.0.0.1"))
     with pytest.raises(MonitorFailed, match="whole"):
         await pair.b.take_over(VM, "m", 2)
     with pytest.raises(StateConflict):
@@ -78,7 +78,7 @@ async def test_what_was_not_received_whole_does_not_run() -> None:
 async def test_a_stream_needs_the_right_key() -> None:
     pair = Pair()
     await pair.a.start(LAUNCH)
-    to = await pair.b.accept(LAUNCH, "m", "127.0.0.1")
+    to = await pair.b.accept(LAUNCH, Awaited(migration_id="m", host="127.0.0.1"))
     wrong = Reception(host=to.host, port=to.port, key_hex="00")
     with pytest.raises(MigrationFailed):
         await pair.a.send(VM, "m", wrong, Goals(), lambda _: None)

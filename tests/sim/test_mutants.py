@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from novacron.agent.arrivals import Arrivals
 from novacron.agent.ledger import Holding, Ledger, Role
-from novacron.agent.mover import Mover
 from novacron.control.store.records import IMAGES
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import MonitorFailed, NovaCronError, StaleGeneration
@@ -18,10 +18,10 @@ from tests.sim.house import House, house
 
 pytestmark = pytest.mark.anyio
 
-DISCARD = Mover.discard
+DISCARD = Arrivals.discard
 
 
-async def discard_believing_anything(self: Mover, args: wire.Discard) -> None:
+async def discard_believing_anything(self: Arrivals, args: wire.Discard) -> None:
     """Says that a machine never ran here, though it took over."""
     holding = self._ledger.get(args.vm_id)
     if holding is None or holding.role is not Role.OWNED:
@@ -43,7 +43,7 @@ async def test_a_target_that_ran_must_say_so(tmp_path: Path, monkeypatch: pytest
     async with house(tmp_path / "right") as h:
         await answer_lost_after_taking_over(h)
         assert h.cluster.world.violations == []
-    monkeypatch.setattr(Mover, "discard", discard_believing_anything)
+    monkeypatch.setattr(Arrivals, "discard", discard_believing_anything)
     async with house(tmp_path / "mutant") as h:
         await answer_lost_after_taking_over(h)
         assert h.cluster.world.violations != []

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import msgspec
 
 from novacron.agent.drivers.base import Launch
-from novacron.agent.drivers.handoff import Departure, Reception
+from novacron.agent.drivers.handoff import Awaited, Departure, Reception
 from novacron.agent.drivers.qemu import QemuDriver
 from novacron.agent.drivers.qemu.postcopy_probe import SETTING
 from novacron.model.machine import MachineReport, MachineStatus
@@ -133,7 +133,7 @@ class Move:
         """It runs here, and is awaited there."""
         await self.source.start(self.launch(self.one))
         await self.one.ticking(self.vm_id)
-        return await self.target.accept(self.launch(self.other), self.migration_id, LOOPBACK)
+        return await self.target.accept(self.launch(self.other), Awaited(migration_id=self.migration_id, host=LOOPBACK))
 
     async def send(self, to: Reception, tactics: Tactics, goals: Goals) -> Departure:
         return await self.source.send(self.vm_id, self.migration_id, to, goals, nothing, tactics)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.storage import keys
 from novacron.errors import StateConflict
 from novacron.model.machine import Disk, MachineStatus, StopMode
@@ -72,7 +73,9 @@ async def test_a_machine_moves_with_its_disk_where_it_is(backend: Backend) -> No
             launches.append(msgspec.structs.replace(launch, disks=(mine,)))
         started_as = await drivers[0].start(launches[0])
         pins = {"machine_type": started_as.machine_type, "cpu_model": started_as.cpu_model}
-        to = await drivers[1].accept(with_spec(launches[1], **pins), migration_id, "127.0.0.1")
+        to = await drivers[1].accept(
+            with_spec(launches[1], **pins), Awaited(migration_id=migration_id, host="127.0.0.1")
+        )
         await drivers[0].send(vm_id, migration_id, to, Goals(), lambda _: None)
         arrived = await drivers[1].take_over(vm_id, migration_id, 2)
         assert arrived.report.status is MachineStatus.RUNNING

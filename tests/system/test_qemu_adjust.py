@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import QemuDriver, devices
 from novacron.agent.drivers.qemu.look import look
 from novacron.model.machine import HOT_SLOT, Disk, MachineStatus, Qos
@@ -71,7 +72,7 @@ async def names(driver: QemuDriver, launch: Launch) -> set[str]:
 
 async def moved(vm_id: str, source: QemuDriver, target: QemuDriver, there: Launch) -> None:
     migration_id = an_id()
-    to = await target.accept(there, migration_id, "127.0.0.1")
+    to = await target.accept(there, Awaited(migration_id=migration_id, host="127.0.0.1"))
     await source.send(vm_id, migration_id, to, Goals(), lambda _: None)
     await target.take_over(vm_id, migration_id, 2)
     await target.verify(vm_id)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer
-from novacron.agent.drivers.handoff import Reception
+from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.agent.drivers.qemu import mirror
 from novacron.agent.drivers.qemu.devices import disk_id
 from novacron.agent.drivers.qemu.machine import Machine
@@ -72,7 +72,9 @@ class DiskMove(Move):
         return await self.await_it()
 
     async def await_it(self) -> Reception:
-        return await self.target.accept(self.launch(self.other), self.migration_id, LOOPBACK, self.volumes)
+        return await self.target.accept(
+            self.launch(self.other), Awaited(migration_id=self.migration_id, host=LOOPBACK, receives=self.volumes)
+        )
 
     async def copy(self, to: Reception, goals: Goals = Goals()) -> int:  # noqa: B008 (frozen)
         assert to.disks is not None

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, NicPlug
-from novacron.agent.drivers.handoff import Reception
+from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.agent.drivers.qemu import QemuDriver
 from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, NovaCronError
@@ -70,7 +70,7 @@ class Move:
         self.pages = pages
         await self.source.start(self.launch(self.one))
         await self.one.ticking(self.vm_id)
-        return await self.target.accept(self.launch(self.other), self.migration_id, LOOPBACK)
+        return await self.target.accept(self.launch(self.other), Awaited(migration_id=self.migration_id, host=LOOPBACK))
 
     def send(self, to: Reception, goals: Goals, progress: Callable[[Progress], None] = nothing) -> asyncio.Task[object]:
         return asyncio.create_task(self.source.send(self.vm_id, self.migration_id, to, goals, progress))
@@ -91,7 +91,7 @@ class Move:
         await self.target.discard(self.vm_id, self.migration_id)
         if self.target.report(self.vm_id) is not None:
             await self.target.forget(self.vm_id)
-        to = await self.target.accept(self.launch(self.other), again, LOOPBACK)
+        to = await self.target.accept(self.launch(self.other), Awaited(migration_id=again, host=LOOPBACK))
         await self.source.send(self.vm_id, again, to, Goals(), nothing)
         await self.target.take_over(self.vm_id, again, 2)
         await self.other.ticking(self.vm_id)
@@ -398,7 +398,7 @@ async def test_a_start_or_accept_that_is_cancelled_leaves_nothing(hosts: Hosts) 
     await driver.probe()
     for delay_s in (0.0, 0.005, 0.02):
         launch, migration_id = host.launch(an_id()), an_id()
-        for work in (driver.start(launch), driver.accept(launch, migration_id, LOOPBACK)):
+        for work in (driver.start(launch), driver.accept(launch, Awaited(migration_id=migration_id, host=LOOPBACK))):
             task = asyncio.create_task(work)
             await asyncio.sleep(delay_s)
             task.cancel()
@@ -415,7 +415,7 @@ async def test_discard_does_not_wait_for_accept(hosts: Hosts) -> None:
     host = hosts.new()
     driver = host.driver()
     launch, migration_id = host.launch(an_id()), an_id()
-    accepting = asyncio.create_task(driver.accept(launch, migration_id, LOOPBACK))
+    accepting = asyncio.create_task(driver.accept(launch, Awaited(migration_id=migration_id, host=LOOPBACK)))
     await asyncio.sleep(0.01)
     await driver.discard(launch.spec.vm_id, migration_id)
     with pytest.raises(DriverError, match="gave way"):
@@ -436,7 +436,9 @@ async def test_moved_five_times_it_lost_no_tick_and_no_page(hosts: Hosts) -> Non
     for generation in range(2, 7):
         there, migration_id = hosts.new(), an_id()
         target = there.driver()
-        to = await target.accept(there.launch(vm_id, pages=40, wss=4096), migration_id, LOOPBACK)
+        to = await target.accept(
+            there.launch(vm_id, pages=40, wss=4096), Awaited(migration_id=migration_id, host=LOOPBACK)
+        )
         await driver.send(vm_id, migration_id, to, Goals(), nothing)
         assert await here.silent(vm_id)
         assert there.console(vm_id) == b""
@@ -495,7 +497,7 @@ async def test_two_copies_never_run_on_one_disk(hosts: Hosts) -> None:
     one = msgspec.structs.replace(move.one.launch(move.vm_id), disks=(shared,))
     other = msgspec.structs.replace(move.other.launch(move.vm_id), disks=(shared,))
     await move.source.start(one)
-    to = await move.target.accept(other, move.migration_id, LOOPBACK)
+    to = await move.target.accept(other, Awaited(migration_id=move.migration_id, host=LOOPBACK))
     await move.send(to, Goals())
     await move.target.take_over(move.vm_id, move.migration_id, 2)
     with pytest.raises(MonitorFailed, match="lock"):
@@ -511,7 +513,7 @@ async def test_a_target_that_cannot_have_the_disk_stays_incoming(hosts: Hosts) -
     one = msgspec.structs.replace(move.one.launch(move.vm_id), disks=(shared,))
     other = msgspec.structs.replace(move.other.launch(move.vm_id), disks=(shared,))
     await move.source.start(one)
-    to = await move.target.accept(other, move.migration_id, LOOPBACK)
+    to = await move.target.accept(other, Awaited(migration_id=move.migration_id, host=LOOPBACK))
     await move.send(to, Goals())
     await move.source.reclaim(move.vm_id, move.migration_id)
     with pytest.raises(MonitorFailed, match="lock"):
@@ -544,7 +546,7 @@ async def test_every_kind_of_machine_starts_and_moves(hosts: Hosts, kind: str) -
     there = move.other.launch(move.vm_id)
     await move.source.start(launch)
     there = msgspec.structs.replace(launch, run_dir=there.run_dir)
-    to = await move.target.accept(there, move.migration_id, LOOPBACK)
+    to = await move.target.accept(there, Awaited(migration_id=move.migration_id, host=LOOPBACK))
     await move.send(to, Goals())
     assert (await move.target.take_over(move.vm_id, move.migration_id, 2)).report.status is S.RUNNING
     assert (await move.target.verify(move.vm_id)).status is S.RUNNING
@@ -572,7 +574,7 @@ async def _moved_without_powers() -> None:
         shared = disk(hosts.new().root, NOBODY)
         await move.source.start(msgspec.structs.replace(move.one.launch(move.vm_id), disks=(shared,)))
         there = msgspec.structs.replace(move.other.launch(move.vm_id), disks=(shared,))
-        to = await move.target.accept(there, move.migration_id, LOOPBACK)
+        to = await move.target.accept(there, Awaited(migration_id=move.migration_id, host=LOOPBACK))
         for driver in (move.source, move.target):
             lines = Path(f"/proc/{pid(driver, move.vm_id)}/status").read_text().splitlines()
             seen = dict(line.split(":\t", 1) for line in lines if ":\t" in line)

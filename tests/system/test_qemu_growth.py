@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import Launch, NicPlug
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import adjust, difference
 from novacron.errors import StateConflict
 from novacron.lab.guest.build import GuestFiles
@@ -182,7 +183,7 @@ async def test_a_card_the_guest_lets_go_of_late_is_told(
     await rom_machine.until(lambda: heard, "the guest lets go")
     other = hosts.new().driver()
     there = with_nics(launch(hosts.all[-1], vm_id, guest), card)
-    to = await other.accept(there, an_id(), "127.0.0.1")
+    to = await other.accept(there, Awaited(migration_id=an_id(), host="127.0.0.1"))
     with pytest.raises(StateConflict, match="let go"):  # the two ends would not be the same machine
         await driver.send(vm_id, an_id(), to, Goals(), lambda _: None)
     done = await driver.adjust(with_nics(plain))

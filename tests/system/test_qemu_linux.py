@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import Launch, NicPlug
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import QemuDriver
 from novacron.agent.drivers.qemu.status import GUEST_SHUTDOWN
 from novacron.lab.failure import LabFailed
@@ -116,7 +117,7 @@ async def test_a_microvm_boots_and_moves(hosts: Hosts, guest: GuestFiles) -> Non
     vm_id = await booted(source, one, what)
     assert (await say(what, b"echo here")).endswith(b"here")
     there = launch(other, vm_id, guest, MachineKind.MICROVM)
-    to = await target.accept(there, migration_id, "127.0.0.1")
+    to = await target.accept(there, Awaited(migration_id=migration_id, host="127.0.0.1"))
     await source.send(vm_id, migration_id, to, Goals(), lambda _: None)
     await target.take_over(vm_id, migration_id, 2)
     await source.release(vm_id, migration_id)

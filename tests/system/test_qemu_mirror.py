@@ -14,9 +14,12 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import QemuDriver, mirror, tls
 from novacron.agent.drivers.qemu.devices import disk_id
+from novacron.agent.drivers.qemu.exports import close_exports
 from novacron.agent.drivers.qemu.machine import Machine
+from novacron.agent.drivers.qemu.mirror import Order
 from novacron.agent.drivers.qemu.refill import Refill
 from novacron.errors import MigrationFailed
 from novacron.model.machine import Disk, MachineStatus
@@ -45,7 +48,8 @@ def disk(launch: Launch, folder: Path, volume_id: str, base: Path | None) -> Lau
         os.chown(path, launch.uid, launch.uid)
     layers = (Layer(FileAt(base), "raw"),) if base else ()
     file = DiskFile(volume_id=volume_id, source=FileAt(path), format="qcow2", backing=layers)
-    spec = msgspec.structs.replace(launch.spec, disks=(*launch.spec.disks, Disk(volume_id=volume_id, size_bytes=SIZE)))
+    own = Disk(volume_id=volume_id, size_bytes=SIZE, backing_digest="0" * 64 if base else "")
+    spec = msgspec.structs.replace(launch.spec, disks=(*launch.spec.disks, own))
     return msgspec.structs.replace(launch, spec=spec, disks=(*launch.disks, file))
 
 
@@ -70,17 +74,17 @@ class Pair:
             launches.append(launch)
         self.write_outside(self.here, 0, "-P 0x11 1M 5M")
         await self.one.start(launches[0])
-        reception = await self.other.accept(launches[1], MIGRATION, HERE, self.volumes)
+        reception = await self.other.accept(
+            launches[1], Awaited(migration_id=MIGRATION, host=HERE, receives=self.volumes)
+        )
         assert reception.disks is not None
         self.to = reception.disks
         self.source, self.target = self.machine(self.one), self.machine(self.other)
-        source = self.source
-        tls.write(source.run_dir, MIGRATION, self.to.key_hex, source.record.uid, source.record.gid)
         await self.mirror()
 
     async def mirror(self) -> None:
-        layered = self.volumes if self.base else ()
-        await mirror.begin(self.source, MIGRATION, self.to, self.volumes, FEATURES, layered)
+        order = Order(migration_id=MIGRATION, to=self.to, volume_ids=self.volumes, features=FEATURES)
+        await mirror.begin(self.source, order)
 
     def machine(self, driver: QemuDriver) -> Machine:
         return driver._fleet.machines[self.vm_id]
@@ -131,7 +135,7 @@ async def test_alike_to_the_byte_with_all_that_was_written_meanwhile(layered: bo
         await p.one.pause(p.vm_id)
         await mirror.finish(p.source, p.volumes)
         assert await mirror.jobs(p.source.door()) == []
-        await mirror.close_exports(p.target)
+        await close_exports(p.target)
         await p.end_both()
         p.check_alike()
         for number, what in ((0, "-P 0x33 2M 1M"), (1, "-P 0x22 10M 1M"), (1, "-P 0 11M 1M"), (1, "-P 0x22 12M 1M")):
@@ -170,15 +174,14 @@ async def test_dropped_it_can_begin_again() -> None:
         await p.ready()
         await p.one.pause(p.vm_id)
         await mirror.finish(p.source, p.volumes)
-        await mirror.close_exports(p.target)
+        await close_exports(p.target)
         await p.end_both()
         p.check_alike()
 
 
 async def test_a_stranger_fills_no_disk() -> None:
     async with pair(layered=False) as p:
-        source = p.source
-        await mirror.drop(source)
-        tls.write(source.run_dir, MIGRATION, tls.new_key(), source.record.uid, source.record.gid)
+        await mirror.drop(p.source)
+        p.to = msgspec.structs.replace(p.to, key_hex=tls.new_key())
         with pytest.raises(MigrationFailed):
             await p.mirror()

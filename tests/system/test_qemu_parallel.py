@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from novacron.agent.drivers.handoff import Reception
+from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.agent.drivers.qemu.migration import CHANNELS
 from novacron.errors import MigrationFailed
 from novacron.model.machine import MachineStatus as S
@@ -30,7 +30,9 @@ async def prepared(hosts: Hosts, wire: Link) -> tuple[Move, Reception, int]:
     await move.source.start(move.launch(move.one))
     await move.one.ticking(move.vm_id)
     wanted = await expected(move)
-    to = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, channels=ASKED)
+    to = await move.target.accept(
+        move.launch(move.other), Awaited(migration_id=move.migration_id, host=LOOPBACK, channels=ASKED)
+    )
     assert to.channels == wanted
     return move, await wire.lead_to(to), wanted
 
@@ -54,7 +56,7 @@ async def test_it_goes_on_by_one_from_where_several_brought_it() -> None:
         await move.finish()
         third, migration_id = both.new(), an_id()
         driver = third.driver()
-        onward = await driver.accept(move.launch(third), migration_id, LOOPBACK)
+        onward = await driver.accept(move.launch(third), Awaited(migration_id=migration_id, host=LOOPBACK))
         await move.target.send(
             move.vm_id, migration_id, onward, Goals(), lambda _: None, Tactics(strategy=Strategy.PRECOPY)
         )

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import QemuDriver, postcopy_probe
 from novacron.agent.drivers.qemu.devices import node_of
 from novacron.errors import MigrationFailed, MonitorFailed, StateConflict
@@ -59,7 +60,7 @@ class PausedMove(Move):
 
     async def go(self, source: QemuDriver, target: QemuDriver, to: Host, tactics: Tactics) -> None:
         self.began = migration_id = an_id()
-        at = await target.accept(self.launch(to), migration_id, LOOPBACK, paused=True)
+        at = await target.accept(self.launch(to), Awaited(migration_id=migration_id, host=LOOPBACK, paused=True))
         assert (await source.send(self.vm_id, migration_id, at, Goals(), nothing, tactics)).whole
         self.generation += 1
         for _ in range(2):  # asked again it is as it was
@@ -110,7 +111,9 @@ async def test_its_agents_may_die_between_any_two_steps(hosts: Hosts) -> None:
     move = PausedMove(hosts)
     await move.begin()
     before = move.ticks()
-    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, paused=True)
+    at = await move.target.accept(
+        move.launch(move.other), Awaited(migration_id=move.migration_id, host=LOOPBACK, paused=True)
+    )
     assert (await move.restart_target()).status is S.INCOMING
     await move.source.send(move.vm_id, move.migration_id, at, Goals(), nothing)
     assert (await move.restart_target()).status is S.INCOMING
@@ -126,7 +129,9 @@ async def test_its_agents_may_die_between_any_two_steps(hosts: Hosts) -> None:
 async def test_taken_back_it_is_paused_at_its_source_and_goes_on_there(hosts: Hosts) -> None:
     move = PausedMove(hosts)
     await move.begin()
-    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, paused=True)
+    at = await move.target.accept(
+        move.launch(move.other), Awaited(migration_id=move.migration_id, host=LOOPBACK, paused=True)
+    )
     await move.source.send(move.vm_id, move.migration_id, at, Goals(), nothing)
     assert (await move.source.reclaim(move.vm_id, move.migration_id)).status is S.PAUSED
     await move.target.discard(move.vm_id, move.migration_id)
@@ -140,7 +145,9 @@ async def sent_and_taken_back(hosts: Hosts) -> PausedMove:
     """All of it had come when it was called off, and nothing of it is on the target any more."""
     move = PausedMove(hosts)
     await move.begin()
-    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, paused=True)
+    at = await move.target.accept(
+        move.launch(move.other), Awaited(migration_id=move.migration_id, host=LOOPBACK, paused=True)
+    )
     assert (await move.source.send(move.vm_id, move.migration_id, at, Goals(), nothing)).whole
     back = await move.source.reclaim(move.vm_id, move.migration_id)
     assert (back.status, back.resume_first) == (S.PAUSED, True)
@@ -213,7 +220,9 @@ async def test_taken_back_its_disks_change_their_place_before_it_has_run(hosts: 
 async def test_disks_that_another_still_holds_are_not_touched(hosts: Hosts) -> None:
     move = PausedMove(hosts)
     await move.begin()
-    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, paused=True)
+    at = await move.target.accept(
+        move.launch(move.other), Awaited(migration_id=move.migration_id, host=LOOPBACK, paused=True)
+    )
     await move.source.send(move.vm_id, move.migration_id, at, Goals(), nothing)
     await move.source.reclaim(move.vm_id, move.migration_id)
     with pytest.raises(MonitorFailed):
@@ -229,7 +238,10 @@ async def test_disks_that_come_with_it_hold_what_it_wrote(hosts: Hosts) -> None:
     await move.one.ticking(move.vm_id)
     await move.source.pause(move.vm_id)
     before = len(move.one.ticks(move.vm_id))
-    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, move.volumes, paused=True)
+    at = await move.target.accept(
+        move.launch(move.other),
+        Awaited(migration_id=move.migration_id, host=LOOPBACK, receives=move.volumes, paused=True),
+    )
     await move.copy(at)
     await move.source.send(move.vm_id, move.migration_id, at, Goals(), nothing, volume_ids=move.volumes)
     arrival = await move.target.take_over(move.vm_id, move.migration_id, 2, move.volumes)
@@ -248,7 +260,9 @@ async def test_disks_that_come_with_it_hold_what_it_wrote(hosts: Hosts) -> None:
 async def test_one_that_dies_waiting_is_told(hosts: Hosts) -> None:
     move = PausedMove(hosts)
     await move.begin()
-    at = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK, paused=True)
+    at = await move.target.accept(
+        move.launch(move.other), Awaited(migration_id=move.migration_id, host=LOOPBACK, paused=True)
+    )
     for pid in move.other.pids():
         rom_machine.kill(pid)
     with pytest.raises(MigrationFailed):

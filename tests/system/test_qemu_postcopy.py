@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from novacron.agent.drivers.handoff import Reception
+from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.agent.drivers.qemu import incoming, postcopy_probe
 from novacron.errors import DeadlineExceeded, DriverError, MachineDied, MigrationFailed, NovaCronError, StateConflict
 from novacron.model.machine import MachineStatus
@@ -288,7 +288,7 @@ async def _runs_on(move: Move) -> None:
     if move.target.report(move.vm_id) is not None:
         await move.target.forget(move.vm_id)
     move.migration_id = rom_machine.an_id()
-    to = await move.target.accept(move.launch(move.other), move.migration_id, LOOPBACK)
+    to = await move.target.accept(move.launch(move.other), Awaited(migration_id=move.migration_id, host=LOOPBACK))
     await move.send(to, Tactics(), Goals(max_downtime_ms=0))
     await move.take_over()
     await move.finish()

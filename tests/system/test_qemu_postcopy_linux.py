@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from novacron.agent.drivers.base import Launch
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import postcopy_probe
 from novacron.errors import DeadlineExceeded
 from novacron.lab.failure import LabFailed
@@ -65,7 +66,7 @@ async def test_a_target_that_answers_nothing_is_linked_again(hosts: Hosts, wire:
     vm_id = await booted(source, one, what)
     assert await say(what, b"dirty 20 16") == b"ok"
     there = launch(other, vm_id, guest)
-    to = await wire.lead_to(await target.accept(there, migration_id, LOOPBACK))
+    to = await wire.lead_to(await target.accept(there, Awaited(migration_id=migration_id, host=LOOPBACK)))
     await source.send(vm_id, migration_id, to, Goals(bandwidth_bytes_per_s=40 << 20), nothing, POSTCOPY)
     trickle: dict[str, object] = {"max-postcopy-bandwidth": 300_000}
     await source._fleet.machines[vm_id].door().execute("migrate-set-parameters", trickle)

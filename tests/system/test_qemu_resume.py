@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from novacron.agent.drivers.handoff import Reception
+from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.agent.drivers.qemu import refill
 from novacron.agent.drivers.qemu.trail import name
 from novacron.errors import MigrationFailed
@@ -91,7 +91,9 @@ class Resumed(DiskMove):
     async def again(self) -> Reception:
         """Another migration, whose target says what it has."""
         before, self.migration_id = self.migration_id, an_id()
-        to = await self.target.accept(self.launch(self.other), self.migration_id, LOOPBACK, self.volumes)
+        to = await self.target.accept(
+            self.launch(self.other), Awaited(migration_id=self.migration_id, host=LOOPBACK, receives=self.volumes)
+        )
         assert to.disks is not None
         disks = msgspec.structs.replace(to.disks, resumed=self.volumes, resumes=before)
         return msgspec.structs.replace(to, disks=disks)

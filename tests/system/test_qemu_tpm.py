@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import Launch
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import QemuDriver, tpm
 from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.model.machine import Firmware, MachineStatus, StopMode
@@ -145,7 +146,7 @@ async def test_a_tpm_moves_with_its_machine(hosts: Hosts) -> None:
     assert len(state(there).read_bytes()) == len(before)
     back = keeping(one, with_spec(one.launch(vm_id, memory_mib=128, generation=2), tpm=True))
     migration_id = an_id()
-    await source.accept(back, migration_id, "127.0.0.1")
+    await source.accept(back, Awaited(migration_id=migration_id, host="127.0.0.1"))
     assert folders(there) == ["tpm-2", "tpm-3"]
     await source.discard(vm_id, migration_id)  # a move that is called off leaves nothing
     assert folders(there) == ["tpm-2"]
@@ -164,7 +165,7 @@ async def test_a_move_that_is_taken_back_leaves_the_source_with_its_own_tpm(host
     vm_id, migration_id = plain.spec.vm_id, an_id()
     await source.start(plain)
     there = keeping(other, with_spec(other.launch(vm_id, memory_mib=128), tpm=True))
-    to = await target.accept(there, migration_id, "127.0.0.1")
+    to = await target.accept(there, Awaited(migration_id=migration_id, host="127.0.0.1"))
     await source.send(vm_id, migration_id, to, Goals(), lambda _: None)
     await target.discard(vm_id, migration_id)
     await source.reclaim(vm_id, migration_id)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu import postcopy_probe
 from novacron.agent.drivers.qemu.follow import halt
 from novacron.agent.drivers.qemu.record import Role, Transfer
@@ -67,7 +68,7 @@ async def test_it_stands_still_goes_there_and_comes_back(hosts: Hosts) -> None:
     before = move.one.console(move.vm_id) + move.other.console(move.vm_id)
     back, there = Move(hosts), move.other
     back.one, back.source, back.vm_id = there, move.target, move.vm_id
-    to = await back.target.accept(back.launch(back.other), back.migration_id, LOOPBACK)
+    to = await back.target.accept(back.launch(back.other), Awaited(migration_id=back.migration_id, host=LOOPBACK))
     await back.send(to, WARM, Goals())
     await back.target.take_over(back.vm_id, back.migration_id, 3)
     await back.other.ticking(back.vm_id, 50)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from novacron.agent.drivers.base import DiskFile, FileAt, Launch
+from novacron.agent.drivers.handoff import Awaited
 from novacron.agent.drivers.qemu.command import VARS_FILE
 from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.errors import DriverError, StateConflict, Unsupported
@@ -269,7 +270,7 @@ async def test_a_machine_that_moved_takes_its_snapshots_along(hosts: Hosts) -> N
     await subject.start()
     await subject.driver.take_snapshot(subject.vm_id, snapshot := an_id(), memory=True)
     migration = an_id()
-    to = await target.accept(subject.launch(other), migration, "127.0.0.1")
+    to = await target.accept(subject.launch(other), Awaited(migration_id=migration, host="127.0.0.1"))
     await subject.driver.send(subject.vm_id, migration, to, Goals(), lambda _: None)
     await target.take_over(subject.vm_id, migration, 2)
     await subject.driver.release(subject.vm_id, migration)

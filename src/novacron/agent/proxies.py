@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from novacron.agent.drivers.base import Driver, Launch
-from novacron.agent.drivers.handoff import Departure, Reception
+from novacron.agent.drivers.handoff import Awaited, Departure, Reception
 from novacron.agent.stream.cache import PageCache
 from novacron.agent.stream.channel import SECRET_BYTES
 from novacron.agent.stream.figures import Settings
@@ -99,26 +99,21 @@ class Proxies:
 
     # -- target --------------------------------------------------------------------------------------------
 
-    async def accept(
-        self,
-        driver: Driver,
-        launch: Launch,
-        migration_id: str,
-        proxy: wire.Proxy | None,
-        receives: tuple[str, ...] = (),
-        *,
-        channels: int = 1,
-        paused: bool = False,
-    ) -> wire.ReceptionAt:
+    async def accept(self, driver: Driver, launch: Launch, args: wire.Accept) -> wire.ReceptionAt:
         """Have the driver wait for a stream, behind a proxy where one is asked for. Asked again: the same answer.
 
-        receives: disks, which come by themselves, past any proxy. channels: connections of QEMU's own, where there
-        is no proxy. paused: it is to stand still there.
+        Disks come by themselves, past any proxy.
         """
-        proxied = proxy is not None
-        reception = await driver.accept(
-            launch, migration_id, self.host, receives, proxied=proxied, channels=channels, paused=paused
+        migration_id, proxy = args.migration_id, args.proxy
+        awaited = Awaited(
+            migration_id=migration_id,
+            host=self.host,
+            receives=args.receives,
+            proxied=proxy is not None,
+            channels=args.channels,
+            paused=args.paused,
         )
+        reception = await driver.accept(launch, awaited)
         known = self._taken.get(migration_id)
         if known is not None and proxy is not None and not known.receiver.ended:
             return known.at

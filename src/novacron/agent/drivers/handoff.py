@@ -44,6 +44,23 @@ class Reception(msgspec.Struct, frozen=True, kw_only=True):
     disks: DiskReception | None = None
 
 
+class Awaited(msgspec.Struct, frozen=True, kw_only=True):
+    """What a target is to wait for at `host`: a stream, and disks that the source fills before.
+
+    receives: those disks' volumes. proxied: the stream comes through this node's stream proxy, for which the target
+    waits at a unix socket in its own directory. channels: connections that memory comes over at once, if it can; the
+    reception says how many it will be. paused: its guest stands still at the source, and `take_over` does not let it
+    run.
+    """
+
+    migration_id: str
+    host: str
+    receives: tuple[str, ...] = ()
+    proxied: bool = False
+    channels: int = 1
+    paused: bool = False
+
+
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
     """Both sides stand still, and the source will not go on by itself.
 

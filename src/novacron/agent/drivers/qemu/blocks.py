@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Sequence
 
 from novacron.agent.drivers.qemu import nbd
 from novacron.agent.drivers.qemu.devices import node_of
+from novacron.agent.drivers.qemu.exports import close_exports
 from novacron.agent.drivers.qemu.look import disk_nodes
 from novacron.agent.drivers.qemu.machine import Machine
-from novacron.agent.drivers.qemu.mirror import close_exports
 from novacron.agent.drivers.qemu.nbd import Extent, Session
 from novacron.errors import DeadlineExceeded, MonitorFailed
 from novacron.model.blocks import BLOCK_BYTES, MAX_BLOCKS, BlockDigests, Sample

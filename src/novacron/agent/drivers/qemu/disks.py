@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from novacron.agent.drivers.base import DiskFile, ProgressListener
-from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.drivers.qemu import mirror, power, status, tls
 from novacron.agent.drivers.qemu.blocks import hold
 from novacron.agent.drivers.qemu.devices import other_node, secrets, storage
 from novacron.agent.drivers.qemu.look import check_may_leave, disk_nodes
 from novacron.agent.drivers.qemu.machine import Machine
-from novacron.agent.drivers.qemu.mirror import Copied
+from novacron.agent.drivers.qemu.mirror import Copied, Order
 from novacron.agent.drivers.qemu.record import Ending
 from novacron.agent.drivers.qemu.refill import Refill
-from novacron.errors import DriverError, MigrationFailed
+from novacron.errors import MigrationFailed
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus
 from novacron.model.migration import Goals, Progress
 
 BY_FORCE = "it was ended by force: the guest did not shut down within {:g} s"
-
-
-class Order(msgspec.Struct, frozen=True):
-    """Which disks are to be copied where. features: of this QEMU."""
-
-    migration_id: str
-    to: DiskReception
-    volume_ids: tuple[str, ...]
-    goals: Goals
-    features: tuple[str, ...]
 
 
 async def begin(machine: Machine, order: Order) -> None:
@@ -39,19 +28,8 @@ async def begin(machine: Machine, order: Order) -> None:
     :raise MigrationFailed: it could not begin; nothing of it is left. :raise StateConflict: see `check_may_leave`.
     """
     check_may_leave(machine)
-    record, spec = machine.record, machine.record.spec
-    tls.write(machine.run_dir, order.migration_id, order.to.key_hex, record.uid, record.gid)
-    layered = {disk.volume_id for disk in spec.disks if disk.backing_digest} if spec else set()
-    record.copied = ""
-    await mirror.begin(
-        machine,
-        order.migration_id,
-        order.to,
-        order.volume_ids,
-        order.features,
-        layered,
-        order.goals.bandwidth_bytes_per_s,
-    )
+    machine.record.copied = ""
+    await mirror.begin(machine, order)
 
 
 async def copied(
@@ -77,27 +55,15 @@ async def copied(
     return brought.done_bytes + (await mirror.ready(machine, volume_ids, tell, features, stall_s)).done_bytes
 
 
-async def begin_copy(machine: Machine, order: Order, exports: Mapping[str, str]) -> None:
-    """Have QEMU copy its disks for another machine, unless it does. exports: by volume, its name at the target.
+async def begin_copy(machine: Machine, order: Order) -> None:
+    """Have QEMU copy its disks for another machine, unless it does.
 
     A single disk is copied behind the guest's back: its writes never wait. Several are kept alike once they are, since
     only so there is one moment at which the target can close the door behind all of them.
 
     :raise MigrationFailed: it could not begin; nothing of it is left.
     """
-    record, spec = machine.record, machine.record.spec
-    tls.write(machine.run_dir, order.migration_id, order.to.key_hex, record.uid, record.gid)
-    await mirror.begin(
-        machine,
-        order.migration_id,
-        order.to,
-        order.volume_ids,
-        order.features,
-        {disk.volume_id for disk in spec.disks if disk.backing_digest} if spec else set(),
-        order.goals.bandwidth_bytes_per_s,
-        exports=exports,
-        behind=len(order.volume_ids) == 1,
-    )
+    await mirror.begin(machine, order, behind=len(order.volume_ids) == 1)
 
 
 async def end_copy(machine: Machine, volume_ids: Sequence[str]) -> None:
@@ -165,32 +131,23 @@ async def begin_here(machine: Machine, files: Sequence[DiskFile], goals: Goals, 
     :raise MigrationFailed: it could not begin; nothing of it is left.
     """
     monitor, record = machine.door(), machine.record
-    known, nodes = {job.id for job in await mirror.jobs(monitor)}, await disk_nodes(monitor)
-    own = {disk.volume_id for disk in record.spec.disks if disk.backing_digest} if record.spec else set()
+    missing = await mirror.unbegun(monitor, [file.volume_id for file in files])
     record.copied, record.pivoting = "", False
-    try:
+    if not missing:
+        return
+    own, speed = mirror.layered(machine), mirror.part(goals.bandwidth_bytes_per_s, len(files))
+    async with mirror.all_or_none(machine):
         await hold(machine)
-        for file in files:
-            if mirror.job_of(file.volume_id) in known:
-                continue
+        nodes = await disk_nodes(monitor)
+        for file in (one for one in files if one.volume_id in missing):
             node = nodes[file.volume_id]
-            target = other_node(node)
+            target, sync = other_node(node), "top" if file.backing and file.volume_id in own else "full"
             for secret in secrets(file):
                 await monitor.execute("object-add", secret)
             await monitor.execute("blockdev-add", storage(file, target))
             await mirror.start(
-                monitor,
-                file.volume_id,
-                node,
-                target,
-                features,
-                sync="top" if file.backing and file.volume_id in own else "full",
-                bytes_per_s=mirror.part(goals.bandwidth_bytes_per_s, len(files)),
-                finalize=False,
+                monitor, file.volume_id, node, target, features, sync=sync, bytes_per_s=speed, finalize=False
             )
-    except DriverError as wrong:
-        await mirror.drop(machine)
-        raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
 
 
 async def pivot(machine: Machine, migration_id: str, wanted: MachineSpec) -> MachineReport:

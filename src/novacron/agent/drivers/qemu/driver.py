@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from novacron.agent.drivers.base import Adjustment, Beside, DiskFile, Launch, ProgressListener, ReportListener, Taken
-from novacron.agent.drivers.handoff import Arrival, Departure, DiskReception, Fetched, Reception
+from novacron.agent.drivers.handoff import Arrival, Awaited, Departure, DiskReception, Fetched, Reception
 from novacron.agent.drivers.qemu import adjust as adjusting
 from novacron.agent.drivers.qemu import (
     bandwidth,
@@ -16,6 +16,7 @@ from novacron.agent.drivers.qemu import (
     incoming,
     keeping,
     launcher,
+    mirror,
     outgoing,
     parking,
     power,
@@ -161,19 +162,8 @@ class QemuDriver:
 
     # -- migration -------------------------------------------------------------------------------------------
 
-    async def accept(
-        self,
-        launch: Launch,
-        migration_id: str,
-        host: str,
-        receives: tuple[str, ...] = (),
-        *,
-        proxied: bool = False,
-        channels: int = 1,
-        paused: bool = False,
-    ) -> Reception:
-        wanted = incoming.Wanted(migration_id, host, receives, proxied, channels, paused)
-        return await self._fleet.run(launch.spec.vm_id, "accept", self._accept(launch, wanted))
+    async def accept(self, launch: Launch, awaited: Awaited) -> Reception:
+        return await self._fleet.run(launch.spec.vm_id, "accept", self._accept(launch, awaited))
 
     async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:
         return await self._fleet.run(launch.spec.vm_id, "open disks", self._open_disks(launch, migration_id))
@@ -190,9 +180,11 @@ class QemuDriver:
         """As the contract says. A caller that leaves does not end the copy: `reclaim` does."""
         machine = self._fleet.expect(vm_id)
         _, found, *_ = await self._fleet.facts()
-        order = disks.Order(migration_id, to, volume_ids, goals, found.features)
-        await self._fleet.run(vm_id, "copy_disks", disks.begin(machine, order))
         speed = goals.bandwidth_bytes_per_s
+        order = mirror.Order(
+            migration_id=migration_id, to=to, volume_ids=volume_ids, features=found.features, bytes_per_s=speed
+        )
+        await self._fleet.run(vm_id, "copy_disks", disks.begin(machine, order))
         return await disks.copied(machine, volume_ids, found.features, progress, self._fleet.stall_s, speed)
 
     async def copy_here(
@@ -223,8 +215,15 @@ class QemuDriver:
         machine = self._fleet.expect(vm_id)
         _, found, *_ = await self._fleet.facts()
         volume_ids = tuple(exports)
-        order = disks.Order(rehearsal_id, to, volume_ids, goals, found.features)
-        await self._fleet.run(vm_id, "copy_out", disks.begin_copy(machine, order, exports))
+        order = mirror.Order(
+            migration_id=rehearsal_id,
+            to=to,
+            volume_ids=volume_ids,
+            features=found.features,
+            bytes_per_s=goals.bandwidth_bytes_per_s,
+            exports=exports,
+        )
+        await self._fleet.run(vm_id, "copy_out", disks.begin_copy(machine, order))
         later = found.features if len(volume_ids) > 1 else ()  # writes to a single disk wait for nothing at no time
         copied = await disks.copied(machine, volume_ids, later, progress, self._fleet.stall_s)
         await self._fleet.run(vm_id, "copy_out", disks.end_copy(machine, volume_ids))
@@ -337,19 +336,19 @@ class QemuDriver:
         self._fleet.enlist(machine)
         return await machine.refresh()
 
-    async def _accept(self, launch: Launch, wanted: incoming.Wanted) -> Reception:
+    async def _accept(self, launch: Launch, awaited: Awaited) -> Reception:
         known = await self._fleet.known_at(launch)
         if known is not None and not known.ended:
-            given = incoming.reception(known, wanted.migration_id)
+            given = incoming.reception(known, awaited.migration_id)
             if given is not None:
                 return given
-            unfinished = known.transfer(wanted.migration_id, Role.TARGET)
-            if unfinished is None or not await self._discard(known.vm_id, wanted.migration_id):
+            unfinished = known.transfer(awaited.migration_id, Role.TARGET)
+            if unfinished is None or not await self._discard(known.vm_id, awaited.migration_id):
                 raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("absent",), "accept")
         binary, found, accelerator, key = await self._fleet.facts()
         features = (*found.features, *await self._postcopy.features(binary, key, accelerator.name))
         machine, chosen = await self._fleet.make(launch)
-        given = await incoming.accept(machine, launch, chosen, features, wanted)
+        given = await incoming.accept(machine, launch, chosen, features, awaited)
         self._fleet.enlist(machine)
         return given
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import structlog
 
 from novacron.agent.drivers.base import Launch
-from novacron.agent.drivers.handoff import Arrival, DiskReception, Reception
-from novacron.agent.drivers.qemu import blocks, mirror, postcopy_probe, status, tls, tpm, trail
+from novacron.agent.drivers.handoff import Arrival, Awaited, DiskReception, Reception
+from novacron.agent.drivers.qemu import blocks, postcopy_probe, status, tls, tpm, trail
 from novacron.agent.drivers.qemu.adjust import limit
 from novacron.agent.drivers.qemu.command import Host
+from novacron.agent.drivers.qemu.exports import close_exports, open_exports
 from novacron.agent.drivers.qemu.launcher import abandon, launch
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.migration import (
@@ -38,62 +38,47 @@ LOAD_PAUSE_S = 0.002
 WHOLE_DEADLINE_S = 5.0  # the source has heard of it by then
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """What a target is to wait for at `host`: disks, and a stream, if that does not come from this node's proxy.
-
-    channels: connections that memory comes over at once, if this QEMU can. paused: of a guest that stands still, and is
-    to.
-    """
-
-    migration_id: str
-    host: str
-    receives: tuple[str, ...] = ()
-    proxied: bool = False
-    channels: int = 1
-    paused: bool = False
-
-
-async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str, ...], wanted: Wanted) -> Reception:
+async def accept(machine: Machine, what: Launch, host: Host, features: tuple[str, ...], awaited: Awaited) -> Reception:
     """Start it, waiting for a stream with a key of its own, or for this node's stream proxy.
 
     After a failure nothing of it is left.
     """
     require(features)
-    migration_id, host_at = wanted.migration_id, wanted.host
-    transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=host_at, paused=wanted.paused)
-    if wanted.proxied:
+    migration_id, host_at = awaited.migration_id, awaited.host
+    transfer = Transfer(migration_id=migration_id, role=Role.TARGET, host=host_at, paused=awaited.paused)
+    if awaited.proxied:
         transfer.socket = SOCKET
-    transfer.channels = wanted.channels if sends_parallel(features) and not wanted.proxied else 1
-    listen_at = f"unix:{transfer.socket}" if wanted.proxied else uri(host_at, 0)  # QEMU works in its own directory
+    transfer.channels = awaited.channels if sends_parallel(features) and not awaited.proxied else 1
+    listen_at = f"unix:{transfer.socket}" if awaited.proxied else uri(host_at, 0)  # QEMU works in its own directory
     machine.record.transfer = transfer
     key_hex = tls.new_key()
     await launch(machine, what, host, incoming=True)
     try:
         await limit(machine, what)
         monitor = machine.door()
-        if wanted.receives or not wanted.proxied:
+        if awaited.receives or not awaited.proxied:
             tls.write(machine.run_dir, migration_id, key_hex, what.uid, what.gid)
             await tls.install(monitor, machine.run_dir, migration_id, "server")
         await monitor.execute("migrate-set-capabilities", capabilities(on=True, channels=transfer.channels))
-        if wanted.paused:
+        if awaited.paused:
             # Without `cont` nothing but its stream's end makes its disks usable, and QEMU (7.2) ends itself when they
             # are to be moved or grown before. Its source does not need their locks to stand still.
             await monitor.execute("migrate-set-capabilities", only(LATE_ACTIVATION, on=False))
         if postcopy_probe.FEATURE in features and transfer.channels == 1:
             # It takes a stream of either kind then; whether it will be needed is decided on the way.
             await _allow_postcopy(machine)
-        credentials = "" if wanted.proxied else tls.OBJECT_ID
+        credentials = "" if awaited.proxied else tls.OBJECT_ID
         await monitor.execute("migrate-set-parameters", target_parameters(credentials, transfer.channels))
         await monitor.execute("migrate-incoming", {"uri": listen_at})
-        if not wanted.proxied:
+        if not awaited.proxied:
             transfer.port = await _port(machine)
-        if wanted.receives:
+        if awaited.receives:
             layered = {disk.volume_id for disk in what.disks if disk.backing}
-            transfer.layered = tuple(one for one in wanted.receives if one in layered)
+            transfer.layered = tuple(one for one in awaited.receives if one in layered)
             transfer.resumable = await trail.tells(
-                monitor, [one for one in what.disks if one.volume_id in wanted.receives]
+                monitor, [one for one in what.disks if one.volume_id in awaited.receives]
             )
-            transfer.disk_port = await mirror.open_exports(machine, wanted.receives, wanted.host)
+            transfer.disk_port = await open_exports(machine, awaited.receives, awaited.host)
         machine.save()
     except BaseException:
         await abandon(machine)
@@ -202,7 +187,7 @@ async def settle(machine: Machine, migration_id: str) -> bool:
         raise StateConflict.of(f"machine {machine.vm_id}", machine.status.value, ("incoming",), "settle")
     process = None if machine.ended else machine.process
     if process is not None:
-        await mirror.close_exports(machine)
+        await close_exports(machine)
     await machine.end(Ending(MachineStatus.ABSENT, "its disks have come"))
     tls.erase(machine.run_dir)
     return process is not None and process.ended.done() and process.ended.result() == IN_ORDER
@@ -252,7 +237,7 @@ async def _require_loaded(machine: Machine, transfer: Transfer) -> None:
 async def _continue(machine: Machine, transfer: Transfer, generation: int, watch: tuple[str, ...]) -> None:
     # Noted before it is done: from here on nobody may take this copy for a leftover.
     if transfer.disk_port:
-        await mirror.close_exports(machine)
+        await close_exports(machine)
         await blocks.watch(machine, watch)
     before, transfer.taken_over = transfer.taken_over, True
     generation_before, machine.record.generation = machine.record.generation, generation

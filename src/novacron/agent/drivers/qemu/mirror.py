@@ -1,7 +1,6 @@
 """Disks that move with their machine: mirrored into the target's own, over NBD under the migration's key.
 
-    target   open_exports → (filled) → close_exports, before it continues
-    source   begin → ready (alike, and kept so) → finish, while the guest stands; or drop, at whatever moment
+begin → ready (alike, and kept so) → finish, while the guest stands; or drop, at whatever moment
 
 A mirror goes on in QEMU whatever becomes of the agent; who asks again joins it. Sequence and pitfalls: measured on QEMU
 7.2 and 10 (a ready mirror is cancelled, not completed: completing would put the source itself on the target's disk).
@@ -10,14 +9,14 @@ A mirror goes on in QEMU whatever becomes of the agent; who asks again joins it.
 from __future__ import annotations
 
 import contextlib
-import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.drivers.qemu import nbd, tls, trail
 from novacron.agent.drivers.qemu.devices import VOLUME_NODES, node_of
+from novacron.agent.drivers.qemu.exports import close_exports
 from novacron.agent.drivers.qemu.look import disk_nodes, node_names
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.qmp import DEADLINE_S, Monitor
@@ -26,7 +25,6 @@ from novacron.model.blocks import BLOCK_BYTES
 
 JOB = "mirror-"
 KEY_ID = "disk-key"
-LISTENER = "disk-exports"
 PROGRESS_INTERVAL_S = 0.5
 OPEN_TIMEOUT_S = 5  # QEMU does nothing else meanwhile
 FINISH_DEADLINE_S = 30.0
@@ -46,6 +44,23 @@ class Job(msgspec.Struct, rename="kebab"):
     error: str = ""
 
 
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """Which disks are to be copied where. features: of this QEMU. bytes_per_s: at most so much of all of them together;
+    0: as it goes. exports: by volume, what it is called there, if not as here.
+    """
+
+    migration_id: str
+    to: DiskReception
+    volume_ids: tuple[str, ...]
+    features: tuple[str, ...]
+    bytes_per_s: int = 0
+    exports: Mapping[str, str] = {}
+
+    def name_of(self, volume_id: str) -> str:
+        """What the volume is called there."""
+        return self.exports.get(volume_id, volume_id)
+
+
 class Copied(msgspec.Struct, frozen=True):
     """How much of all disks has been copied, in bytes; both grow as the guest writes."""
 
@@ -53,99 +68,71 @@ class Copied(msgspec.Struct, frozen=True):
     total_bytes: int
 
 
-# -- the target ------------------------------------------------------------------------------------------------
+async def begin(machine: Machine, order: Order, *, behind: bool = False) -> None:
+    """Begin to mirror, or find it begun. The migration's key is in the machine's directory from then on.
 
-
-async def open_exports(machine: Machine, volume_ids: Sequence[str], address: str) -> int:
-    """Let who holds the migration's key fill these disks; the port. The key is installed (`tls.install`).
-
-    :raise DriverError: the address is not this host's. :raise MonitorFailed
-    """
-    monitor = machine.door()
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        try:
-            listening.bind((address, 0))
-            listening.listen(len(volume_ids) + 1)
-        except OSError as wrong:
-            raise DriverError(f"no disk can be received at {address}: {wrong}") from wrong
-        port: int = listening.getsockname()[1]
-        await monitor.hand(LISTENER, listening.fileno())
-        where = {"type": "fd", "data": {"str": LISTENER}}
-        await monitor.execute("nbd-server-start", {"addr": where, "tls-creds": tls.OBJECT_ID})
-    for volume_id in volume_ids:
-        node = node_of(volume_id)
-        export = {"type": "nbd", "id": f"export-{node}", "node-name": node, "name": volume_id, "writable": True}
-        await monitor.execute("block-export-add", export | {"allocation-depth": True})
-    return port
-
-
-async def close_exports(machine: Machine) -> None:
-    """Nobody fills them any more, and QEMU alone has them. None open: fine."""
-    monitor = machine.door()
-    try:
-        await monitor.execute("nbd-server-stop")
-    except MonitorFailed:
-        if not monitor.connected:
-            raise
-
-
-# -- the source ------------------------------------------------------------------------------------------------
-
-
-async def begin(
-    machine: Machine,
-    migration_id: str,
-    to: DiskReception,
-    volume_ids: Sequence[str],
-    features: Collection[str],
-    layered: Collection[str],
-    bytes_per_s: int = 0,
-    *,
-    exports: Mapping[str, str] | None = None,
-    behind: bool = False,
-) -> None:
-    """Begin to mirror, or find it begun. The migration's key lies in the machine's directory (`tls.write`).
-
-    layered: volumes that are children of an image here: where they are children of the same one there, only what is
-    their own is copied. bytes_per_s: at most so much of all of them together; 0: as it goes. exports: what a volume is
-    called there, if not as here. behind: the guest's writes never wait for the target's; else they do from the moment
-    QEMU can keep both alike. Where the target holds what came before only new writes are mirrored, and the rest is
-    `refill`'s: `record.filling` says so.
+    behind: the guest's writes never wait for the target's; else they do from the moment QEMU can keep both alike.
+    Where the target holds what came before only new writes are mirrored, and the rest is `refill`'s: `record.filling`
+    says so.
 
     :raise MigrationFailed: it could not begin; nothing of it is left.
     """
-    monitor = machine.door()
-    known = {job.id for job in await jobs(monitor)}
-    missing = [volume_id for volume_id in volume_ids if job_of(volume_id) not in known]
+    monitor, record = machine.door(), machine.record
+    tls.write(machine.run_dir, order.migration_id, order.to.key_hex, record.uid, record.gid)
+    missing = await unbegun(monitor, order.volume_ids)
     if not missing:
         return
-    try:
-        await tls.install(monitor, machine.run_dir, migration_id, "client", object_id=KEY_ID)
+    async with all_or_none(machine):
+        await tls.install(monitor, machine.run_dir, order.migration_id, "client", object_id=KEY_ID)
         nodes = await disk_nodes(monitor)
-        going_on = await trail.taken_up(monitor, migration_id, to, {one: nodes[one] for one in missing})
-        machine.record.filling, machine.record.hot = migration_id if going_on else "", {}
+        going_on = await trail.taken_up(monitor, order.migration_id, order.to, {one: nodes[one] for one in missing})
+        record.filling, record.hot = order.migration_id if going_on else "", {}
         machine.save()
+        speed = part(order.bytes_per_s, len(order.volume_ids))
         for volume_id in missing:
-            node, target, fill = (
-                nodes[volume_id],
-                *(letter + node_of(volume_id)[1:] for letter in (NBD_NODE, FILL_NODE)),
-            )
-            there = (exports or {}).get(volume_id, volume_id)
-            await monitor.execute("blockdev-add", _remote(there, target, to))
-            own_part = volume_id in layered and there in to.layered
-            if volume_id in going_on:
-                await monitor.execute("blockdev-add", _remote(there, fill, to) | {"x-dirty-bitmap": nbd.DEPTH})
-                sync = "none"
-            elif volume_id in to.resumable and await trail.begun(monitor, node, migration_id, own_part=own_part):
-                sync = "top"  # of a disk that stands on nothing, into one that is blank, as good as all
-            else:
-                sync = "top" if own_part else "full"
-            speed = part(bytes_per_s, len(volume_ids))
-            await start(monitor, volume_id, node, target, features, sync=sync, bytes_per_s=speed, behind=behind)
+            node, target = nodes[volume_id], NBD_NODE + node_of(volume_id)[1:]
+            await monitor.execute("blockdev-add", _remote(order.name_of(volume_id), target, order.to))
+            sync = await _sync(machine, order, volume_id, node, goes_on=volume_id in going_on)
+            await start(monitor, volume_id, node, target, order.features, sync=sync, bytes_per_s=speed, behind=behind)
+
+
+async def _sync(machine: Machine, order: Order, volume_id: str, node: str, *, goes_on: bool) -> str:
+    """How much of it is to be mirrored (see `start`). What `refill` brings is open for it then."""
+    there = order.name_of(volume_id)
+    if goes_on:
+        fill = FILL_NODE + node_of(volume_id)[1:]
+        await machine.door().execute("blockdev-add", _remote(there, fill, order.to) | {"x-dirty-bitmap": nbd.DEPTH})
+        return "none"
+    own_part = volume_id in layered(machine) and there in order.to.layered
+    noted = volume_id in order.to.resumable and await trail.begun(
+        machine.door(), node, order.migration_id, own_part=own_part
+    )
+    # Of a disk that stands on nothing, into one that is blank, the top is as good as all.
+    return "top" if own_part or noted else "full"
+
+
+async def unbegun(monitor: Monitor, volume_ids: Sequence[str]) -> list[str]:
+    """Those that no mirror was begun for."""
+    known = {job.id for job in await jobs(monitor)}
+    return [volume_id for volume_id in volume_ids if job_of(volume_id) not in known]
+
+
+@contextlib.asynccontextmanager
+async def all_or_none(machine: Machine) -> AsyncIterator[None]:
+    """For a block that begins mirrors. :raise MigrationFailed: one could not begin; nothing of any is left."""
+    try:
+        yield
     except DriverError as wrong:
         await drop(machine)
         raise MigrationFailed(f"its disks cannot be copied: {wrong.message}", wrong.reasons) from wrong
+
+
+def layered(machine: Machine) -> Collection[str]:
+    """Its volumes that are children of an image here: where a copy is a child of the same one, only what is their own
+    need be copied.
+    """
+    spec = machine.record.spec
+    return {disk.volume_id for disk in spec.disks if disk.backing_digest} if spec else ()
 
 
 def _remote(export: str, node: str, to: DiskReception) -> dict[str, object]:

@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 
 from novacron.agent.drivers.qemu import nbd, trail
 from novacron.agent.drivers.qemu.devices import node_of
+from novacron.agent.drivers.qemu.exports import close_exports
 from novacron.agent.drivers.qemu.look import disk_nodes, node_names
 from novacron.agent.drivers.qemu.machine import Machine
-from novacron.agent.drivers.qemu.mirror import FILL_NODE, Copied, close_exports
+from novacron.agent.drivers.qemu.mirror import FILL_NODE, Copied
 from novacron.agent.drivers.qemu.nbd import Session
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, NovaCronError
 from novacron.model.blocks import BLOCK_BYTES
