@@ -19,7 +19,7 @@ from novacron.agent.drivers.base import DiskFile, FileAt, Launch, Layer, NicPlug
 from novacron.agent.drivers.handoff import Awaited, Reception
 from novacron.agent.drivers.qemu import QemuDriver
 from novacron.agent.drivers.qemu.firmware import find_uefi
-from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, MonitorFailed, NovaCronError
+from novacron.errors import DeadlineExceeded, DriverError, MachineDied, MigrationFailed, MonitorFailed, NovaCronError
 from novacron.model.machine import Firmware, MachineKind, MachineReport, MachineStatus, StopMode
 from novacron.model.migration import Goals, Progress
 from tests.system import rom_machine
@@ -211,6 +211,26 @@ async def test_the_target_dies_in_a_transfer(hosts: Hosts) -> None:
         await task
     assert failed.value.reasons  # QEMU's own words
     await move.runs_on()
+
+
+async def test_a_target_that_died_a_moment_ago_was_certainly_never_told_to_continue(hosts: Hosts) -> None:
+    """Nobody has turned to look at it yet: the kernel is asked."""
+    move = Move(hosts)
+    to = await move.prepare()
+    await move.send(to, Goals())
+    dying = pid(move.target, move.vm_id)
+    os.kill(dying, signal.SIGKILL)
+    while Path(f"/proc/{dying}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        pass
+    with pytest.raises(MachineDied):
+        await move.target.take_over(move.vm_id, move.migration_id, 2)
+    report = move.target.report(move.vm_id)
+    assert report
+    assert report.status is S.CRASHED
+    assert report.generation < 2
+    await move.target.discard(move.vm_id, move.migration_id)
+    assert (await move.source.reclaim(move.vm_id, move.migration_id)).status is S.RUNNING
+    await move.one.ticking(move.vm_id)
 
 
 async def test_a_failed_transfer_leaves_no_limit_and_no_key_behind(hosts: Hosts) -> None:

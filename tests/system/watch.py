@@ -51,8 +51,9 @@ class Watch:
     def look(self) -> None:
         for node, path in self._consoles.items():
             with suppress(FileNotFoundError), path.open("rb") as file:
-                which, (before, offset) = os.fstat(file.fileno()).st_ino, self._read.get(node, (0, 0))
-                file.seek(offset if which == before else 0)
+                stat, (before, offset) = os.fstat(file.fileno()), self._read.get(node, (0, 0))
+                which = stat.st_ino  # of a new file perhaps that of one which is gone
+                file.seek(offset if which == before and offset <= stat.st_size else 0)
                 start, text = file.tell(), file.read()
                 whole = text.rfind(b"\n") + 1
                 self._read[node] = which, start + whole

@@ -10,6 +10,7 @@ import msgspec
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.bandwidth import BandwidthTeller
+from novacron.control.migrations.decide import STREAMED_FROM
 from novacron.control.migrations.disks import relocated
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
@@ -21,7 +22,7 @@ from novacron.errors import MigrationFailed
 from novacron.model.machine import MachineReport, MachineSpec
 from novacron.model.migration import COPY_LOST, Migration, MigrationKind, Step, copy_kept_s
 from novacron.model.node import COPIES
-from novacron.model.vm import Vm, VmSpec, running_spec
+from novacron.model.vm import Vm, VmSpec, running_spec, status_of
 from novacron.wire import agent as wire
 from novacron.wire.belongings import Belongings, PackBelongings, UnpackBelongings
 
@@ -162,10 +163,14 @@ def told(records: Records, vm: Vm, spec: VmSpec) -> MachineSpec:
 
 
 def kept_s(records: Records, migration: Migration) -> float:
-    """How long its target may keep what came of its disks. In a pool that nodes share it would be in others' way."""
+    """How long its target may keep what came of its disks. In a pool that nodes share it would be in others' way; and
+    what the target lacks is known to the QEMU alone that ran all the while, so it must run yet.
+    """
+    vm = records.get(VMS, migration.vm_id)
+    runs = vm is not None and status_of(vm.record) in STREAMED_FROM
     pools = (records.get(POOLS, move.to_pool_id) for move in migration.disks)
     shared = any(pool is None or pool.record.shared for pool in pools)
-    return copy_kept_s(migration) if not shared and goes_on(records, migration) else 0.0
+    return copy_kept_s(migration) if runs and not shared and goes_on(records, migration) else 0.0
 
 
 def goes_on(records: Records, migration: Migration) -> bool:

@@ -235,6 +235,9 @@ async def _require_loaded(machine: Machine, transfer: Transfer) -> None:
 
 
 async def _continue(machine: Machine, transfer: Transfer, generation: int, watch: tuple[str, ...]) -> None:
+    if machine.process is not None and machine.process.is_over():  # it never continued, and it can be known for sure
+        await machine.until(lambda: machine.ended, RESUME_DEADLINE_S, "end")
+        raise machine.died()
     # Noted before it is done: from here on nobody may take this copy for a leftover.
     if transfer.disk_port:
         await close_exports(machine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -43,6 +44,14 @@ class Process:
     @property
     def alive(self) -> bool:
         return not self.ended.done()
+
+    def is_over(self) -> bool:
+        """Whether it has ended, asked of the kernel now: `alive` learns of it a turn of the loop later."""
+        if not self.alive:
+            return True
+        asked = select.poll()
+        asked.register(self._pidfd, select.POLLIN)
+        return bool(asked.poll(0))
 
     def kill(self) -> None:
         """SIGKILL. Dead already: fine."""
