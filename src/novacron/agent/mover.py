@@ -37,6 +37,7 @@ from novacron.errors import MigrationFailed, NotFound, NovaCronError, StaleGener
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Figures
 from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class Mover:
@@ -71,7 +72,7 @@ class Mover:
 
     # -- target --------------------------------------------------------------------------------------------
 
-    async def accept(self, args: wire.Accept) -> wire.ReceptionAt:
+    async def accept(self, args: moving.Accept) -> moving.ReceptionAt:
         """Start it paused, waiting for its stream; one that `boots`: see that it can be started, and wait for that.
 
         Leftovers of an older migration of the machine are cleared first.
@@ -110,17 +111,17 @@ class Mover:
                 await self._ledger.put(incoming)
                 await self.cold.rehearse(spec, args.receives)
             if args.boots and not args.receives:
-                return wire.ReceptionAt(host="", port=0, key_hex="")
+                return moving.ReceptionAt(host="", port=0, key_hex="")
             return await self._listen(incoming, args, again=again)
 
-    async def _listen(self, incoming: Holding, args: wire.Accept, *, again: bool) -> wire.ReceptionAt:
+    async def _listen(self, incoming: Holding, args: moving.Accept, *, again: bool) -> moving.ReceptionAt:
         """Started and waiting, or found so. After a failure nothing of it is left, nor a volume that was to be filled
         (undone in reverse: its floor stays).
         """
         spec = incoming.spec if incoming.spec and not incoming.boots else bare(incoming.spec)
         received = incoming.received
 
-        async def listen(launch: Launch) -> wire.ReceptionAt:
+        async def listen(launch: Launch) -> moving.ReceptionAt:
             at = await self._proxies.accept(
                 self._driver,
                 launch,
@@ -165,7 +166,7 @@ class Mover:
             await self._driver.forget(before.vm_id)
         return False
 
-    async def take_over(self, args: wire.TakeOver) -> wire.Arrived:
+    async def take_over(self, args: moving.TakeOver) -> moving.Arrived:
         """Continue it as this node's own, under the generation that the commit wrote.
 
         The ledger is written while the guest resumes, not before: this is the guest's downtime. An agent that dies
@@ -208,9 +209,9 @@ class Mover:
                 await self._ledger.put(msgspec.structs.replace(owned, received=(), belongings=False))
             await self._travel.arrived(spec)
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
-        return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
+        return moving.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
 
-    async def _boot(self, holding: Holding, owned: Holding) -> wire.Arrived:
+    async def _boot(self, holding: Holding, owned: Holding) -> moving.Arrived:
         try:
             await self.cold.boot_here(owned)
         except BaseException:
@@ -219,9 +220,9 @@ class Mover:
         report = self._machines.report(owned.vm_id)
         if report is None:
             raise NotFound(f"machine {owned.vm_id} went away meanwhile")
-        return wire.Arrived(resumed_ago_ms=0.0, report=report)
+        return moving.Arrived(resumed_ago_ms=0.0, report=report)
 
-    async def verify(self, args: wire.Verify) -> MachineReport:
+    async def verify(self, args: moving.Verify) -> MachineReport:
         """Ask the hypervisor whether it really runs. :raise NotFound: nothing of it is here."""
         holding = self._ledger.check(args.vm_id, args.generation)
         if holding is None or holding.role is not Role.OWNED:
@@ -237,7 +238,7 @@ class Mover:
         seen = self._driver.report(vm_id)
         return seen is not None and seen.status is MachineStatus.INCOMING
 
-    async def discard(self, args: wire.Discard) -> None:
+    async def discard(self, args: moving.Discard) -> None:
         """End what `accept` started. What came with another migration is not touched.
 
         When this returns, the machine never continued here and never will under that migration.
@@ -262,7 +263,7 @@ class Mover:
                 await self._remove_copies(holding)
                 await self._depart(holding)
 
-    async def _keep(self, holding: Holding, seen: MachineReport | None, args: wire.Discard) -> bool:
+    async def _keep(self, holding: Holding, seen: MachineReport | None, args: moving.Discard) -> bool:
         """Whether what has come of its disks stays, and nothing else of it is here: only what its hypervisor closed in
         order, so that all of it is on its storage.
         """
@@ -282,7 +283,7 @@ class Mover:
         await self._depart(holding, kept=kept)
         return True
 
-    async def settle(self, args: wire.Settle) -> None:
+    async def settle(self, args: moving.Settle) -> None:
         """Of a machine at rest whose disks have come: they stay, and nothing else of it is here any more."""
         async with self._ledger.turn(args.vm_id):
             holding = await self._ledger.admit(args.vm_id, args.generation)
@@ -292,7 +293,7 @@ class Mover:
 
     # -- source --------------------------------------------------------------------------------------------
 
-    async def send(self, args: wire.Send) -> wire.Departed:
+    async def send(self, args: moving.Send) -> moving.Departed:
         """Move its state; answers when both sides stand still. Joins a transfer that is under way.
 
         Cancelling this stops the waiting, not the transfer: taking it back is `reclaim`'s work alone.
@@ -325,9 +326,9 @@ class Mover:
         departure = await self._proxies.send(args, holding.spec, act, again=again, left=left)
         luggage = await self._travel.leaving(holding.spec)
         stopped_ago_ms = departure.stopped_ago_ms + luggage.packed_in_ms
-        return wire.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
+        return moving.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
 
-    async def copy_disks(self, args: wire.CopyDisks) -> wire.DisksCopied:
+    async def copy_disks(self, args: moving.CopyDisks) -> moving.DisksCopied:
         """Make the target's disks like its own, and keep them so. Joins a copy under way; cancelled, it goes on.
 
         :raise NotFound: nothing of it is here. :raise MigrationFailed: a disk could not be copied; it runs as before.
@@ -351,12 +352,12 @@ class Mover:
         copied = await self._driver.copy_disks(
             args.vm_id, args.migration_id, place_of(args.to), args.volumes, args.goals, tell
         )
-        return wire.DisksCopied(copied_bytes=copied)
+        return moving.DisksCopied(copied_bytes=copied)
 
     def _teller(self, migration_id: str) -> ProgressListener:
         return lambda progress: self._announce(wire.MigrationProgress(migration_id=migration_id, progress=progress))
 
-    async def release(self, args: wire.Release) -> Figures:
+    async def release(self, args: moving.Release) -> Figures:
         """End this node's claim. Its volumes are the target's now and stay, but for copies that the order names: those
         are deleted. Asked again: the same figures.
 
@@ -382,7 +383,7 @@ class Mover:
             await self._proxies.end(args.migration_id)
         return figures
 
-    async def reclaim(self, args: wire.Reclaim) -> MachineReport:
+    async def reclaim(self, args: moving.Reclaim) -> MachineReport:
         """Make it run as before, at whatever moment of the transfer. Absent: its last report.
 
         :raise StaleGeneration: the ownership has moved. :raise NotFound: it was never here.
