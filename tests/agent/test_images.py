@@ -27,7 +27,8 @@ from novacron.agent.storage.tool import Tools
 from novacron.clock import SystemClock
 from novacron.control.images.door import router
 from novacron.control.problems import handle_errors
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import NoRoom, NotFound, Unavailable
 from novacron.model.image import FileRole, Image, ImageFile, ImageState

@@ -17,6 +17,7 @@ from novacron.testing import fake_snapshots
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
 from novacron.wire import agent as wire
+from novacron.wire import moving
 
 pytestmark = pytest.mark.anyio
 
@@ -61,12 +62,12 @@ async def call(cluster: SimCluster, verb: msgspec.Struct, answer: type) -> objec
 
 async def keep(cluster: SimCluster) -> Path:
     """Both disks came in part; the first one's file."""
-    accept = wire.Accept(migration_id=MIGRATION, spec=SPEC, receives=(ONE, OTHER))
-    await call(cluster, accept, wire.ReceptionAt)
+    accept = moving.Accept(migration_id=MIGRATION, spec=SPEC, receives=(ONE, OTHER))
+    await call(cluster, accept, moving.ReceptionAt)
     (path,) = cluster["b"].root.rglob(f"{ONE}*")
     fake_snapshots.write(path, "half of it")
-    await call(cluster, wire.Discard(vm_id=VM, generation=1, migration_id=MIGRATION, keep_s=60), type(None))
-    await call(cluster, wire.Discard(vm_id=VM, generation=1, migration_id=MIGRATION, keep_s=60), type(None))
+    await call(cluster, moving.Discard(vm_id=VM, generation=1, migration_id=MIGRATION, keep_s=60), type(None))
+    await call(cluster, moving.Discard(vm_id=VM, generation=1, migration_id=MIGRATION, keep_s=60), type(None))
     assert path.exists()
     kept = wire.KeptCopy(vm_id=VM, generation=1, migration_id=MIGRATION)
     assert cluster["b"].machines.remains.all() == (kept,)
@@ -84,7 +85,7 @@ async def test_a_machine_that_starts_here_does_not_start_with_it(cluster: SimClu
 @pytest.mark.parametrize("remove", [False, True])
 async def test_it_goes_by_an_order_or_with_its_machine(cluster: SimCluster, *, remove: bool) -> None:
     path = await keep(cluster)
-    discard = wire.Discard(vm_id=VM, generation=2, migration_id=MIGRATION)
+    discard = moving.Discard(vm_id=VM, generation=2, migration_id=MIGRATION)
     await call(cluster, wire.Remove(vm_id=VM, generation=2) if remove else discard, type(None))
     assert not path.exists()
     assert cluster["b"].machines.remains.all() == ()
@@ -92,16 +93,16 @@ async def test_it_goes_by_an_order_or_with_its_machine(cluster: SimCluster, *, r
 
 async def test_another_accept_goes_on_with_it_unless_it_is_to_begin_anew(cluster: SimCluster) -> None:
     path = await keep(cluster)
-    accept = wire.Accept(migration_id=VM, spec=SPEC, receives=(ONE, OTHER))
+    accept = moving.Accept(migration_id=VM, spec=SPEC, receives=(ONE, OTHER))
     for _ in range(2):
-        to = await call(cluster, accept, wire.ReceptionAt)
-        assert isinstance(to, wire.ReceptionAt)
+        to = await call(cluster, accept, moving.ReceptionAt)
+        assert isinstance(to, moving.ReceptionAt)
         assert to.disks is not None
         assert (set(to.disks.resumed), to.disks.resumes) == ({ONE, OTHER}, MIGRATION)
         assert fake_snapshots.read(path).content == "half of it"
     for _ in range(2):
-        to = await call(cluster, msgspec.structs.replace(accept, anew=True), wire.ReceptionAt)
-        assert isinstance(to, wire.ReceptionAt)
+        to = await call(cluster, msgspec.structs.replace(accept, anew=True), moving.ReceptionAt)
+        assert isinstance(to, moving.ReceptionAt)
         assert to.disks is not None
         assert to.disks.resumed == ()
         assert fake_snapshots.read(path).content == "blank"

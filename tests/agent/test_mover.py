@@ -18,6 +18,7 @@ from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_agent import SimAgent
 from novacron.testing.sim_cluster import SimCluster
 from novacron.wire import agent as wire
+from novacron.wire import moving
 from tests.agent.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +49,7 @@ class Walk:
 
     def __init__(self, cluster: SimCluster) -> None:
         self.cluster = cluster
-        self.to: wire.ReceptionAt | None = None
+        self.to: moving.ReceptionAt | None = None
 
     async def call(self, name: str, args: msgspec.Struct, answer: Any) -> Any:
         return await self.cluster.call(self.cluster[name].node_id, args, answer, deadline_s=5)
@@ -58,36 +59,36 @@ class Walk:
         return report
 
     async def accept(self) -> None:
-        self.to = await self.call("b", wire.Accept(migration_id=MIGRATION, spec=SPEC), wire.ReceptionAt)
+        self.to = await self.call("b", moving.Accept(migration_id=MIGRATION, spec=SPEC), moving.ReceptionAt)
 
-    async def send(self) -> wire.Departed:
+    async def send(self) -> moving.Departed:
         assert self.to is not None
-        args = wire.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=self.to, goals=Goals())
-        departed: wire.Departed = await self.call("a", args, wire.Departed)
+        args = moving.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=self.to, goals=Goals())
+        departed: moving.Departed = await self.call("a", args, moving.Departed)
         return departed
 
-    async def take_over(self, generation: int = 2) -> wire.Arrived:
-        args = wire.TakeOver(vm_id=VM, generation=generation, migration_id=MIGRATION)
-        arrived: wire.Arrived = await self.call("b", args, wire.Arrived)
+    async def take_over(self, generation: int = 2) -> moving.Arrived:
+        args = moving.TakeOver(vm_id=VM, generation=generation, migration_id=MIGRATION)
+        arrived: moving.Arrived = await self.call("b", args, moving.Arrived)
         return arrived
 
     async def verify(self) -> MachineReport:
-        args = wire.Verify(vm_id=VM, generation=2, migration_id=MIGRATION)
+        args = moving.Verify(vm_id=VM, generation=2, migration_id=MIGRATION)
         report: MachineReport = await self.call("b", args, MachineReport)
         return report
 
     async def release(self) -> Figures:
-        args = wire.Release(vm_id=VM, generation=2, migration_id=MIGRATION)
+        args = moving.Release(vm_id=VM, generation=2, migration_id=MIGRATION)
         figures: Figures = await self.call("a", args, Figures)
         return figures
 
     async def reclaim(self) -> MachineReport:
-        args = wire.Reclaim(vm_id=VM, generation=1, migration_id=MIGRATION)
+        args = moving.Reclaim(vm_id=VM, generation=1, migration_id=MIGRATION)
         report: MachineReport = await self.call("a", args, MachineReport)
         return report
 
     async def discard(self) -> None:
-        await self.call("b", wire.Discard(vm_id=VM, generation=1, migration_id=MIGRATION), type(None))
+        await self.call("b", moving.Discard(vm_id=VM, generation=1, migration_id=MIGRATION), type(None))
 
     def steps(self) -> list[tuple[str, str, Callable[[], Awaitable[Any]]]]:
         """(name, who does it, call) in order."""
@@ -232,9 +233,9 @@ async def test_what_was_to_be_taken_over_and_certainly_never_ran_can_be_discarde
     else:  # an agent that died once its ledger was written
         await walk.cluster.kill("b")
         await walk.cluster.boot("b")
-    await walk.call("b", wire.Discard(vm_id=VM, generation=2, migration_id=MIGRATION), type(None))
+    await walk.call("b", moving.Discard(vm_id=VM, generation=2, migration_id=MIGRATION), type(None))
     assert b.machines.reports() == ()
-    await walk.call("a", wire.Reclaim(vm_id=VM, generation=3, migration_id=MIGRATION), MachineReport)
+    await walk.call("a", moving.Reclaim(vm_id=VM, generation=3, migration_id=MIGRATION), MachineReport)
     assert walk.cluster.world.running(VM) == ["a"]
 
 
@@ -274,7 +275,7 @@ async def test_what_was_taken_over_cannot_be_discarded(walk: Walk) -> None:
         if crashed:
             walk.cluster["b"].host.crash(VM)
         with pytest.raises(StateConflict):
-            await walk.call("b", wire.Discard(vm_id=VM, generation=2, migration_id=MIGRATION), type(None))
+            await walk.call("b", moving.Discard(vm_id=VM, generation=2, migration_id=MIGRATION), type(None))
 
 
 async def test_taking_over_needs_a_newer_generation(walk: Walk) -> None:
@@ -340,7 +341,7 @@ async def test_a_failed_accept_leaves_nothing_but_the_shared_volume(walk: Walk) 
 
 
 async def test_an_older_migrations_leftover_makes_room(walk: Walk) -> None:
-    await walk.call("b", wire.Accept(migration_id=VM, spec=SPEC), wire.ReceptionAt)
+    await walk.call("b", moving.Accept(migration_id=VM, spec=SPEC), moving.ReceptionAt)
     await walk.accept()
     for _, _, step in walk.steps()[1:]:
         await step()
@@ -349,11 +350,11 @@ async def test_an_older_migrations_leftover_makes_room(walk: Walk) -> None:
 
 async def test_an_owner_is_no_target_and_is_not_released(walk: Walk) -> None:
     with pytest.raises(StateConflict):
-        await walk.call("a", wire.Accept(migration_id=MIGRATION, spec=SPEC), wire.ReceptionAt)
+        await walk.call("a", moving.Accept(migration_id=MIGRATION, spec=SPEC), moving.ReceptionAt)
     with pytest.raises(StateConflict):
-        await walk.call("a", wire.Release(vm_id=VM, generation=1, migration_id=MIGRATION), Figures)
+        await walk.call("a", moving.Release(vm_id=VM, generation=1, migration_id=MIGRATION), Figures)
     with pytest.raises(NotFound):
-        await walk.call("b", wire.TakeOver(vm_id=VM, generation=2, migration_id=MIGRATION), wire.Arrived)
+        await walk.call("b", moving.TakeOver(vm_id=VM, generation=2, migration_id=MIGRATION), moving.Arrived)
     assert walk.cluster.world.running(VM) == ["a"]
 
 
@@ -362,10 +363,10 @@ async def test_there_and_back_again(walk: Walk) -> None:
         await step()
     back = "01890000-0000-7000-8000-0000000000bb"
     spec = msgspec.structs.replace(SPEC, generation=2)
-    to = await walk.call("a", wire.Accept(migration_id=back, spec=spec), wire.ReceptionAt)
-    await walk.call("b", wire.Send(vm_id=VM, generation=2, migration_id=back, to=to, goals=Goals()), wire.Departed)
-    await walk.call("a", wire.TakeOver(vm_id=VM, generation=3, migration_id=back), wire.Arrived)
+    to = await walk.call("a", moving.Accept(migration_id=back, spec=spec), moving.ReceptionAt)
+    await walk.call("b", moving.Send(vm_id=VM, generation=2, migration_id=back, to=to, goals=Goals()), moving.Departed)
+    await walk.call("a", moving.TakeOver(vm_id=VM, generation=3, migration_id=back), moving.Arrived)
     with pytest.raises(StaleGeneration):  # the first migration's release comes again, late
         await walk.release()
-    await walk.call("b", wire.Release(vm_id=VM, generation=3, migration_id=back), Figures)
+    await walk.call("b", moving.Release(vm_id=VM, generation=3, migration_id=back), Figures)
     assert walk.cluster.world.running(VM) == ["a"]

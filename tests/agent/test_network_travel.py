@@ -17,7 +17,7 @@ from novacron.model.network import Flow, Protocol
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
 from novacron.testing.sim_pool import SimPool
-from novacron.wire import agent as wire
+from novacron.wire import moving
 from tests.agent.test_mover import MIGRATION, VM, Walk
 
 pytestmark = pytest.mark.anyio
@@ -70,9 +70,9 @@ async def walk(tmp_path: Path, recorder: Recorder) -> AsyncIterator[Walk]:
     await cluster.stop()
 
 
-async def take_over(walk: Walk, flows: tuple[Flow, ...]) -> wire.Arrived:
-    args = wire.TakeOver(vm_id=VM, generation=2, migration_id=MIGRATION, flows=flows)
-    arrived: wire.Arrived = await walk.call("b", args, wire.Arrived)
+async def take_over(walk: Walk, flows: tuple[Flow, ...]) -> moving.Arrived:
+    args = moving.TakeOver(vm_id=VM, generation=2, migration_id=MIGRATION, flows=flows)
+    arrived: moving.Arrived = await walk.call("b", args, moving.Arrived)
     return arrived
 
 

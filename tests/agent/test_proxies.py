@@ -24,7 +24,7 @@ from novacron.model.machine import MachineSpec
 from novacron.model.migration import Figures, Goals
 from novacron.testing.fake_driver import FakeDriver, FakeHost, FakeWorld
 from novacron.testing.hand_clock import HandClock
-from novacron.wire import agent as wire
+from novacron.wire import moving
 from tests.agent.stream_ends import HOST, Target
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 VM = "01890000-0000-7000-8000-000000000001"
 MIGRATION = "01890000-0000-7000-8000-0000000000aa"
 SPEC = MachineSpec(vm_id=VM, generation=1, vcpus=1, memory_mib=64)
-PROXY = wire.Proxy(peer=HOST, scope=f"vm {VM}")
+PROXY = moving.Proxy(peer=HOST, scope=f"vm {VM}")
 STREAM = os.urandom(300_000)
 
 
@@ -55,16 +55,16 @@ class Pair:
         self.folder, self.source, self.target, self.qemu = folder, source, target, qemu
         self.driver = Waiting(folder / "qemu")
 
-    async def accept(self, proxy: wire.Proxy = PROXY) -> wire.ReceptionAt:
+    async def accept(self, proxy: moving.Proxy = PROXY) -> moving.ReceptionAt:
         launch = Launch(spec=SPEC, run_dir=self.folder)
         return await self.target.accept(
-            self.driver, launch, wire.Accept(migration_id=MIGRATION, spec=SPEC, proxy=proxy)
+            self.driver, launch, moving.Accept(migration_id=MIGRATION, spec=SPEC, proxy=proxy)
         )
 
     async def send(
-        self, to: wire.ReceptionAt, *, again: bool = False, left: bool = False, fails: bool = False
+        self, to: moving.ReceptionAt, *, again: bool = False, left: bool = False, fails: bool = False
     ) -> Departure:
-        args = wire.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=to, goals=Goals())
+        args = moving.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=to, goals=Goals())
 
         async def act(reception: Reception) -> Departure:
             if reception.socket is not None:
@@ -118,13 +118,13 @@ async def test_a_stream_arrives_is_counted_and_leaves_nothing() -> None:
 
 async def test_it_is_closed_to_every_other_address() -> None:
     async with pair(Settings(deadline_s=0.5)) as both:
-        to = await both.accept(wire.Proxy(peer="127.0.0.2", scope="x"))
+        to = await both.accept(moving.Proxy(peer="127.0.0.2", scope="x"))
         with pytest.raises(MigrationFailed, match="no connection"):
             await asyncio.wait_for(both.send(to, fails=True), 30)
         assert not both.qemu.came
         with pytest.raises(InvalidInput, match="peer: is not an IP address"):
             await Pair(both.folder, both.source, Proxies(HOST, both.folder, lambda _: None), both.qemu).accept(
-                wire.Proxy(peer="", scope="x")
+                moving.Proxy(peer="", scope="x")
             )
 
 
@@ -192,7 +192,7 @@ def test_the_proxy_alone_keeps_to_the_bandwidth() -> None:
     assert (proxied["max-bandwidth"], proxied["max-postcopy-bandwidth"], proxied["tls-creds"]) == (0, 0, "")
 
 
-def _listens(at: wire.ReceptionAt) -> bool:
+def _listens(at: moving.ReceptionAt) -> bool:
     try:
         socket.create_connection((at.host, at.port), 1).close()
     except OSError:

@@ -12,7 +12,8 @@ from novacron.model.machine import MachineReport, MachineSpec
 from novacron.model.prediction import Measurement
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
-from novacron.wire.agent import Measure, Start
+from novacron.wire.agent import Start
+from novacron.wire.moving import Measure
 
 MIB = 1 << 20
 SMAPS = """\

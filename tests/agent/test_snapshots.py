@@ -28,7 +28,7 @@ from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_agent import SimAgent
 from novacron.testing.sim_cluster import SimCluster
 from novacron.wire import agent as wire
-from novacron.wire import snapshot
+from novacron.wire import moving, snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -216,8 +216,10 @@ async def test_who_speaks_of_an_old_ownership_or_of_a_machine_on_its_way_is_refu
     with pytest.raises(StaleGeneration):
         await node.take(generation=2)
     b = node.cluster["b"]
-    to = await node.cluster.call(b.node_id, wire.Accept(migration_id=TASK, spec=SPEC), wire.ReceptionAt, deadline_s=5)
-    await node.call(wire.Send(vm_id=VM, generation=3, migration_id=TASK, to=to, goals=Goals()), wire.Departed)
+    to = await node.cluster.call(
+        b.node_id, moving.Accept(migration_id=TASK, spec=SPEC), moving.ReceptionAt, deadline_s=5
+    )
+    await node.call(moving.Send(vm_id=VM, generation=3, migration_id=TASK, to=to, goals=Goals()), moving.Departed)
     for work in (node.take, node.revert, node.delete):
         with pytest.raises((Busy, StateConflict)):
             await work()

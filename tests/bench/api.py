@@ -26,7 +26,8 @@ import uvloop
 from novacron.clock import SystemClock
 from novacron.control.answers import cursor_after
 from novacron.control.store.base import MAX_OPS
-from novacron.control.store.records import NODES, VMS, Records, Write, create
+from novacron.control.store.kinds import NODES, VMS
+from novacron.control.store.records import Records, Write, create
 from novacron.control.store.sqlite import SqliteStore
 from tests.bench.records import a_node, a_vm
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from novacron.wire.rest.migrations import MigrationPlan
+from novacron.wire.rest.migration_plans import MigrationPlan
 from novacron.wire.rest.policies import Policy
 from tests.cli.conftest import Run
 from tests.client.control_room import COMPLETED, MIGRATION_ID, NODE_ID, NOW, VM_ID, ControlRoom, migration, said

@@ -25,7 +25,9 @@ from novacron.control.observe import Figures
 from novacron.control.pools.service import ensure_default
 from novacron.control.room import Room
 from novacron.control.store.base import Store
-from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored
+from novacron.control.store.kinds import IMAGES, NODES, VMS
+from novacron.control.store.records import Records
+from novacron.control.store.shelf import Stored
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import NodeUnreachable, Unavailable, Unsupported
 from novacron.model.image import DiskFormat, FileRole, Image, ImageFile, ImageState
@@ -33,8 +35,9 @@ from novacron.model.machine import Disk, MachineReport, MachineStatus
 from novacron.model.node import Accelerator, DriverFacts, Node, NodeFacts, NodeState, NodeUsage
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Desired, Pins, Vm, VmSpec
-from novacron.wire.agent import Console, ConsoleText, DiscardCopies, Measure
+from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.link import LinkAt, LinkFound, LinkListen, LinkProbe
+from novacron.wire.moving import DiscardCopies, Measure
 
 POOL_ID = "0190b36e-0000-7000-8000-00000000aaaa"
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)

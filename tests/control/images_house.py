@@ -25,7 +25,8 @@ from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
 from novacron.control.problems import handle_errors
 from novacron.control.room import Room
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.model.image import Image
 

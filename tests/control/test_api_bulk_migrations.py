@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from novacron.control.store.records import BULK_MIGRATIONS, MIGRATIONS, NODES
+from novacron.control.store.kinds import BULK_MIGRATIONS, MIGRATIONS, NODES
 from novacron.model.bulk_migration import PRIORITY_LABEL
 from novacron.model.machine import Disk, MachineStatus
 from novacron.model.node import Node, NodeState

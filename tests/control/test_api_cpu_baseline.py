@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from novacron.control.nodes.baseline import NEWEST_FIRST, newest
-from novacron.control.store.records import NODES
+from novacron.control.store.kinds import NODES
 from novacron.model.machine import MachineStatus
 from novacron.model.node import Accelerator, Node
 from novacron.model.vm import Pins

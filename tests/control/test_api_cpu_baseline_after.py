@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.model.cpu_models import flags_needed, models_run
 from novacron.model.machine import MachineStatus
 from novacron.model.node import Accelerator

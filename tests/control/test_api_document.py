@@ -14,7 +14,18 @@ from pydantic import TypeAdapter
 
 from novacron.control.access.guard import permissions
 from novacron.control.problems import PROBLEM_JSON
-from novacron.wire.rest import images, migrations, networks, nodes, pools, security_groups, vms, volumes
+from novacron.wire.rest import (
+    devices,
+    images,
+    migration_plans,
+    migrations,
+    networks,
+    nodes,
+    pools,
+    security_groups,
+    vms,
+    volumes,
+)
 from tests.control.api import Api
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +100,8 @@ async def test_writes_may_be_guarded_and_repeated(document: dict[str, Any]) -> N
 
 async def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
     seen = set()
-    for module in (vms, nodes, images, migrations, networks, security_groups, pools, volumes):
+    moves = (migrations, migration_plans)
+    for module in (vms, devices, nodes, images, *moves, networks, security_groups, pools, volumes):
         for name, model in vars(module).items():
             if isinstance(model, type) and name in document["components"]["schemas"]:
                 for example in document["components"]["schemas"][name].get("examples", ()):
@@ -98,7 +110,7 @@ async def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
     assert seen >= {"VmCreate", "VmUpdate", "Vm", "Node", "NodeUpdate"}
     assert seen >= {"NetworkCreate", "Network", "SecurityGroupCreate", "SecurityGroup", "NicUpdate"}
     assert seen >= {"PoolCreate", "Pool", "VolumeCreate", "VolumeUpdate", "Volume", "DiskIn"}
-    assert seen >= {"ImageCreate", "Image", "MigrationCreate", "Migration"}
+    assert seen >= {"ImageCreate", "Image", "MigrationCreate", "Migration", "MigrationPlan"}
 
 
 async def test_the_page_shows_every_operation_and_loads_nothing(api: Api, document: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from novacron.config import ServerConfig
 from novacron.control import stream
 from novacron.control.listen import server_for, tcp
-from novacron.control.store.records import VMS, remove
+from novacron.control.store.kinds import VMS
+from novacron.control.store.records import remove
 from novacron.model.event import revision_of, seq_of
 from novacron.model.machine import MachineStatus
 from novacron.wire.rest.images import Image

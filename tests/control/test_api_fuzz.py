@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, negative_data_reject
 
 from novacron.config import ServerConfig
 from novacron.control.listen import server_for, tcp
-from novacron.control.store.records import VOLUMES
+from novacron.control.store.kinds import VOLUMES
 from novacron.model.image import ImageState
 from novacron.model.machine import MachineStatus
 from novacron.model.node import NodeState

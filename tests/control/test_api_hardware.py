@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.errors import Reason
 from novacron.model.image import FileRole, ImageFile
 from novacron.model.machine import Disk, MachineStatus, Media, Nic

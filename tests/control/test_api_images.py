@@ -31,7 +31,8 @@ from novacron.control.images.shelf import Arrived, Shelf
 from novacron.control.images.view import ImageView
 from novacron.control.problems import handle_errors
 from novacron.control.room import Room
-from novacron.control.store.records import IMAGES, VMS, Records
+from novacron.control.store.kinds import IMAGES, VMS
+from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import Unavailable
 from novacron.model.image import FileRole
@@ -516,7 +517,8 @@ from novacron.control.images import shelf
 from novacron.control.images.service import ImageService
 from novacron.control.once import Once
 from novacron.control.room import Room
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.model.image import FileRole
 from novacron.wire.rest.images import ImageCreate

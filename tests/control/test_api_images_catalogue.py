@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from novacron.control.images import catalogue
-from novacron.control.store.records import POOLS, VMS, VOLUMES, remove
+from novacron.control.store.kinds import POOLS, VMS, VOLUMES
+from novacron.control.store.records import remove
 from novacron.errors import CompareFailed
 from novacron.model.machine import Disk, Media
 from novacron.model.pool import Pool, PoolDriver

@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from novacron.control.store.records import MIGRATIONS, NODES, POOLS, VMS, VOLUMES, remove
+from novacron.control.store.kinds import MIGRATIONS, NODES, POOLS, VMS, VOLUMES
+from novacron.control.store.records import remove
 from novacron.model.migration import DiskMove, Migration, MigrationKind, MigrationState, Strategy, judged
 from novacron.model.node import Node
 from novacron.model.pool import Pool, PoolDriver
 from novacron.model.verdict import DISKS, Check, Outcome, Verdict
 from novacron.model.volume import Place, Volume
-from novacron.wire.agent import DiscardCopies
+from novacron.wire.moving import DiscardCopies
 from novacron.wire.rest import migrations as wire
 from tests.control.api import NOW, Api, problem_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from novacron.control.migrations.decide import LIVE_FEATURES, STREAM_PROXY
 from novacron.control.migrations.history import Probes, is_known, link
-from novacron.control.store.records import LINKS, MIGRATIONS, NODES, VMS
+from novacron.control.store.kinds import LINKS, MIGRATIONS, NODES, VMS
 from novacron.model.link import LinkFigure
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import Figures, Goals, Migration, MigrationKind, MigrationState, Strategy

@@ -9,13 +9,15 @@ import msgspec
 import pytest
 
 from novacron.control.migrations.decide import LIVE_FEATURES, POSTCOPY
-from novacron.control.store.records import MIGRATIONS, NODES, VMS
+from novacron.control.store.kinds import MIGRATIONS, NODES, VMS
 from novacron.model.machine import MachineStatus
-from novacron.model.migration import Figures, MigrationState, finished
+from novacron.model.migration import Figures, MigrationState
+from novacron.model.migration_steps import finished
 from novacron.model.node import Node
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Vm
-from novacron.wire.agent import Measure
+from novacron.wire.moving import Measure
+from novacron.wire.rest import migration_plans
 from novacron.wire.rest import migrations as wire
 from tests.control.api import NOW, Api, fields_of, problem_of
 
@@ -40,10 +42,10 @@ async def _world(api: Api, dirty_mib: float | None = 1.0) -> tuple[Node, Node]:
     return source, target
 
 
-async def _plan(api: Api, **query: Any) -> wire.MigrationPlan:
+async def _plan(api: Api, **query: Any) -> migration_plans.MigrationPlan:
     answer = await api.http.get("/api/v1/vms/web-1/migration-plan", params=query)
     assert answer.status_code == 200, answer.text
-    return wire.MigrationPlan.model_validate_json(answer.content)
+    return migration_plans.MigrationPlan.model_validate_json(answer.content)
 
 
 async def _begin(api: Api, **body: Any) -> Any:

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from novacron.control.migrations.decide import LIVE_FEATURES
-from novacron.control.store.records import MIGRATIONS, VMS
+from novacron.control.store.kinds import MIGRATIONS, VMS
 from novacron.model.machine import MachineStatus, NetworkKind, Nic
-from novacron.model.migration import MigrationState, Progress, began, did, finished, judged, next_action
+from novacron.model.migration import MigrationState, Progress, judged
+from novacron.model.migration_steps import began, did, finished, next_action
 from novacron.model.node import Accelerator, Node, NodeState
 from novacron.model.verdict import Check, Outcome, Verdict
 from novacron.model.vm import Desired, Problem, Task, TaskKind
@@ -112,7 +113,7 @@ async def test_a_target_that_cannot_take_it_says_why_and_nothing_changes(
 
 
 async def _spoil(api: Api, node: Node, change: dict[str, Any]) -> None:
-    from novacron.control.store.records import NODES
+    from novacron.control.store.kinds import NODES
 
     def spoiled(old: Node) -> Node:
         own = {key: value for key, value in change.items() if key in Node.__struct_fields__}

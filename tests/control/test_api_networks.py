@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from novacron.control.store.records import NODES, VMS
+from novacron.control.store.kinds import NODES, VMS
 from novacron.model.machine import MachineStatus
 from novacron.model.node import Node
 from tests.control.api import Api, another, fields_of, problem_of

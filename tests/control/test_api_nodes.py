@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from novacron.control.store.records import NODES
+from novacron.control.store.kinds import NODES
 from novacron.model.machine import MachineStatus
 from novacron.model.node import NodeState
 from novacron.wire.rest import nodes as wire

@@ -8,7 +8,7 @@ import datetime
 import pytest
 
 from novacron.control import once
-from novacron.control.store.records import MIGRATIONS, VMS
+from novacron.control.store.kinds import MIGRATIONS, VMS
 from novacron.model.machine import MachineStatus
 from tests.control.api import Api, problem_of
 

@@ -12,7 +12,7 @@ from novacron.control.pools.options import TABLE, check
 from novacron.control.pools.prober import Prober, is_news
 from novacron.control.pools.reach import spec_for
 from novacron.control.pools.service import ensure_default
-from novacron.control.store.records import POOLS, VMS, VOLUMES
+from novacron.control.store.kinds import POOLS, VMS, VOLUMES
 from novacron.errors import InvalidInput, NovaCronError, Unsupported
 from novacron.model.machine import Disk
 from novacron.model.node import NodeState

@@ -9,7 +9,7 @@ import pytest
 
 from novacron.control.rehearsals import decide
 from novacron.control.rehearsals.copy import name_of
-from novacron.control.store.records import NETWORKS, NODES, REHEARSALS, VMS, VOLUMES
+from novacron.control.store.kinds import NETWORKS, NODES, REHEARSALS, VMS, VOLUMES
 from novacron.model.identity import MAX_NAME, check_name
 from novacron.model.machine import CloudInit, Firmware, MachineReport, MachineStatus, NetworkKind, Nic
 from novacron.model.node import Node

@@ -8,7 +8,7 @@ import pytest
 
 from novacron.control.networks.filters import compile_filter, members_of
 from novacron.control.networks.states import snapshot, states
-from novacron.control.store.records import NETWORKS, VMS
+from novacron.control.store.kinds import NETWORKS, VMS
 from novacron.model.machine import NetworkKind, Nic
 from novacron.model.network import Direction, PortFilter, Protocol, Rule, SecurityGroup
 from tests.control.api import NOW, Api, fields_of, problem_of

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from novacron.control.snapshots import decide, timing
-from novacron.control.store.records import IMAGES, SNAPSHOTS, VMS, Stored
+from novacron.control.store.kinds import IMAGES, SNAPSHOTS, VMS
+from novacron.control.store.shelf import Stored
 from novacron.model.machine import Disk, MachineReport, MachineStatus, Nic
 from novacron.model.snapshot import Consistency, Schedule, Snapshot, SnapshotState
 from novacron.model.vm import Task, TaskKind, Vm

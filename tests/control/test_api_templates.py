@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.wire.rest import templates as wire
 from novacron.wire.rest.common import PageOf
 from novacron.wire.rest.vms import VmList

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.model.image import FileRole, ImageFile, ImageState
 from novacron.model.machine import MachineStatus
 from novacron.model.vm import Desired, TaskKind

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from novacron.clock import SystemClock
-from novacron.control.store.records import POOLS, SNAPSHOTS, VMS, VOLUMES, Stored
+from novacron.control.store.kinds import POOLS, SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import drives
 from novacron.control.volumes import decide
 from novacron.control.volumes.adopt import adopt_disks

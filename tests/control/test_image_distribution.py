@@ -9,7 +9,7 @@ import pytest
 
 from novacron.control.images.cache import Cache, to_drop
 from novacron.control.images.distribution import Distribution, needs, sources
-from novacron.control.store.records import NODES, POOLS, VOLUMES
+from novacron.control.store.kinds import NODES, POOLS, VOLUMES
 from novacron.errors import NodeUnreachable, NotFound
 from novacron.model.image import FileRole, ImageFile
 from novacron.model.machine import Disk

@@ -20,6 +20,7 @@ from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.migration import Progress
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.wire import agent as wire
+from novacron.wire import moving
 from tests.control.serving import SECRET, on_loopback, serving
 
 pytestmark = pytest.mark.anyio
@@ -364,7 +365,7 @@ async def test_a_slow_listener_delays_no_migration(server: Server) -> None:
     server.link.on_report(slow)
     socket = await server.agent()
     await socket.send(report(1))
-    verb = wire.Verify(vm_id=VM, generation=1, migration_id="m")
+    verb = moving.Verify(vm_id=VM, generation=1, migration_id="m")
     asking = asyncio.create_task(server.link.call(NODE, verb, MachineReport, deadline_s=5.0))
     await socket.send(paused(await next_call(socket)))
     await asking

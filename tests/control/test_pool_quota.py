@@ -13,7 +13,7 @@ import pytest
 
 from novacron.control.pools import quota
 from novacron.control.pools.quota import Scope, refusals
-from novacron.control.store.records import SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.kinds import SNAPSHOTS, VMS, VOLUMES
 from novacron.errors import NoRoom
 from novacron.model.machine import MachineStatus
 from novacron.model.node import Node

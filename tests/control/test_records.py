@@ -13,22 +13,15 @@ import pytest
 
 from novacron.clock import SystemClock
 from novacron.control.store.base import Page, Put, Store
-from novacron.control.store.records import (
-    IMAGES,
-    VMS,
-    Records,
-    Seen,
-    Stored,
-    create,
-    remove,
-    unchanged,
-    update,
-)
+from novacron.control.store.kinds import IMAGES, SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.records import Records, Seen, create, remove, unchanged, update
+from novacron.control.store.shelf import Stored
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import CompareFailed, NameTaken, NotFound, StoreCorrupt, StoreUnavailable
 from novacron.model.event import ObjectType
 from novacron.model.image import Image, ImageState
 from novacron.model.vm import Desired, Vm, VmSpec
+from novacron.model.volume import Volume
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +69,22 @@ def vm(records: Records, name: str) -> Vm:
     return Vm(id=records.new_id(), name=name, spec=spec, desired=Desired.RUNNING, created_at=NOW, updated_at=NOW)
 
 
+def volume(records: Records, name: str, vm_id: str) -> Volume:
+    return Volume(
+        id=records.new_id(),
+        name=name,
+        pool_id="default",
+        size_bytes=1 << 20,
+        vm_id=vm_id,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+def given_to(vm_id: str) -> Callable[[Volume], Volume]:
+    return lambda record: msgspec.structs.replace(record, vm_id=vm_id)
+
+
 # -- reading ----------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +127,44 @@ async def test_pages_are_in_order_of_birth_and_join_up(records: Records) -> None
         found += [stored.record for stored in page]
         after = found[-1].id
     assert found == sorted(made, key=lambda one: one.id) == [stored.record for stored in records.all(IMAGES)]
+
+
+async def test_the_records_of_one_vm_are_found_oldest_first_and_follow_their_vm(
+    records: Records, store: SqliteStore
+) -> None:
+    one, other = records.new_id(), records.new_id()
+    made = [(await records.create(VOLUMES, volume(records, f"v{n}", (one, other, "")[n % 3]))).record for n in range(9)]
+    mine = sorted((record for record in made if record.vm_id == one), key=lambda record: record.id)
+    loose = next(record for record in made if not record.vm_id)
+    assert [stored.record for stored in records.of_vm(VOLUMES, one)] == mine
+    assert records.of_vm(VOLUMES, records.new_id()) == records.of_vm(VOLUMES, "") == []
+    assert records.of_vm(SNAPSHOTS, one) == []
+
+    await records.change(VOLUMES, mine[1].id, given_to(other))
+    await records.change(VOLUMES, mine[2].id, given_to(""))
+    await records.change(VOLUMES, loose.id, given_to(one))
+    await records.change(VOLUMES, mine[0].id, lambda record: msgspec.structs.replace(record, description="same VM"))
+    await records.commit(remove(VOLUMES, records.find(VOLUMES, "v1")))  # the other's oldest
+
+    late = await started(store, 2)
+    for cache in (records, late):  # one that saw the changes, one that read what came of them
+        for vm_id in (one, other):
+            looked_for = [stored for stored in cache.all(VOLUMES) if stored.record.vm_id == vm_id]
+            assert cache.of_vm(VOLUMES, vm_id) == looked_for
+        assert {stored.record.id for stored in cache.of_vm(VOLUMES, one)} == {mine[0].id, loose.id}
+        assert len(cache.of_vm(VOLUMES, other)) == 3
+    await late.stop()
+
+
+async def test_pages_of_one_vm_hold_its_records_alone(records: Records) -> None:
+    mine = records.new_id()
+    for number in range(9):
+        await records.create(VOLUMES, volume(records, f"v{number}", "" if number % 3 else mine))
+    first, more = records.page(VOLUMES, after="", limit=2, vm_id=mine)
+    rest, no_more = records.page(VOLUMES, after=first[-1].record.id, limit=2, vm_id=mine)
+    assert [*first, *rest] == records.of_vm(VOLUMES, mine)
+    assert (len(first), more, len(rest), no_more) == (2, True, 1, False)
+    assert records.page(VOLUMES, after="", limit=9, vm_id=records.new_id()) == ([], False)
 
 
 async def test_a_page_counts_only_what_matches(records: Records) -> None:

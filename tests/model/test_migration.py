@@ -8,20 +8,16 @@ import msgspec
 import pytest
 
 from novacron.errors import StateConflict
-from novacron.model import migration as machine
-from novacron.model.migration import (
+from novacron.model import migration_steps as machine
+from novacron.model.migration import DiskMove, Migration, MigrationKind, MigrationState, Strategy, tactics_of
+from novacron.model.migration_steps import (
     COMMIT,
     POSTCOPIED,
     REASSIGNED,
     REBOOTED,
     STREAMED,
-    DiskMove,
     Do,
     Finish,
-    Migration,
-    MigrationKind,
-    MigrationState,
-    Strategy,
     Undo,
     next_action,
     steps_of,
@@ -134,9 +130,9 @@ def test_a_post_copy_that_never_opened_gives_the_ownership_back() -> None:
 def test_what_a_source_is_told() -> None:
     warm, _ = fresh_by("warm")
     hybrid, _ = fresh_by("hybrid")
-    assert machine.tactics_of(warm).stands_still
-    assert machine.tactics_of(hybrid).strategy is Strategy.HYBRID
-    assert not machine.tactics_of(hybrid).stands_still
+    assert tactics_of(warm).stands_still
+    assert tactics_of(hybrid).strategy is Strategy.HYBRID
+    assert not tactics_of(hybrid).stands_still
 
 
 def test_the_whole_way() -> None:

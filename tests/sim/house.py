@@ -31,7 +31,8 @@ from novacron.control.room import Room
 from novacron.control.snapshots.keeper import Keeper
 from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.worker import SnapshotWorker
-from novacron.control.store.records import IMAGES, MIGRATIONS, POOLS, VMS, VOLUMES, R, Records, Write, create, update
+from novacron.control.store.kinds import IMAGES, MIGRATIONS, POOLS, VMS, VOLUMES, R
+from novacron.control.store.records import Records, Write, create, update
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.control.vms import hardware
 from novacron.control.vms.asked import Ask
 from novacron.errors import MonitorFailed, NodeUnreachable

@@ -11,7 +11,7 @@ import pytest
 
 from novacron.control.bulk_migrations.worker import BULK_LABEL, BulkWorker
 from novacron.control.once import Once
-from novacron.control.store.records import BULK_MIGRATIONS, MIGRATIONS, NODES, POOLS, VMS
+from novacron.control.store.kinds import BULK_MIGRATIONS, MIGRATIONS, NODES, POOLS, VMS
 from novacron.errors import MachineDied, StateConflict
 from novacron.model.bulk_migration import (
     PATIENCE_S,

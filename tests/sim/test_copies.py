@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from novacron.clock import SystemClock
-from novacron.control.store.records import VMS, VOLUMES
+from novacron.control.store.kinds import VMS, VOLUMES
 from novacron.model.machine import MachineStatus
 from novacron.testing.fake_driver import FakeDriver
 from novacron.testing.sim_pool import POOL_ID

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.control.store.records import NODES
+from novacron.control.store.kinds import NODES
 from novacron.model.node import NodeState
 from novacron.model.vm import VmState
 from tests.sim.house import house

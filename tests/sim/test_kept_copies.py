@@ -9,13 +9,13 @@ import pytest
 from novacron.agent.drivers.base import FileAt
 from novacron.control.migrations.kept_copies import KeptCopies
 from novacron.control.once import Once
-from novacron.control.store.records import POOLS, VMS, VOLUMES
+from novacron.control.store.kinds import POOLS, VMS, VOLUMES
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, StaleGeneration, StateConflict
 from novacron.model.migration import Migration, MigrationState
 from novacron.model.pool import spec_of
 from novacron.testing import fake_snapshots
 from novacron.testing.fake_world import FakeMachine
-from novacron.wire.agent import DiscardCopies, PlacedVolume
+from novacron.wire.moving import DiscardCopies, PlacedVolume
 from tests.sim.house import House, house
 
 pytestmark = pytest.mark.anyio

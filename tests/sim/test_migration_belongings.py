@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from novacron.control.migrations.strays import leaves_belongings
-from novacron.control.store.records import MIGRATIONS, VMS
+from novacron.control.store.kinds import MIGRATIONS, VMS
 from novacron.errors import DeadlineExceeded, MigrationFailed
-from novacron.model import migration as machine
-from novacron.model.migration import MigrationState
+from novacron.model import migration_steps as machine
+from novacron.model.migration import MigrationState, is_final
 from novacron.model.vm import Desired, Task, TaskKind, VmState
 from tests.sim.house import House, _with, house
 from tests.sim.test_migration_story import killed_after_write
@@ -121,9 +121,7 @@ async def test_an_agent_killed_during_any_step(tmp_path: Path, way: str, step: s
     async with house(tmp_path, own_pools=True, transfer_s=1.0) as h:
         vm_id = await a_vm(h, way)
         migration_id = await moved(h, vm_id, way)
-        await h.until(
-            lambda: step in h.migration(migration_id).began or machine.is_final(h.migration(migration_id)), step
-        )
+        await h.until(lambda: step in h.migration(migration_id).began or is_final(h.migration(migration_id)), step)
         await h.cluster.kill(node)
         await h.cluster.boot(node)
         state = await h.ended(migration_id)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from novacron.control.store.records import MIGRATIONS
+from novacron.control.store.kinds import MIGRATIONS
 from novacron.errors import DeadlineExceeded, MigrationFailed, MonitorFailed, NodeUnreachable, StateConflict
-from novacron.model import migration as machine
+from novacron.model import migration_steps as machine
 from novacron.model.migration import MigrationState
 from tests.sim.house import WAYS, House, house
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from novacron.control.store.records import MIGRATIONS, VMS
+from novacron.control.store.kinds import MIGRATIONS, VMS
 from novacron.errors import DeadlineExceeded, MigrationFailed, NodeUnreachable
-from novacron.model import migration as machine
+from novacron.model import migration_steps as machine
 from novacron.model.machine import ENDED
-from novacron.model.migration import MigrationState, steps_of
+from novacron.model.migration import MigrationState, is_final
+from novacron.model.migration_steps import steps_of
 from novacron.model.vm import Desired, Task, TaskKind, VmState
 from tests.sim.house import WAYS, House, _with, house
 from tests.sim.test_migration_story import killed_after_write
@@ -96,9 +97,7 @@ async def test_an_agent_killed_during_any_step(tmp_path: Path, way: str, step: s
     async with house(tmp_path, transfer_s=1.0) as h:
         vm_id = await h.running_vm("a", local=True)
         migration_id = await h.migrate(vm_id, "b", way)
-        await h.until(
-            lambda: step in h.migration(migration_id).began or machine.is_final(h.migration(migration_id)), step
-        )
+        await h.until(lambda: step in h.migration(migration_id).began or is_final(h.migration(migration_id)), step)
         await h.cluster.kill(node)
         await h.cluster.boot(node)
         state = await h.ended(migration_id)
@@ -179,9 +178,7 @@ async def test_at_rest_an_agent_killed_during_any_step(tmp_path: Path, step: str
     async with house(tmp_path, transfer_s=1.0) as h:
         vm_id = await at_rest(h)
         migration_id = await h.migrate(vm_id, "b", "cold")
-        await h.until(
-            lambda: step in h.migration(migration_id).began or machine.is_final(h.migration(migration_id)), step
-        )
+        await h.until(lambda: step in h.migration(migration_id).began or is_final(h.migration(migration_id)), step)
         await h.cluster.kill(node)
         await h.cluster.boot(node)
         await moved_at_rest(h, vm_id, migration_id)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from novacron.control.store.records import MIGRATIONS
+from novacron.control.store.kinds import MIGRATIONS
 from novacron.errors import DeadlineExceeded, MigrationFailed, StateConflict
-from novacron.model import migration as machine
-from novacron.model.migration import MigrationState, steps_of
+from novacron.model import migration_steps as machine
+from novacron.model.migration import MigrationState, is_final
+from novacron.model.migration_steps import steps_of
 from tests.sim.house import House, house
 from tests.sim.test_migration_disks import at_rest, moved_at_rest
 from tests.sim.test_migration_story import killed_after_write
@@ -66,9 +67,7 @@ async def test_an_agent_killed_during_any_step(tmp_path: Path, step: str) -> Non
     async with house(tmp_path, transfer_s=1.0) as h:
         vm_id = await h.running_vm("a", local=True)
         migration_id = await h.rehouse(vm_id)
-        await h.until(
-            lambda: step in h.migration(migration_id).began or machine.is_final(h.migration(migration_id)), step
-        )
+        await h.until(lambda: step in h.migration(migration_id).began or is_final(h.migration(migration_id)), step)
         await h.cluster.kill("a")
         await h.clock.advance(20.0)
         await h.cluster.boot("a")
@@ -131,9 +130,7 @@ async def test_at_rest_an_agent_killed_during_any_step(tmp_path: Path, step: str
     async with house(tmp_path, transfer_s=1.0) as h:
         vm_id = await at_rest(h)
         migration_id = await h.rehouse(vm_id)
-        await h.until(
-            lambda: step in h.migration(migration_id).began or machine.is_final(h.migration(migration_id)), step
-        )
+        await h.until(lambda: step in h.migration(migration_id).began or is_final(h.migration(migration_id)), step)
         await h.cluster.kill("a")
         await h.cluster.boot("a")
         await moved_at_rest(h, vm_id, migration_id)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from novacron.control.once import Once
-from novacron.control.store.records import BULK_MIGRATIONS, POLICIES
+from novacron.control.store.kinds import BULK_MIGRATIONS, POLICIES
 from novacron.model.bulk_migration import BulkState, is_bulk_final
 from novacron.model.migration import Migration, MigrationState
 from novacron.model.policy import DAYS, Policy, Window, Wishes

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from novacron.control.store.records import MIGRATIONS, NODES, POOLS, VMS
-from novacron.model import migration as machine
-from novacron.model.migration import COPY_KEPT_S, MigrationState
+from novacron.control.store.kinds import MIGRATIONS, NODES, POOLS, VMS
+from novacron.model import migration_steps as machine
+from novacron.model.migration import MigrationState
+from novacron.model.migration_steps import COPY_KEPT_S
 from novacron.model.vm import Desired, Task, TaskKind, VmState
 from tests.sim.house import House, _with, house
 

@@ -9,7 +9,7 @@ import pytest
 
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
-from novacron.control.store.records import MIGRATIONS
+from novacron.control.store.kinds import MIGRATIONS
 from novacron.errors import (
     DeadlineExceeded,
     MachineDied,
@@ -18,8 +18,8 @@ from novacron.errors import (
     NodeUnreachable,
     NovaCronError,
 )
-from novacron.model import migration as machine
-from novacron.model.migration import MigrationState
+from novacron.model import migration_steps as machine
+from novacron.model.migration import Migration, MigrationState, is_final
 from novacron.model.vm import Problem
 from tests.sim.house import House, house
 
@@ -174,9 +174,7 @@ async def test_an_agent_killed_during_any_step(tmp_path: Path, step: str, node: 
     async with house(tmp_path, transfer_s=1.0) as h:
         vm_id = await h.running_vm("a")
         migration_id = await h.migrate(vm_id, "b")
-        await h.until(
-            lambda: step in h.migration(migration_id).began or machine.is_final(h.migration(migration_id)), step
-        )
+        await h.until(lambda: step in h.migration(migration_id).began or is_final(h.migration(migration_id)), step)
         await h.cluster.kill(node)
         await h.cluster.boot(node)
         state = await h.ended(migration_id)
@@ -199,7 +197,7 @@ async def test_a_source_that_never_returns_does_not_hold_the_machine(tmp_path: P
 async def test_a_fault_of_ours_delays_and_strands_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verify, failures = Performer._verify, iter([RuntimeError("a bug")])
 
-    async def faulty(self: Performer, migration: machine.Migration, step: machine.Step) -> None:
+    async def faulty(self: Performer, migration: Migration, step: machine.Step) -> None:
         for failure in failures:
             raise failure
         await verify(self, migration, step)

@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from novacron.agent.ledger import Role
-from novacron.control.store.records import MIGRATIONS, VMS
+from novacron.control.store.kinds import MIGRATIONS, VMS
 from novacron.errors import DeadlineExceeded, MachineDied, MigrationFailed, MonitorFailed, NodeUnreachable
-from novacron.model import migration as machine
+from novacron.model import migration_steps as machine
 from novacron.model.machine import MachineStatus
-from novacron.model.migration import MigrationState, steps_of
+from novacron.model.migration import MigrationState, is_final
+from novacron.model.migration_steps import steps_of
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmState, status_of
 from tests.sim.house import WAYS, House, house
 from tests.sim.test_migration_story import killed_after_write
@@ -86,9 +87,7 @@ async def test_an_agent_killed_during_any_step(tmp_path: Path, way: str, step: s
         h.cluster.world.converges = False
         vm_id = await h.running_vm("a")
         migration_id = await h.migrate(vm_id, "b", way)
-        await h.until(
-            lambda: step in h.migration(migration_id).began or machine.is_final(h.migration(migration_id)), step
-        )
+        await h.until(lambda: step in h.migration(migration_id).began or is_final(h.migration(migration_id)), step)
         await h.cluster.kill(node)
         await h.cluster.boot(node)
         state = await h.ended(migration_id)

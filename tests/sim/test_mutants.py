@@ -8,12 +8,13 @@ import pytest
 
 from novacron.agent.arrivals import Arrivals
 from novacron.agent.ledger import Holding, Ledger, Role
-from novacron.control.store.records import IMAGES
+from novacron.control.store.kinds import IMAGES
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import MonitorFailed, NovaCronError, StaleGeneration
 from novacron.model.machine import MachineReport
 from novacron.model.migration import MigrationState
 from novacron.wire import agent as wire
+from novacron.wire import moving
 from tests.sim.house import House, house
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.anyio
 DISCARD = Arrivals.discard
 
 
-async def discard_believing_anything(self: Arrivals, args: wire.Discard) -> None:
+async def discard_believing_anything(self: Arrivals, args: moving.Discard) -> None:
     """Says that a machine never ran here, though it took over."""
     holding = self._ledger.get(args.vm_id)
     if holding is None or holding.role is not Role.OWNED:

@@ -11,7 +11,8 @@ import pytest
 from novacron.agent.network.memory import merged
 from novacron.control.migrations.reachable import gap
 from novacron.control.networks.weaver import Weaver
-from novacron.control.store.records import MIGRATIONS, NETWORKS, NODES, SECURITY_GROUPS, VMS, remove
+from novacron.control.store.kinds import MIGRATIONS, NETWORKS, NODES, SECURITY_GROUPS, VMS
+from novacron.control.store.records import remove
 from novacron.errors import NodeUnreachable, Unsupported
 from novacron.model.machine import NetworkKind, Nic
 from novacron.model.migration import MigrationState
@@ -26,7 +27,7 @@ from novacron.model.network import (
     Rule,
     SecurityGroup,
 )
-from novacron.wire.agent import Departed, TakeOver
+from novacron.wire.moving import Departed, TakeOver
 from novacron.wire.network import NetworkApply
 from tests.sim.house import TICK_S, House, house
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from novacron.control.once import Once
-from novacron.control.store.records import NETWORKS, REHEARSALS, VMS, VOLUMES
+from novacron.control.store.kinds import NETWORKS, REHEARSALS, VMS, VOLUMES
 from novacron.errors import DeadlineExceeded, MachineDied, MigrationFailed, NodeUnreachable, Unsupported
 from novacron.model.machine import NetworkKind, Nic
 from novacron.model.rehearsal import Rehearsal, RehearsalState, is_final

@@ -12,7 +12,8 @@ import pytest
 from novacron.control.once import Once
 from novacron.control.snapshots import timing
 from novacron.control.snapshots.schedules import ScheduleService
-from novacron.control.store.records import IMAGES, SCHEDULES, SNAPSHOTS, VMS, VOLUMES, update
+from novacron.control.store.kinds import IMAGES, SCHEDULES, SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.records import update
 from novacron.control.vms import asked
 from novacron.control.vms.asked import Ask
 from novacron.errors import Busy, Conflict, DriverError, NovaCronError, StateConflict, Unsupported

@@ -14,7 +14,7 @@ from novacron.config import ServerConfig
 from novacron.control.once import Once
 from novacron.control.pools.service import PoolService
 from novacron.control.room import Room
-from novacron.control.store.records import IMAGES, POOLS, VMS, VOLUMES
+from novacron.control.store.kinds import IMAGES, POOLS, VMS, VOLUMES
 from novacron.control.vms.disks import DiskService
 from novacron.control.vms.service import VmService
 from novacron.control.volumes.service import VolumeService
@@ -26,8 +26,9 @@ from novacron.model.vm import TaskKind, Vm, VmState, status_of
 from novacron.model.volume import Volume, VolumeState, VolumeTask, state_of
 from novacron.testing.fake_driver import FakeDriver
 from novacron.testing.sim_pool import POOL_ID, SimPool
+from novacron.wire.rest.devices import DiskIn
 from novacron.wire.rest.pools import PoolCreate
-from novacron.wire.rest.vms import DiskIn, StopRequest, VmCreate
+from novacron.wire.rest.vms import StopRequest, VmCreate
 from novacron.wire.rest.volumes import VolumeCreate, VolumeUpdate
 from tests.sim.house import House, house
 

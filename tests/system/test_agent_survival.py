@@ -36,6 +36,7 @@ from novacron.model.machine import (
 )
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.wire import agent as wire
+from novacron.wire import moving
 from tests.agent.waiting import until
 from tests.control.serving import SECRET, on_unix_socket, serving
 
@@ -269,19 +270,19 @@ async def test_a_live_migration_survives_both_agents(place: Place, killed_after:
 
     source = await a.call(wire.Start(spec=place.spec), MachineReport)
     before = await a.ticks_past(10)
-    to = await b.call(wire.Accept(migration_id=MIGRATION, spec=place.spec), wire.ReceptionAt)
+    to = await b.call(moving.Accept(migration_id=MIGRATION, spec=place.spec), moving.ReceptionAt)
     await done("accept")
-    send = wire.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=to, goals=Goals(max_downtime_ms=300))
-    await a.call(send, wire.Departed)
+    send = moving.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=to, goals=Goals(max_downtime_ms=300))
+    await a.call(send, moving.Departed)
     await done("send")
-    take_over = wire.TakeOver(vm_id=VM, generation=2, migration_id=MIGRATION)
-    arrived = await b.call(take_over, wire.Arrived)
+    take_over = moving.TakeOver(vm_id=VM, generation=2, migration_id=MIGRATION)
+    arrived = await b.call(take_over, moving.Arrived)
     await done("take_over")
     assert (arrived.report.status, arrived.report.generation) == (MachineStatus.RUNNING, 2)
-    assert (await b.call(take_over, wire.Arrived)).report.pid == arrived.report.pid
-    verify = wire.Verify(vm_id=VM, generation=2, migration_id=MIGRATION)
+    assert (await b.call(take_over, moving.Arrived)).report.pid == arrived.report.pid
+    verify = moving.Verify(vm_id=VM, generation=2, migration_id=MIGRATION)
     assert (await b.call(verify, MachineReport)).status is MachineStatus.RUNNING
-    release = wire.Release(vm_id=VM, generation=2, migration_id=MIGRATION)
+    release = moving.Release(vm_id=VM, generation=2, migration_id=MIGRATION)
     figures = await a.call(release, Figures)
     assert figures.bytes_transferred
     assert await a.call(release, Figures) == figures
@@ -299,20 +300,20 @@ async def test_a_live_migration_is_taken_back_while_it_streams_and_its_agents_di
     await b.start()
     source = await a.call(wire.Start(spec=place.spec), MachineReport)
     before = await a.ticks_past(10)
-    to = await b.call(wire.Accept(migration_id=MIGRATION, spec=place.spec), wire.ReceptionAt)
+    to = await b.call(moving.Accept(migration_id=MIGRATION, spec=place.spec), moving.ReceptionAt)
     slow = Goals(bandwidth_bytes_per_s=1 << 20)
-    send = wire.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=to, goals=slow)
+    send = moving.Send(vm_id=VM, generation=1, migration_id=MIGRATION, to=to, goals=slow)
     seen: list[Progress] = []
     place.link.on_progress(MIGRATION, seen.append)
-    sending = asyncio.create_task(a.call(send, wire.Departed))
+    sending = asyncio.create_task(a.call(send, moving.Departed))
     await until(lambda: any(one.transferred_bytes for one in seen))
     await asyncio.gather(a.restart(), b.restart())
     with pytest.raises(NodeUnreachable):
         await sending
-    reclaim = wire.Reclaim(vm_id=VM, generation=1, migration_id=MIGRATION)
+    reclaim = moving.Reclaim(vm_id=VM, generation=1, migration_id=MIGRATION)
     for _ in range(2):
         assert (await a.call(reclaim, MachineReport)).status is MachineStatus.RUNNING
-        await b.call(wire.Discard(vm_id=VM, generation=1, migration_id=MIGRATION), type(None))
+        await b.call(moving.Discard(vm_id=VM, generation=1, migration_id=MIGRATION), type(None))
     assert machine_pids() == [source.pid]
     assert list(b.run_dir.iterdir()) == []
     await a.ticks_past(before[-1])

@@ -21,7 +21,7 @@ from novacron.agent.proxies import Proxies
 from novacron.agent.undo import Undo
 from novacron.errors import NotFound, NovaCronError, StaleGeneration, StateConflict
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class Arrivals:
@@ -47,7 +47,7 @@ class Arrivals:
         self._travel = travel
         self._clearing = Clearing(ledger, provisioner, driver)
 
-    async def accept(self, args: wire.Accept) -> wire.ReceptionAt:
+    async def accept(self, args: moving.Accept) -> moving.ReceptionAt:
         """Start it paused, waiting for its stream; one that `boots`: see that it can be started, and wait for that.
 
         Leftovers of an older migration of the machine are cleared first.
@@ -86,17 +86,17 @@ class Arrivals:
                 await self._ledger.put(incoming)
                 await self._cold.rehearse(spec, args.receives)
             if args.boots and not args.receives:
-                return wire.ReceptionAt(host="", port=0, key_hex="")
+                return moving.ReceptionAt(host="", port=0, key_hex="")
             return await self._listen(incoming, args, again=again)
 
-    async def _listen(self, incoming: Holding, args: wire.Accept, *, again: bool) -> wire.ReceptionAt:
+    async def _listen(self, incoming: Holding, args: moving.Accept, *, again: bool) -> moving.ReceptionAt:
         """Started and waiting, or found so. After a failure nothing of it is left, nor a volume that was to be filled
         (undone in reverse: its floor stays).
         """
         spec = incoming.spec if incoming.spec and not incoming.boots else bare(incoming.spec)
         received = incoming.received
 
-        async def listen(launch: Launch) -> wire.ReceptionAt:
+        async def listen(launch: Launch) -> moving.ReceptionAt:
             at = await self._proxies.accept(self._driver, launch, args)
             if at.disks is None or not incoming.resumed:
                 return at
@@ -133,7 +133,7 @@ class Arrivals:
             await self._driver.forget(before.vm_id)
         return False
 
-    async def take_over(self, args: wire.TakeOver) -> wire.Arrived:
+    async def take_over(self, args: moving.TakeOver) -> moving.Arrived:
         """Continue it as this node's own, under the generation that the commit wrote.
 
         The ledger is written while the guest resumes, not before: this is the guest's downtime. An agent that dies
@@ -176,9 +176,9 @@ class Arrivals:
                 await self._ledger.put(msgspec.structs.replace(owned, received=(), belongings=False))
             await self._travel.arrived(spec)
         report = msgspec.structs.replace(arrival.report, generation=args.generation)
-        return wire.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
+        return moving.Arrived(resumed_ago_ms=arrival.resumed_ago_ms, report=report)
 
-    async def _boot(self, holding: Holding, owned: Holding) -> wire.Arrived:
+    async def _boot(self, holding: Holding, owned: Holding) -> moving.Arrived:
         try:
             await self._cold.boot_here(owned)
         except BaseException:
@@ -187,9 +187,9 @@ class Arrivals:
         report = self._machines.report(owned.vm_id)
         if report is None:
             raise NotFound(f"machine {owned.vm_id} went away meanwhile")
-        return wire.Arrived(resumed_ago_ms=0.0, report=report)
+        return moving.Arrived(resumed_ago_ms=0.0, report=report)
 
-    async def verify(self, args: wire.Verify) -> MachineReport:
+    async def verify(self, args: moving.Verify) -> MachineReport:
         """Ask the hypervisor whether it really runs. :raise NotFound: nothing of it is here."""
         holding = self._ledger.check(args.vm_id, args.generation)
         if holding is None or holding.role is not Role.OWNED:
@@ -205,7 +205,7 @@ class Arrivals:
         seen = self._driver.report(vm_id)
         return seen is not None and seen.status is MachineStatus.INCOMING
 
-    async def discard(self, args: wire.Discard) -> None:
+    async def discard(self, args: moving.Discard) -> None:
         """End what `accept` started. What came with another migration is not touched.
 
         When this returns, the machine never continued here and never will under that migration.
@@ -230,7 +230,7 @@ class Arrivals:
                 await self._remove_copies(holding)
                 await self._clearing.clear(holding)
 
-    async def _keep(self, holding: Holding, seen: MachineReport | None, args: wire.Discard) -> bool:
+    async def _keep(self, holding: Holding, seen: MachineReport | None, args: moving.Discard) -> bool:
         """Whether what has come of its disks stays, and nothing else of it is here: only what its hypervisor closed in
         order, so that all of it is on its storage.
         """
@@ -250,7 +250,7 @@ class Arrivals:
         await self._clearing.clear(holding, kept=kept)
         return True
 
-    async def settle(self, args: wire.Settle) -> None:
+    async def settle(self, args: moving.Settle) -> None:
         """Of a machine at rest whose disks have come: they stay, and nothing else of it is here any more."""
         async with self._ledger.turn(args.vm_id):
             holding = await self._ledger.admit(args.vm_id, args.generation)

@@ -6,7 +6,7 @@ from novacron.agent.drivers.base import Driver
 from novacron.agent.ledger import Ledger, Role
 from novacron.agent.proxies import Proxies
 from novacron.errors import NotFound
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class Bandwidth:
@@ -17,7 +17,7 @@ class Bandwidth:
         self._driver = driver
         self._proxies = proxies
 
-    async def change(self, args: wire.SetBandwidth) -> None:
+    async def change(self, args: moving.SetBandwidth) -> None:
         """From now on no faster than that. Its guest waits for nothing.
 
         :raise NotFound: it does not leave by that migration. :raise StateConflict: nothing is on its way yet, or any

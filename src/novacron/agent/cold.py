@@ -12,7 +12,7 @@ from novacron.agent.undo import Undo
 from novacron.clock import Clock
 from novacron.errors import MigrationFailed, NotFound, StateConflict
 from novacron.model.machine import ENDED, Firmware, MachineReport, MachineSpec, MachineStatus, StopMode
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 BARE_MEMORY_MIB = 32
 REMAINING_DEADLINE_S = 60.0
@@ -58,7 +58,7 @@ class Cold:
         async with Undo() as undo:
             await self._provisioner.prepare(spec, undo, fresh=receives)
 
-    async def open_disks(self, holding: Holding | None, args: wire.CopyDisks | wire.CopyHere) -> None:
+    async def open_disks(self, holding: Holding | None, args: moving.CopyDisks | moving.CopyHere) -> None:
         """(source) Have the disks of a machine at rest open, noted first: from here on only `reclaim` lets it run.
 
         :raise StateConflict: it runs, or its other half is here.
@@ -84,7 +84,7 @@ class Cold:
         await self._ledger.put(leaving)
         await self._provisioner.boot(bare(args.spec), lambda launch: self._driver.open_disks(launch, args.migration_id))
 
-    async def close_disks(self, holding: Holding, args: wire.Reclaim) -> MachineReport:
+    async def close_disks(self, holding: Holding, args: moving.Reclaim) -> MachineReport:
         """(source) A machine at rest is at rest again, here."""
         seen = self._driver.report(holding.vm_id)
         if seen is not None:
@@ -112,7 +112,7 @@ class Cold:
         await self._ledger.put(own)
         return ended
 
-    async def halt(self, args: wire.Halt) -> wire.Departed:
+    async def halt(self, args: moving.Halt) -> moving.Departed:
         """(source) End it, noted first: from here on only `reclaim` makes it run here.
 
         Holds no turn while the guest takes its time, so that a `reclaim` or a forced stop can overtake it.
@@ -132,9 +132,9 @@ class Cold:
         await self._driver.halt(args.vm_id, args.migration_id, args.volumes, args.deadline_s)
         async with self._ledger.turn(args.vm_id):
             await self._machines.keep_end(args.vm_id)
-        return wire.Departed(stopped_ago_ms=(self._clock.monotonic_s() - asked_at_s) * 1e3)
+        return moving.Departed(stopped_ago_ms=(self._clock.monotonic_s() - asked_at_s) * 1e3)
 
-    async def _note_halt(self, holding: Holding, args: wire.Halt) -> None:
+    async def _note_halt(self, holding: Holding, args: moving.Halt) -> None:
         seen = self._driver.report(args.vm_id)
         if seen is None or seen.status in ENDED:
             raise MigrationFailed(f"machine {args.vm_id} ended by itself before it was moved")

@@ -9,7 +9,7 @@ from novacron.agent.drivers.handoff import DiskReception
 from novacron.agent.ledger import Ledger, Role
 from novacron.errors import NotFound, StateConflict
 from novacron.model.migration import Goals
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class Copier:
@@ -20,7 +20,7 @@ class Copier:
         self._driver = driver
         self._teller = teller
 
-    async def copy_out(self, args: wire.CopyOut) -> wire.DisksCopied:
+    async def copy_out(self, args: moving.CopyOut) -> moving.DisksCopied:
         """Copy its disks into the target's. Joins a copy under way; cancelled, it goes on.
 
         :raise NotFound: nothing of it runs here. :raise StateConflict: a migration has it.
@@ -37,9 +37,9 @@ class Copier:
         copied = await self._driver.copy_out(
             args.vm_id, args.rehearsal_id, place_of(args.to), args.exports, goals, tell
         )
-        return wire.DisksCopied(copied_bytes=copied)
+        return moving.DisksCopied(copied_bytes=copied)
 
-    async def drop_copy(self, args: wire.DropCopy) -> None:
+    async def drop_copy(self, args: moving.DropCopy) -> None:
         """Nothing of the copying is left. A machine that is another node's by now took nothing of it along.
 
         :raise StaleGeneration: this node knows of a newer owner than who asks.
@@ -50,7 +50,7 @@ class Copier:
                 await self._driver.drop_copy(args.vm_id, args.rehearsal_id)
 
 
-def place_of(at: wire.DisksAt) -> DiskReception:
+def place_of(at: moving.DisksAt) -> DiskReception:
     """Where the target takes in disks, as the driver is told."""
     return DiskReception(
         host=at.host,

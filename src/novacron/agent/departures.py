@@ -22,7 +22,7 @@ from novacron.agent.proxies import Proxies
 from novacron.errors import MigrationFailed, NotFound, StateConflict
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Figures
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class Departures:
@@ -50,7 +50,7 @@ class Departures:
         self._teller = teller
         self._clearing = Clearing(ledger, provisioner, driver)
 
-    async def send(self, args: wire.Send) -> wire.Departed:
+    async def send(self, args: moving.Send) -> moving.Departed:
         """Move its state; answers when both sides stand still. Joins a transfer that is under way.
 
         Cancelling this stops the waiting, not the transfer: taking it back is `reclaim`'s work alone.
@@ -83,9 +83,9 @@ class Departures:
         departure = await self._proxies.send(args, holding.spec, act, again=again, left=left)
         luggage = await self._travel.leaving(holding.spec)
         stopped_ago_ms = departure.stopped_ago_ms + luggage.packed_in_ms
-        return wire.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
+        return moving.Departed(stopped_ago_ms=stopped_ago_ms, flows=luggage.flows)
 
-    async def copy_disks(self, args: wire.CopyDisks) -> wire.DisksCopied:
+    async def copy_disks(self, args: moving.CopyDisks) -> moving.DisksCopied:
         """Make the target's disks like its own, and keep them so. Joins a copy under way; cancelled, it goes on.
 
         :raise NotFound: nothing of it is here. :raise MigrationFailed: a disk could not be copied; it runs as before.
@@ -109,9 +109,9 @@ class Departures:
         copied = await self._driver.copy_disks(
             args.vm_id, args.migration_id, place_of(args.to), args.volumes, args.goals, tell
         )
-        return wire.DisksCopied(copied_bytes=copied)
+        return moving.DisksCopied(copied_bytes=copied)
 
-    async def release(self, args: wire.Release) -> Figures:
+    async def release(self, args: moving.Release) -> Figures:
         """End this node's claim. Its volumes are the target's now and stay, but for copies that the order names: those
         are deleted. Asked again: the same figures.
 
@@ -137,7 +137,7 @@ class Departures:
             await self._proxies.end(args.migration_id)
         return figures
 
-    async def reclaim(self, args: wire.Reclaim) -> MachineReport:
+    async def reclaim(self, args: moving.Reclaim) -> MachineReport:
         """Make it run as before, at whatever moment of the transfer. Absent: its last report.
 
         :raise StaleGeneration: the ownership has moved. :raise NotFound: it was never here.

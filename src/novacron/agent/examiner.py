@@ -12,7 +12,7 @@ from novacron.errors import NotFound
 from novacron.model.blocks import BlockDigests
 from novacron.model.machine import MachineReport
 from novacron.model.verdict import Signs
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class Examiner:
@@ -24,14 +24,14 @@ class Examiner:
         self._driver = driver
         self._machines = machines
 
-    async def examine(self, args: wire.Examine) -> Signs:
+    async def examine(self, args: moving.Examine) -> Signs:
         """Its guest's heartbeat and clock. :raise NotFound: it is not this node's own. Else raises as the driver."""
         holding = self._ledger.check(args.vm_id, args.generation)
         if holding is None or holding.role is not Role.OWNED:
             raise NotFound(f"machine {args.vm_id} is not this node's own")
         return await self._driver.examine(args.vm_id)
 
-    async def read_blocks(self, args: wire.ReadBlocks) -> BlockDigests:
+    async def read_blocks(self, args: moving.ReadBlocks) -> BlockDigests:
         """What is in blocks of a disk. :raise NotFound: nothing of the migration is here. Else raises as the driver."""
         holding = self._ledger.check(args.vm_id, args.generation)
         mine = holding is not None and holding.role in (Role.OWNED, Role.LEAVING)
@@ -56,7 +56,7 @@ class Examiner:
         source = (await self._provisioner.volume(holding.spec, disk)).source
         return str(source.path) if isinstance(source, FileAt) else ""
 
-    async def whereabouts(self, args: wire.Whereabouts) -> MachineReport:
+    async def whereabouts(self, args: moving.Whereabouts) -> MachineReport:
         """What the hypervisor says now. Nothing of it here: absent, or how it ended.
 
         :raise StaleGeneration: this node knows of a newer owner than who asks.

@@ -6,7 +6,7 @@ from novacron.agent.drivers.base import Driver
 from novacron.agent.ledger import Ledger, Role
 from novacron.errors import NotFound
 from novacron.model.prediction import Measurement
-from novacron.wire.agent import Measure
+from novacron.wire.moving import Measure
 
 
 class Gauge:

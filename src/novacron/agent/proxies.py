@@ -25,7 +25,7 @@ from novacron.errors import InvalidInput, MigrationFailed, NovaCronError
 from novacron.model.identity import is_id
 from novacron.model.machine import MachineSpec
 from novacron.model.migration import Figures
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 FOLDER = "streams"
 SAYS_WITHIN_S = 1.0
@@ -40,14 +40,14 @@ class _Taken(msgspec.Struct):
     """A stream that comes in. at: where its source was told to come."""
 
     receiver: Receiver
-    at: wire.ReceptionAt
+    at: moving.ReceptionAt
 
 
 class _Given(msgspec.Struct):
     """A stream that goes out."""
 
     sender: Sender
-    to: wire.ReceptionAt
+    to: moving.ReceptionAt
     socket: Path
 
 
@@ -99,7 +99,7 @@ class Proxies:
 
     # -- target --------------------------------------------------------------------------------------------
 
-    async def accept(self, driver: Driver, launch: Launch, args: wire.Accept) -> wire.ReceptionAt:
+    async def accept(self, driver: Driver, launch: Launch, args: moving.Accept) -> moving.ReceptionAt:
         """Have the driver wait for a stream, behind a proxy where one is asked for. Asked again: the same answer.
 
         Disks come by themselves, past any proxy.
@@ -121,11 +121,11 @@ class Proxies:
         return await self._told(reception, migration_id, proxy, launch.uid)
 
     async def _told(
-        self, reception: Reception, migration_id: str, proxy: wire.Proxy | None, uid: int | None
-    ) -> wire.ReceptionAt:
+        self, reception: Reception, migration_id: str, proxy: moving.Proxy | None, uid: int | None
+    ) -> moving.ReceptionAt:
         disks = _disks(reception)
         if reception.socket is None or proxy is None:
-            return wire.ReceptionAt(
+            return moving.ReceptionAt(
                 host=reception.host,
                 port=reception.port,
                 key_hex=reception.key_hex,
@@ -147,13 +147,13 @@ class Proxies:
         except BaseException:
             await receiver.close()
             raise
-        at = wire.ReceptionAt(host=host, port=port, key_hex=secret.hex(), proxied=True, disks=disks)
+        at = moving.ReceptionAt(host=host, port=port, key_hex=secret.hex(), proxied=True, disks=disks)
         self._taken[migration_id] = _Taken(receiver, at)
         return at
 
     # -- source --------------------------------------------------------------------------------------------
 
-    async def send(self, args: wire.Send, spec: MachineSpec, act: Act, *, again: bool, left: bool) -> Departure:
+    async def send(self, args: moving.Send, spec: MachineSpec, act: Act, *, again: bool, left: bool) -> Departure:
         """Have the driver `act` with where its stream goes. again: this migration was begun here before; left: the
         machine's state has gone already, as far as it was to go.
 
@@ -200,7 +200,7 @@ class Proxies:
     def _through(self, given: _Given) -> Reception:
         return Reception(socket=given.socket, patience_s=self._settings.deadline_s + SLACK_S)
 
-    async def _make(self, migration_id: str, to: wire.ReceptionAt, spec: MachineSpec, cap: int | None) -> _Given:
+    async def _make(self, migration_id: str, to: moving.ReceptionAt, spec: MachineSpec, cap: int | None) -> _Given:
         """The sender of this migration, listening for QEMU."""
         async with self._making:
             known = self._given.get(migration_id)
@@ -240,14 +240,14 @@ class Proxies:
         return ""
 
 
-def _disks(reception: Reception) -> wire.DisksAt | None:
+def _disks(reception: Reception) -> moving.DisksAt | None:
     at = reception.disks
     if at is None:
         return None
-    return wire.DisksAt(host=at.host, port=at.port, key_hex=at.key_hex, layered=at.layered, resumable=at.resumable)
+    return moving.DisksAt(host=at.host, port=at.port, key_hex=at.key_hex, layered=at.layered, resumable=at.resumable)
 
 
-def _direct(to: wire.ReceptionAt) -> Reception:
+def _direct(to: moving.ReceptionAt) -> Reception:
     return Reception(host=to.host, port=to.port, key_hex=to.key_hex, channels=to.channels)
 
 

@@ -15,7 +15,7 @@ from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.provisioner import Provisioner
 from novacron.errors import MigrationFailed, NotFound, StateConflict
 from novacron.model.machine import MachineReport
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class Rehouse:
@@ -35,7 +35,7 @@ class Rehouse:
         self._cold = cold
         self._teller = teller
 
-    async def copy_here(self, args: wire.CopyHere) -> wire.DisksCopied:
+    async def copy_here(self, args: moving.CopyHere) -> moving.DisksCopied:
         """Make the new volumes, noted first, and copy. Joins a copy under way; cancelled, it goes on.
 
         :raise NotFound: nothing of it is here. :raise Conflict: one of the volumes is there already.
@@ -59,9 +59,9 @@ class Rehouse:
             ]
         tell = self._teller(args.migration_id)
         copied = await self._driver.copy_here(args.vm_id, args.migration_id, tuple(files), args.goals, tell)
-        return wire.DisksCopied(copied_bytes=copied)
+        return moving.DisksCopied(copied_bytes=copied)
 
-    def _leaving(self, holding: Holding | None, args: wire.CopyHere) -> Holding:
+    def _leaving(self, holding: Holding | None, args: moving.CopyHere) -> Holding:
         if holding is None or (not args.at_rest and self._driver.report(args.vm_id) is None):
             raise NotFound(f"no machine {args.vm_id} runs on this node")
         if holding.role not in (Role.OWNED, Role.LEAVING):
@@ -75,7 +75,7 @@ class Rehouse:
             elsewhere=args.wanted,
         )
 
-    async def pivot(self, args: wire.Pivot) -> MachineReport:
+    async def pivot(self, args: moving.Pivot) -> MachineReport:
         """It works with the copies alone; noted first. :raise MigrationFailed: it does not, with none of them."""
         async with self._ledger.turn(args.vm_id):
             holding = self._of(args.vm_id, args.generation, args.migration_id)
@@ -86,7 +86,7 @@ class Rehouse:
                 await self._ledger.put(msgspec.structs.replace(holding, pivoting=""))
                 raise
 
-    async def tidy(self, args: wire.Tidy) -> None:
+    async def tidy(self, args: moving.Tidy) -> None:
         """The machine is this node's own again, and what its disks were before is deleted."""
         async with self._ledger.turn(args.vm_id):
             holding = self._ledger.check(args.vm_id, args.generation)

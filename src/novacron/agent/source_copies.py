@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from novacron.agent.ledger import Holding, Ledger, Role
 from novacron.agent.provisioner import Provisioner
 from novacron.errors import Reason, StateConflict
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 
 class SourceCopies:
@@ -17,7 +17,7 @@ class SourceCopies:
         self._ledger = ledger
         self._provisioner = provisioner
 
-    async def discard(self, args: wire.DiscardCopies) -> None:
+    async def discard(self, args: moving.DiscardCopies) -> None:
         """Delete them. After a failure some may be left: ask again.
 
         :raise StaleGeneration: the VM has moved on since who asks looked: its disks may be here again.

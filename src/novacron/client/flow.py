@@ -1,6 +1,6 @@
 """Conversations with the server, written once: generators that say what is to be done and never do it.
 
-A flow yields one effect at a time and is sent its outcome; `sync` and `asynchronous` do the effects.
+A flow yields one effect at a time and is sent its outcome; `sync_stage` and `async_stage` do the effects.
 
     Send → Response    one request and its answer
     SendPart → Response   one request that carries a part of a file

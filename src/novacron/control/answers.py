@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from novacron.control.problems import MAX_REASONS, problems
-from novacron.control.store.records import Stored
+from novacron.control.store.shelf import Stored
 from novacron.errors import InvalidInput, PreconditionFailed, Reason
 from novacron.model.identity import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, is_id
 

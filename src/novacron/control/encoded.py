@@ -7,7 +7,9 @@ from typing import Any, Generic
 
 import msgspec
 
-from novacron.control.store.records import Kind, R, Records, Seen, Stored
+from novacron.control.store.kinds import Kind, R
+from novacron.control.store.records import Records, Seen
+from novacron.control.store.shelf import Stored
 
 View = Callable[[R, int], dict[str, Any]]
 """Record and revision → the object in the shape of wire.rest."""

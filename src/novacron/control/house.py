@@ -30,7 +30,8 @@ from novacron.control.images.filler import Filler
 from novacron.control.images.routes import router as image_routes
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
-from novacron.control.link import Agents, HelloListener, Link, ReportListener
+from novacron.control.line_listeners import HelloListener, ReportListener
+from novacron.control.link import Agents, Link
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.kept_copies import KeptCopies
 from novacron.control.migrations.link_routes import router as link_routes
@@ -70,7 +71,7 @@ from novacron.control.snapshots.schedules import ScheduleService
 from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.view import ScheduleView, SnapshotView
 from novacron.control.snapshots.worker import SnapshotWorker
-from novacron.control.store.records import (
+from novacron.control.store.kinds import (
     BULK_MIGRATIONS,
     IMAGES,
     LINKS,
@@ -86,8 +87,8 @@ from novacron.control.store.records import (
     TEMPLATES,
     VMS,
     VOLUMES,
-    Records,
 )
+from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.stream import Stream, View
 from novacron.control.supervise import Work, keep_going

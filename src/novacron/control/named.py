@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from novacron.control.store.records import Kind, R, Records, Stored
+from novacron.control.store.kinds import Kind, R
+from novacron.control.store.records import Records
+from novacron.control.store.shelf import Stored
 from novacron.errors import InvalidInput, NotFound
 
 

@@ -12,7 +12,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from novacron.control.store.records import IMAGES, MIGRATIONS, NODES, VMS, VOLUMES, Records
+from novacron.control.store.kinds import IMAGES, MIGRATIONS, NODES, VMS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.model.image import ImageState
 from novacron.model.migration import MigrationState
 from novacron.model.node import NodeState

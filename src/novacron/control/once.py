@@ -19,7 +19,9 @@ from starlette.requests import Request
 
 from novacron.control.answers import check_match
 from novacron.control.store.base import Delete, Expect, Put, Store
-from novacron.control.store.records import WRITE_TRIES, Kind, R, Records, Stored, Write, unchanged, update
+from novacron.control.store.kinds import Kind, R
+from novacron.control.store.records import WRITE_TRIES, Records, Write, unchanged, update
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed, Conflict, IdempotencyMismatch, Reason
 
 KEYS = "idempotency/"

@@ -14,7 +14,8 @@ import msgspec
 from novacron.config import ServerConfig
 from novacron.control.scheduler.placement import Candidate, Limits
 from novacron.control.store.base import Expect, Put
-from novacron.control.store.records import MIGRATIONS, NODES, POOLS, VMS, Records, Write
+from novacron.control.store.kinds import MIGRATIONS, NODES, POOLS, VMS
+from novacron.control.store.records import Records, Write
 from novacron.model.machine import ENDED
 from novacron.model.migration import is_final
 from novacron.model.vm import Desired, Vm, running_spec, status_of

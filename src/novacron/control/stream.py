@@ -18,7 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from novacron.control.access.guard import WEBSOCKET_TOKEN
 from novacron.control.problems import problem
 from novacron.control.store.base import Change
-from novacron.control.store.records import KINDS, Records, Seen
+from novacron.control.store.kinds import KINDS
+from novacron.control.store.records import Records, Seen
 from novacron.errors import Compacted, Forbidden, InvalidInput, NovaCronError, Reason, Unavailable
 from novacron.model.event import CHANGES_PER_REVISION, ChangeKind, Event, revision_of, seq_of
 from novacron.wire.stream import MAX_FRAME_BYTES, ErrorFrame, EventFrame, Ready, Resync, Subscribe

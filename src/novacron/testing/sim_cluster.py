@@ -26,7 +26,8 @@ from pathlib import Path
 import msgspec
 
 from novacron.clock import Clock
-from novacron.control.link import Answer, LineListeners
+from novacron.control.line_listeners import LineListeners
+from novacron.control.link import Answer
 from novacron.errors import DeadlineExceeded, NodeUnreachable, from_data
 from novacron.model.node import NodeUsage
 from novacron.testing.fake_driver import FakeWorld

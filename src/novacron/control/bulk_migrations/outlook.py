@@ -13,14 +13,15 @@ from novacron.control.bulk_migrations.timetable import Timetable, UnderWay, Way,
 from novacron.control.migrations import decide, history
 from novacron.control.migrations.choice import Choice
 from novacron.control.migrations.plan import NodePlan, Plan
-from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.planner import Learnt, Planner
 from novacron.control.migrations.windows import opens_at
 from novacron.control.room import Room
 from novacron.control.scheduler.placement import Candidate, Need
-from novacron.control.store.records import MIGRATIONS, VMS, Records
+from novacron.control.store.kinds import VMS
+from novacron.control.store.records import Records
 from novacron.errors import Busy, NovaCronError, Reason
 from novacron.model.bulk_migration import BulkLimits, BulkMigration, Entry, EntryState, Forecast, Purpose
-from novacron.model.migration import Goals, Migration, MigrationKind
+from novacron.model.migration import Goals, MigrationKind
 from novacron.model.vm import Vm, running_spec
 from novacron.wire.rest.migrations import MigrationCreate
 
@@ -47,13 +48,13 @@ class Surveyor:
         """When each waiting entry moves and where to, and what that takes. Lets others in: it may be long."""
         nodes = [_open(one, bulk) for one in self._room.candidates()]
         blank = [msgspec.structs.replace(one, committed_memory_mib=0, committed_vcpus=0) for one in nodes]
-        past = history.completed(stored.record for stored in self._records.all(MIGRATIONS)[-500:])
+        learnt = self._planner.learnt()
         waiting = [entry for entry in bulk.entries if entry.state is EntryState.WAITING]
         part = self._share(bulk, waiting, nodes)
         passing: set[str] = set()
         wishes = []
         for entry in waiting:
-            wish, is_busy = self._wish(bulk, entry, blank, past, part)
+            wish, is_busy = self._wish(bulk, entry, blank, learnt, part)
             wishes.append(wish)
             await asyncio.sleep(0)
             passing |= {entry.vm_id} if is_busy else set()
@@ -118,7 +119,7 @@ class Surveyor:
         return stored is None or decide.is_at_rest(stored.record)
 
     def _wish(
-        self, bulk: BulkMigration, entry: Entry, blank: list[Candidate], past: list[Migration], part: int
+        self, bulk: BulkMigration, entry: Entry, blank: list[Candidate], learnt: Learnt, part: int
     ) -> tuple[Wish, bool]:
         """The VM's wish, and whether it is only busy now."""
         stored = self._records.get(VMS, entry.vm_id)
@@ -128,17 +129,17 @@ class Surveyor:
         vm = stored.record
         body = self.body(bulk, vm, bulk.target_node, part)
         try:
-            made = self._planner.plan(vm, self._planner.asked(body, vm), "", blank)
+            made = self._planner.plan(vm, self._planner.asked(body, vm), "", blank, learnt)
         except Busy as busy:
             return msgspec.structs.replace(nothing, cannot=_reasons(busy)), True
         except NovaCronError as refused:
             return msgspec.structs.replace(nothing, cannot=_reasons(refused)), False
-        return self._planned(entry, vm, made, past), False
+        return self._planned(entry, vm, made, learnt), False
 
-    def _planned(self, entry: Entry, vm: Vm, made: Plan, past: list[Migration]) -> Wish:
-        asked, probes = made.asked.target_id, self._planner.probes()
+    def _planned(self, entry: Entry, vm: Vm, made: Plan, learnt: Learnt) -> Wish:
+        asked = made.asked.target_id
         looked_at = [one for one in made.nodes if not one.is_here and asked in ("", one.node_id)]
-        ways = {one.node_id: _way(one, one.choice, made, past, probes) for one in looked_at if one.choice is not None}
+        ways = {one.node_id: _way(one, one.choice, made, learnt) for one in looked_at if one.choice is not None}
         return Wish(
             vm_id=vm.id,
             vm_name=vm.name,
@@ -198,11 +199,11 @@ def _reasons(error: NovaCronError) -> tuple[Reason, ...]:
     return error.reasons or (Reason(error.code, error.message),)
 
 
-def _way(node: NodePlan, choice: Choice, plan: Plan, past: list[Migration], probes: history.Probes) -> Way:
+def _way(node: NodePlan, choice: Choice, plan: Plan, learnt: Learnt) -> Way:
     """How long the move takes: what the prediction has beside its bytes, and the bytes at the rate it gets."""
     predicted, goals = choice.way.predicted, plan.asked.effective.goals
-    rate = history.link(past, plan.source_id, node.node_id, goals, probes).rate.expected
-    carried = history.link(past, plan.source_id, node.node_id, Goals(), probes).rate.expected
+    rate = history.link(learnt.past, plan.source_id, node.node_id, goals, learnt.probes).rate.expected
+    carried = history.link(learnt.past, plan.source_id, node.node_id, Goals(), learnt.probes).rate.expected
     sent = predicted.bytes_transferred.expected if choice.way.kind is not MigrationKind.COLD else 0.0
     fixed_s = max(predicted.total_ms.expected / 1e3 - sent / rate, 0.0)
     return Way(fixed_s=fixed_s, stream_bytes=sent, rate=rate, link_rate=max(carried, rate))

@@ -12,7 +12,8 @@ from novacron.control.answers import JSON, PREFIX, IfMatch, Listed, noun, page, 
 from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.bulk_migrations.view import BulkMigrationView
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import BULK_MIGRATIONS, Records
+from novacron.control.store.kinds import BULK_MIGRATIONS
+from novacron.control.store.records import Records
 from novacron.model.bulk_migration import BulkMigration, BulkState
 from novacron.wire.rest import bulk_migrations as wire
 from novacron.wire.rest.common import PageOf, Ref

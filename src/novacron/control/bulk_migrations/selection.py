@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from novacron.control.named import named
-from novacron.control.store.records import BULK_MIGRATIONS, MIGRATIONS, NODES, VMS, Records
+from novacron.control.store.kinds import BULK_MIGRATIONS, MIGRATIONS, NODES, VMS
+from novacron.control.store.records import Records
 from novacron.errors import InvalidInput, Reason, StateConflict
 from novacron.model.bulk_migration import (
     MAX_VMS,

@@ -18,19 +18,9 @@ from novacron.control.once import Change, Once, Outcome
 from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room, holds_room
 from novacron.control.scheduler.placement import Candidate, Need
-from novacron.control.store.records import (
-    BULK_MIGRATIONS,
-    NODES,
-    POLICIES,
-    VMS,
-    WRITE_TRIES,
-    Records,
-    Stored,
-    Write,
-    create,
-    unchanged,
-    update,
-)
+from novacron.control.store.kinds import BULK_MIGRATIONS, NODES, POLICIES, VMS
+from novacron.control.store.records import WRITE_TRIES, Records, Write, create, unchanged, update
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed
 from novacron.model import bulk_migration as model
 from novacron.model.bulk_migration import (

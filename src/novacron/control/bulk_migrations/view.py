@@ -9,7 +9,8 @@ import msgspec
 
 from novacron.control.bulk_migrations.service import Loss
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import BULK_MIGRATIONS, NODES, POLICIES, Records
+from novacron.control.store.kinds import BULK_MIGRATIONS, NODES, POLICIES
+from novacron.control.store.records import Records
 from novacron.model.bulk_migration import BulkMigration, Entry, EntryState, Forecast
 from novacron.wire.rest.bulk_migrations import BulkMigrationCreate
 

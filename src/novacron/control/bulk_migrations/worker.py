@@ -21,11 +21,13 @@ from novacron.control.migrations.decide import is_at_rest
 from novacron.control.migrations.service import MigrationService
 from novacron.control.once import Once
 from novacron.control.room import Room
-from novacron.control.store.records import BULK_MIGRATIONS, MIGRATIONS, NODES, VMS, Records, Seen, Write, update
+from novacron.control.store.kinds import BULK_MIGRATIONS, MIGRATIONS, NODES, VMS
+from novacron.control.store.records import Records, Seen, Write, update
 from novacron.errors import PASSING, NovaCronError, Reason, StateConflict
 from novacron.model import bulk_migration as model
 from novacron.model.bulk_migration import BulkMigration, BulkState, Entry, EntryState, blocked, is_bulk_final
-from novacron.model.migration import Migration, is_final, may_cancel, may_stream, paced
+from novacron.model.migration import Migration, is_final, paced
+from novacron.model.migration_steps import may_cancel, may_stream
 from novacron.model.vm import Vm
 
 LOOK_S = 2.0

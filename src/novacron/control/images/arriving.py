@@ -17,7 +17,7 @@ from novacron.control.images.service import ImageService
 from novacron.control.images.uploads import Upload
 from novacron.control.images.view import ImageView
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import IMAGES
+from novacron.control.store.kinds import IMAGES
 from novacron.errors import InvalidInput, Malformed
 from novacron.model.image import FileRole
 from novacron.wire.rest import images as wire

@@ -9,7 +9,8 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
-from novacron.control.store.records import IMAGES, NODES, POOLS, VMS, VOLUMES, Records
+from novacron.control.store.kinds import IMAGES, NODES, POOLS, VMS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
 from novacron.model.node import Node
 from novacron.model.pool import Pool, PoolDriver, spec_of

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from novacron.control.store.base import Delete, Expect, Put
-from novacron.control.store.records import IMAGES, VMS, VOLUMES, Records, Write, update
+from novacron.control.store.kinds import IMAGES, VMS, VOLUMES
+from novacron.control.store.records import Records, Write, update
 from novacron.errors import Conflict, Reason, StateConflict
 from novacron.model.image import (
     FilePhase,

@@ -16,7 +16,8 @@ from novacron.control.images import catalogue
 from novacron.control.images.inspect import Inspected
 from novacron.control.images.shelf import Arrived, Shelf
 from novacron.control.once import Change, Once, Outcome
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.errors import NotFound, StoreUnavailable
 from novacron.model.image import FileRole, Image, ImageFile, file_of
 

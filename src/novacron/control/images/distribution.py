@@ -13,7 +13,8 @@ import msgspec
 import structlog
 
 from novacron.control.link import Agents
-from novacron.control.store.records import IMAGES, NODES, POOLS, Records
+from novacron.control.store.kinds import IMAGES, NODES, POOLS
+from novacron.control.store.records import Records
 from novacron.errors import NotFound
 from novacron.model.image import Image
 from novacron.model.machine import Disk, MachineSpec

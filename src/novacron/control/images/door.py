@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from novacron.control.images.catalogue import is_a_volumes
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.errors import NotFound, Unauthenticated
 from novacron.model.image import ImageState
 from novacron.wire.storage import IMAGES_PATH

@@ -22,7 +22,8 @@ from novacron.control.images.inspect import Inspected, inspect_file
 from novacron.control.images.service import MAX_FILE_BYTES, ImageService
 from novacron.control.images.shelf import Arrived
 from novacron.control.images.uploads import Upload
-from novacron.control.store.records import IMAGES, Records, Seen
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records, Seen
 from novacron.errors import DeadlineExceeded, DriverError, NotFound, NovaCronError, StoreError, StoreUnavailable
 from novacron.model.image import DiskFormat, FilePhase, FileRole, FileTask, Image, ImageFile, task_of
 from novacron.model.vm import Problem

@@ -12,7 +12,8 @@ from novacron.control.access.guard import needs
 from novacron.control.answers import problems
 from novacron.control.images.arriving import OCTETS, ImageRef
 from novacron.control.images.service import ImageService
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.errors import NotFound
 from novacron.model.image import FileRole, file_of
 

@@ -14,7 +14,8 @@ from novacron.control.images.leaving import leaving
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
 from novacron.control.once import Asked
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.model.image import Image, ImageState
 from novacron.wire.rest import images as wire
 from novacron.wire.rest.common import Name, PageOf

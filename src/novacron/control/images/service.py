@@ -22,7 +22,9 @@ from novacron.control.images.shelf import Arrived, Shelf, to_the_end
 from novacron.control.images.uploads import Upload, Uploads
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.room import Room
-from novacron.control.store.records import IMAGES, VMS, WRITE_TRIES, Records, Stored, create, remove
+from novacron.control.store.kinds import IMAGES, VMS
+from novacron.control.store.records import WRITE_TRIES, Records, create, remove
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed, NoRoom, NotFound, Reason, StateConflict, StoreUnavailable, TooLarge
 from novacron.model.image import FilePhase, FileRole, FileTask, Image, ImageFile, ImageState
 from novacron.wire.rest.images import ImageCreate, ImageImport, ImageUpdate, UploadCreate

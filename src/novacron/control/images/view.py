@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import IMAGES, Records
+from novacron.control.store.kinds import IMAGES
+from novacron.control.store.records import Records
 from novacron.model.image import FileTask, Image
 
 

@@ -14,10 +14,11 @@ import structlog
 
 from novacron.clock import Clock
 from novacron.control.link import Agents
-from novacron.control.store.records import MIGRATIONS, VMS, Records, Seen
+from novacron.control.store.kinds import MIGRATIONS, VMS
+from novacron.control.store.records import Records, Seen
 from novacron.errors import NovaCronError
 from novacron.model.migration import Migration
-from novacron.wire.agent import SetBandwidth
+from novacron.wire.moving import SetBandwidth
 
 RETRY_S = 0.5
 DEADLINE_S = 10.0

@@ -19,7 +19,7 @@ from novacron.model.blocks import BLOCK_BYTES, MAX_BLOCKS, BlockDigests, Sample,
 from novacron.model.migration import DiskMove, Migration, MigrationKind, VerifyDisks
 from novacron.model.verdict import DISKS, Check, Outcome
 from novacron.model.vm import Vm
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 SAMPLED_BLOCKS = 128
 ASK_DEADLINE_S = 60.0
@@ -74,7 +74,7 @@ class Comparison:
 
     async def _some_of(self, migration: Migration, vm: Vm, disk: DiskMove) -> Compared:
         sample = Sample(count=SAMPLED_BLOCKS, seed=f"{migration.id}/{disk.volume_id}")
-        verb = wire.ReadBlocks(
+        verb = moving.ReadBlocks(
             vm_id=vm.id,
             generation=vm.generation,
             migration_id=migration.id,
@@ -87,7 +87,7 @@ class Comparison:
     async def _all_of(self, migration: Migration, vm: Vm, disk: DiskMove) -> Compared:
         total, found = -(-disk.size_bytes // BLOCK_BYTES), Compared()
         for first in range(0, total, MAX_BLOCKS):
-            verb = wire.ReadBlocks(
+            verb = moving.ReadBlocks(
                 vm_id=vm.id,
                 generation=vm.generation,
                 migration_id=migration.id,
@@ -99,7 +99,7 @@ class Comparison:
             found = Compared(looked, written, found.wrong + part.wrong, part.at)
         return found
 
-    async def _beside(self, migration: Migration, verb: wire.ReadBlocks, here: BlockDigests) -> Compared:
+    async def _beside(self, migration: Migration, verb: moving.ReadBlocks, here: BlockDigests) -> Compared:
         """What the target has in the blocks that the source has told of."""
         asked = msgspec.structs.replace(verb, sample=None, blocks=here.blocks, written=True)
         there = await self._ask(migration.target_node, asked)
@@ -112,13 +112,13 @@ class Comparison:
     async def end(self, migration: Migration, vm: Vm) -> None:
         """Once what was found is on the record: nothing need be noted any more. A target that is silent goes on."""
         for volume_id in watched(migration):
-            verb = wire.ReadBlocks(
+            verb = moving.ReadBlocks(
                 vm_id=vm.id, generation=vm.generation, migration_id=migration.id, volume_id=volume_id, ends=True
             )
             with contextlib.suppress(NovaCronError):
                 await self._agents.call(migration.target_node, verb, BlockDigests, deadline_s=END_DEADLINE_S)
 
-    async def _ask(self, node_id: str, verb: wire.ReadBlocks) -> BlockDigests:
+    async def _ask(self, node_id: str, verb: moving.ReadBlocks) -> BlockDigests:
         return await self._agents.call(node_id, verb, BlockDigests, deadline_s=ASK_DEADLINE_S)
 
 

@@ -1,4 +1,4 @@
-"""Conducts migrations: asks `model.migration.next_action`, has it done, writes it down, asks again.
+"""Conducts migrations: asks `model.migration_steps.next_action`, has it done, writes it down, asks again.
 
 It only loops; what comes next is decided in the model, how it is done by agents. One write sits inside the guest's
 stop: `_commit`, which moves the ownership and opens the next step in the same transaction. A conductor that died
@@ -19,20 +19,11 @@ from novacron.control.link import Agents
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
 from novacron.control.migrations.queue import admitted, is_fresh
-from novacron.control.store.records import MIGRATIONS, NODES, Records, Seen
+from novacron.control.store.kinds import MIGRATIONS, NODES
+from novacron.control.store.records import Records, Seen
 from novacron.errors import PASSING, CompareFailed, DeadlineExceeded, NovaCronError, Unavailable
-from novacron.model.migration import (
-    UNDOING,
-    Do,
-    Finish,
-    Migration,
-    MigrationState,
-    Step,
-    Undo,
-    is_final,
-    is_past_return,
-    next_action,
-)
+from novacron.model.migration import UNDOING, Migration, MigrationState, is_final
+from novacron.model.migration_steps import Do, Finish, Step, Undo, is_past_return, next_action
 from novacron.model.vm import Problem
 
 FIRST_RETRY_S = 0.25

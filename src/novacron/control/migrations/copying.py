@@ -16,14 +16,16 @@ from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.networks.states import wiring_of
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, NODES, POOLS, VMS, Records
+from novacron.control.store.kinds import IMAGES, NODES, POOLS, VMS
+from novacron.control.store.records import Records
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import MigrationFailed
 from novacron.model.machine import MachineReport, MachineSpec
-from novacron.model.migration import COPY_LOST, Migration, MigrationKind, Step, copy_kept_s
+from novacron.model.migration import COPY_LOST, Migration, MigrationKind
+from novacron.model.migration_steps import Step, copy_kept_s
 from novacron.model.node import COPIES
 from novacron.model.vm import Vm, VmSpec, running_spec, status_of
-from novacron.wire import agent as wire
+from novacron.wire import moving
 from novacron.wire.belongings import Belongings, PackBelongings, UnpackBelongings
 
 SLACK_S = 30.0
@@ -34,7 +36,7 @@ VERB_DEADLINE_S = 60.0
 class Reception(Protocol):
     """Where the target of a migration listens; anew: with disks that hold nothing yet."""
 
-    def __call__(self, migration: Migration, *, anew: bool = False) -> Awaitable[wire.ReceptionAt]: ...
+    def __call__(self, migration: Migration, *, anew: bool = False) -> Awaitable[moving.ReceptionAt]: ...
 
 
 class Copying:
@@ -69,11 +71,11 @@ class Copying:
             await self._journal.note(migration.id, note)
             await self._copy(migration, step, (await self._reception(migration, anew=True)).disks)
 
-    async def _copy(self, migration: Migration, step: Step, to: wire.DisksAt | None) -> None:
+    async def _copy(self, migration: Migration, step: Step, to: moving.DisksAt | None) -> None:
         if to is None:
             raise MigrationFailed("the target's agent takes in no disks: renew it")
         vm = self._records.find(VMS, migration.vm_id).record
-        verb = wire.CopyDisks(
+        verb = moving.CopyDisks(
             vm_id=vm.id,
             generation=migration.generation,
             migration_id=migration.id,
@@ -85,14 +87,14 @@ class Copying:
         )
         deadline_s = migration.goals.finish_within_s + SLACK_S
         async with self._progress.of(migration.id), self._bandwidth.of(migration):
-            copied = await self._agents.call(migration.source_node, verb, wire.DisksCopied, deadline_s=deadline_s)
+            copied = await self._agents.call(migration.source_node, verb, moving.DisksCopied, deadline_s=deadline_s)
         figures = msgspec.structs.replace(migration.figures, disk_bytes=copied.copied_bytes)
         note = f"its disks went on from what came with migration {to.resumes}" if to.resumed else ""
         await self._journal.did(migration.id, step, figures=figures, note=note)
 
     async def copy_here(self, migration: Migration, step: Step) -> None:
         vm = self._records.find(VMS, migration.vm_id).record
-        verb = wire.CopyHere(
+        verb = moving.CopyHere(
             vm_id=vm.id,
             generation=migration.generation,
             migration_id=migration.id,
@@ -105,21 +107,21 @@ class Copying:
         await self._distribution.bring_all(migration.source_node, verb.wanted)
         deadline_s = migration.goals.finish_within_s + SLACK_S
         async with self._progress.of(migration.id), self._bandwidth.of(migration):
-            copied = await self._agents.call(migration.source_node, verb, wire.DisksCopied, deadline_s=deadline_s)
+            copied = await self._agents.call(migration.source_node, verb, moving.DisksCopied, deadline_s=deadline_s)
         figures = msgspec.structs.replace(migration.figures, disk_bytes=copied.copied_bytes)
         await self._journal.did(migration.id, step, figures=figures)
 
     async def pivot(self, migration: Migration, step: Step) -> None:
         vm = self._records.find(VMS, migration.vm_id).record
         wanted = told(self._records, vm, relocated(running_spec(vm), migration.disks))
-        verb = wire.Pivot(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, wanted=wanted)
+        verb = moving.Pivot(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, wanted=wanted)
         await self._agents.call(migration.source_node, verb, MachineReport, deadline_s=VERB_DEADLINE_S)
         await self._journal.hand_over(migration.id, step)
 
     async def tidy(self, migration: Migration, step: Step) -> None:
         """The record says the new places by now."""
         vm = self._records.find(VMS, migration.vm_id).record
-        verb = wire.Tidy(
+        verb = moving.Tidy(
             vm_id=vm.id,
             generation=vm.generation,
             migration_id=migration.id,
@@ -150,7 +152,7 @@ class Copying:
 
     async def settle(self, migration: Migration, step: Step) -> None:
         vm = self._records.find(VMS, migration.vm_id).record
-        verb = wire.Settle(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        verb = moving.Settle(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
         await self._journal.did(migration.id, step)
 

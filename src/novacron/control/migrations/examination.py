@@ -15,13 +15,14 @@ from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.migrations.comparison import Comparison
 from novacron.control.migrations.reachable import WITHIN_S, Finding
-from novacron.control.store.records import NODES, Records
+from novacron.control.store.kinds import NODES
+from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Migration, MigrationKind
 from novacron.model.verdict import NETWORK, ONLY_THERE, RUNS, Check, Outcome, Signs, Verdict, whole
 from novacron.model.vm import Vm
-from novacron.wire import agent as wire
+from novacron.wire import moving
 
 WHEREABOUTS_S = 3.0
 EXAMINE_S = 12.0
@@ -65,7 +66,7 @@ class Examination:
     async def _signs(self, migration: Migration, vm: Vm) -> Signs:
         if migration.paused:
             return not_examined("it is paused, as it was before the move")
-        verb = wire.Examine(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        verb = moving.Examine(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         try:
             return await self._agents.call(migration.target_node, verb, Signs, deadline_s=EXAMINE_S)
         except NovaCronError as error:
@@ -82,7 +83,7 @@ class Examination:
         return msgspec.structs.replace(check, took_ms=(self._clock.monotonic_s() - began_s) * 1e3)
 
     async def _whereabouts(self, node_id: str, vm: Vm) -> MachineReport:
-        verb = wire.Whereabouts(vm_id=vm.id, generation=vm.generation)
+        verb = moving.Whereabouts(vm_id=vm.id, generation=vm.generation)
         return await self._agents.call(node_id, verb, MachineReport, deadline_s=WHEREABOUTS_S)
 
     def _name(self, node_id: str) -> str:

@@ -12,24 +12,15 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.migrations.disks import carried
-from novacron.control.store.records import MIGRATIONS, VMS, VOLUMES, Records, Stored, update
+from novacron.control.store.kinds import MIGRATIONS, VMS, VOLUMES
+from novacron.control.store.records import Records, update
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import decide
 from novacron.errors import CompareFailed
-from novacron.model import migration as machine
+from novacron.model import migration_steps as machine
 from novacron.model.machine import MachineReport
-from novacron.model.migration import (
-    COMMIT,
-    UNDOING,
-    Do,
-    Figures,
-    Migration,
-    MigrationState,
-    Progress,
-    Step,
-    is_final,
-    is_here,
-    next_action,
-)
+from novacron.model.migration import UNDOING, Figures, Migration, MigrationState, Progress, is_final, is_here, judged
+from novacron.model.migration_steps import COMMIT, Do, Step, next_action
 from novacron.model.verdict import Verdict
 from novacron.model.vm import Problem, Vm
 from novacron.model.volume import Volume, alone, swapped
@@ -65,7 +56,7 @@ class Journal:
             if note:
                 now = msgspec.structs.replace(now, explanation=(*now.explanation, note))
             if verdict is not None:
-                now = machine.judged(now, verdict)
+                now = judged(now, verdict)
             return self._opened(now)
 
         await self._forward(migration_id, write)

@@ -7,12 +7,13 @@ from novacron.control.answers import check_match
 from novacron.control.link import Agents
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.pools.reach import spec_for
-from novacron.control.store.records import MIGRATIONS, NODES, POOLS, VMS, VOLUMES, Records
+from novacron.control.store.kinds import MIGRATIONS, NODES, POOLS, VMS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.errors import NodeUnreachable, Reason, StateConflict
 from novacron.model.kept_copies import discarded, to_discard
 from novacron.model.migration import DiskMove, Migration
 from novacron.model.node import Node
-from novacron.wire.agent import DiscardCopies, PlacedVolume
+from novacron.wire.moving import DiscardCopies, PlacedVolume
 
 DEADLINE_S = 60.0
 

@@ -14,7 +14,9 @@ from novacron.control.answers import JSON, noun, problems
 from novacron.control.migrations.links import Links
 from novacron.control.named import named
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import LINKS, NODES, Records, Stored
+from novacron.control.store.kinds import LINKS, NODES
+from novacron.control.store.records import Records
+from novacron.control.store.shelf import Stored
 from novacron.errors import InvalidInput, Unavailable
 from novacron.model.link import LinkFigure
 from novacron.wire.rest import nodes as wire

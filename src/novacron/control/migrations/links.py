@@ -14,7 +14,8 @@ from novacron.control.migrations import history
 from novacron.control.migrations.plan import NodePlan, Plan
 from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.queue import is_fresh
-from novacron.control.store.records import LINKS, MIGRATIONS, NODES, VMS, WRITE_TRIES, Records, create, update
+from novacron.control.store.kinds import LINKS, MIGRATIONS, NODES, VMS
+from novacron.control.store.records import WRITE_TRIES, Records, create, update
 from novacron.errors import CompareFailed, NovaCronError, Unavailable
 from novacron.model.link import LinkFigure
 from novacron.model.migration import Migration, MigrationKind, is_final
@@ -44,8 +45,8 @@ class Links:
         node, goals = _likely(plan), plan.asked.effective.goals
         if node is None or self._size_bytes(plan, node) < WORTH_BYTES:
             return ""
-        past, cap = history.completed(self._planner.past()), goals.bandwidth_bytes_per_s
-        if history.is_known(past, plan.source_id, node.node_id, self._planner.probes(), cap):
+        learnt, cap = self._planner.learnt(), goals.bandwidth_bytes_per_s
+        if history.is_known(learnt.past, plan.source_id, node.node_id, learnt.probes, cap):
             return ""
         try:
             await self.probe(plan.source_id, node.node_id, cap)

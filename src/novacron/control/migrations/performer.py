@@ -25,25 +25,16 @@ from novacron.control.migrations.reachable import Reachability
 from novacron.control.migrations.transport import scope_of
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, stamped, states
-from novacron.control.store.records import NETWORKS, NODES, VMS, Records
+from novacron.control.store.kinds import NETWORKS, NODES, VMS
+from novacron.control.store.records import Records
 from novacron.errors import NotFound, StateConflict
 from novacron.failpoint import reach
 from novacron.model.machine import MachineReport
-from novacron.model.migration import (
-    Do,
-    Figures,
-    Migration,
-    MigrationKind,
-    Step,
-    Transport,
-    Undo,
-    keeps_copies,
-    next_action,
-    tactics_of,
-)
+from novacron.model.migration import Figures, Migration, MigrationKind, Transport, keeps_copies, tactics_of
+from novacron.model.migration_steps import Do, Step, Undo, next_action
 from novacron.model.network import Flow
 from novacron.model.vm import Vm, running_spec
-from novacron.wire import agent as wire
+from novacron.wire import moving
 from novacron.wire.network import NetworkApply
 
 VERB_DEADLINE_S = 30.0
@@ -83,7 +74,7 @@ class Performer:
         self._clock = clock
         self._journal = journal
         self._distribution = distribution or Distribution(records, agents)
-        self._receptions: dict[str, wire.ReceptionAt] = {}
+        self._receptions: dict[str, moving.ReceptionAt] = {}
         self._departures: dict[str, _Departure] = {}
         self._reachability = Reachability(records, agents, clock)
         self._examination = Examination(records, agents, clock)
@@ -133,7 +124,7 @@ class Performer:
         """Take the step back and write it down. Raises as `do`."""
         match step.undo:
             case "discard":
-                verb = wire.Discard(
+                verb = moving.Discard(
                     vm_id=migration.vm_id,
                     generation=self._vm(migration).generation,
                     migration_id=migration.id,
@@ -169,13 +160,13 @@ class Performer:
 
     # -- the steps ------------------------------------------------------------------------------------------
 
-    async def reception(self, migration: Migration, *, anew: bool = False) -> wire.ReceptionAt:
+    async def reception(self, migration: Migration, *, anew: bool = False) -> moving.ReceptionAt:
         """Where the target listens; starts it there when it does not yet. anew: with disks that hold nothing yet."""
         known = self._receptions.get(migration.id)
         if known is not None and not anew:
             return known
         vm = self._vm(migration)
-        verb = wire.Accept(
+        verb = moving.Accept(
             migration_id=migration.id,
             spec=told(self._records, vm, relocated(running_spec(vm), migration.disks)),
             boots=migration.kind is MigrationKind.COLD,
@@ -188,16 +179,16 @@ class Performer:
         )
         await self._spread_networks(migration, vm)
         await self._distribution.bring_all(migration.target_node, verb.spec)
-        answer = await self._agents.call(migration.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
+        answer = await self._agents.call(migration.target_node, verb, moving.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         self._receptions[migration.id] = answer
         return answer
 
-    def _proxy(self, migration: Migration, vm: Vm) -> wire.Proxy | None:
+    def _proxy(self, migration: Migration, vm: Vm) -> moving.Proxy | None:
         """What the target's stream proxy is told; None: it needs none."""
         if migration.goals.transport is not Transport.PROXY or migration.kind is MigrationKind.COLD:
             return None
         facts = self._records.find(NODES, migration.source_node).record.facts
-        return wire.Proxy(peer=facts.migration_address if facts else "", scope=scope_of(vm))
+        return moving.Proxy(peer=facts.migration_address if facts else "", scope=scope_of(vm))
 
     async def _spread_networks(self, migration: Migration, vm: Vm) -> None:
         """The target has the machine's networks before the machine comes. What it refuses refuses the move."""
@@ -214,7 +205,7 @@ class Performer:
         await self._journal.did(migration.id, step)
 
     async def _send(self, migration: Migration, step: Step) -> None:
-        verb = wire.Send(
+        verb = moving.Send(
             vm_id=migration.vm_id,
             generation=migration.generation,
             migration_id=migration.id,
@@ -225,11 +216,11 @@ class Performer:
         )
         deadline_s = migration.goals.finish_within_s + SEND_SLACK_S
         async with self._progress.of(migration.id), self._bandwidth.of(migration):
-            departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
+            departed = await self._agents.call(migration.source_node, verb, moving.Departed, deadline_s=deadline_s)
         self._note_departure(migration, departed)
         await self._journal.departed(migration, step)
 
-    def _note_departure(self, migration: Migration, departed: wire.Departed) -> None:
+    def _note_departure(self, migration: Migration, departed: moving.Departed) -> None:
         stopped_at_s = self._clock.monotonic_s() - departed.stopped_ago_ms / 1e3
         self._departures[migration.id] = _Departure(stopped_at_s, departed.flows)
 
@@ -237,7 +228,7 @@ class Performer:
         await self._journal.hand_over(migration.id, None)
 
     async def _halt(self, migration: Migration, step: Step) -> None:
-        verb = wire.Halt(
+        verb = moving.Halt(
             vm_id=migration.vm_id,
             generation=migration.generation,
             migration_id=migration.id,
@@ -245,13 +236,13 @@ class Performer:
             volumes=volumes_of(migration),
         )
         deadline_s = SHUTDOWN_DEADLINE_S + VERB_DEADLINE_S
-        departed = await self._agents.call(migration.source_node, verb, wire.Departed, deadline_s=deadline_s)
+        departed = await self._agents.call(migration.source_node, verb, moving.Departed, deadline_s=deadline_s)
         self._note_departure(migration, departed)
         await self._journal.departed(migration, step)
 
     async def _open_postcopy(self, migration: Migration, step: Step) -> None:
         generation = self._vm(migration).generation
-        verb = wire.OpenPostcopy(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
+        verb = moving.OpenPostcopy(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
         await self._agents.call(migration.source_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
         await self._journal.did(migration.id, step)
 
@@ -265,10 +256,10 @@ class Performer:
         """
         generation, to, broke = self._vm(migration).generation, None, False
         while True:
-            verb = wire.FetchRest(vm_id=migration.vm_id, generation=generation, migration_id=migration.id, to=to)
+            verb = moving.FetchRest(vm_id=migration.vm_id, generation=generation, migration_id=migration.id, to=to)
             async with self._progress.of(migration.id), self._bandwidth.of(migration):
                 rest = await self._agents.call(
-                    migration.source_node, verb, wire.RestFetched, deadline_s=REST_DEADLINE_S
+                    migration.source_node, verb, moving.RestFetched, deadline_s=REST_DEADLINE_S
                 )
             if rest.done:
                 return
@@ -277,9 +268,11 @@ class Performer:
                 await self._journal.note(migration.id, f"the link broke in post-copy ({rest.why}); it is made anew")
             else:
                 await self._clock.sleep(LINK_RETRY_S)
-            again = wire.Reopen(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
+            again = moving.Reopen(vm_id=migration.vm_id, generation=generation, migration_id=migration.id)
             try:
-                to = await self._agents.call(migration.target_node, again, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
+                to = await self._agents.call(
+                    migration.target_node, again, moving.ReceptionAt, deadline_s=VERB_DEADLINE_S
+                )
             except StateConflict:
                 return  # nothing is missing: what broke was the word that all had come
 
@@ -289,11 +282,11 @@ class Performer:
         if departure is not None and not migration.paused:
             self._reachability.begin(migration, vm, departure.stopped_at_s)
         flows = departure.flows if departure is not None else ()
-        verb = wire.TakeOver(
+        verb = moving.TakeOver(
             vm_id=vm.id, generation=vm.generation, migration_id=migration.id, flows=flows, watch=watched(migration)
         )
         deadline_s = BOOT_DEADLINE_S if migration.kind is MigrationKind.COLD else VERB_DEADLINE_S
-        arrived = await self._agents.call(migration.target_node, verb, wire.Arrived, deadline_s=deadline_s)
+        arrived = await self._agents.call(migration.target_node, verb, moving.Arrived, deadline_s=deadline_s)
         resumed_at_s = self._clock.monotonic_s() - arrived.resumed_ago_ms / 1e3
         figures = migration.figures
         if departure is not None and not migration.paused:
@@ -305,7 +298,7 @@ class Performer:
 
     async def _verify(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
-        verb = wire.Verify(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        verb = moving.Verify(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         report = await self._agents.call(migration.target_node, verb, MachineReport, deadline_s=VERB_DEADLINE_S)
         await self._journal.saw(migration, migration.target_node, report)
         found, signs = await asyncio.gather(
@@ -321,7 +314,7 @@ class Performer:
     async def _release(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
         copies = () if keeps_copies(migration) else volumes_of(migration)
-        verb = wire.Release(
+        verb = moving.Release(
             vm_id=vm.id,
             generation=vm.generation,
             migration_id=migration.id,
@@ -342,7 +335,7 @@ class Performer:
 
     async def _reclaim(self, migration: Migration, step: Step) -> None:
         vm = self._vm(migration)
-        verb = wire.Reclaim(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        verb = moving.Reclaim(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
         deadline_s = SHUTDOWN_DEADLINE_S + BOOT_DEADLINE_S if step.name == "halt" else VERB_DEADLINE_S
         report = await self._agents.call(migration.source_node, verb, MachineReport, deadline_s=deadline_s)
         await self._journal.saw(migration, migration.source_node, report)

@@ -1,4 +1,4 @@
-"""A plan as the API shows it: the shape of wire.rest.migrations.MigrationPlan."""
+"""A plan as the API shows it: the shape of wire.rest.migration_plans.MigrationPlan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import msgspec
 
 from novacron.control.migrations.plan import NodePlan, Plan
 from novacron.control.migrations.view import disk_view
-from novacron.control.store.records import NODES, Records
+from novacron.control.store.kinds import NODES
+from novacron.control.store.records import Records
 from novacron.wire.rest.migrations import MigrationCreate
 
 _all_of = msgspec.structs.asdict

@@ -6,6 +6,7 @@ A measurement is kept for a while, so that a migration begun from a plan decides
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 import msgspec
 
@@ -14,19 +15,20 @@ from novacron.control.link import Agents
 from novacron.control.migrations.decide import STREAMED_FROM
 from novacron.control.migrations.disks import DiskAt
 from novacron.control.migrations.goals import effective
-from novacron.control.migrations.history import Probes
+from novacron.control.migrations.history import Probes, completed
 from novacron.control.migrations.plan import Asked, Known, Plan, plan
 from novacron.control.named import named
 from novacron.control.room import Room
 from novacron.control.scheduler.placement import Candidate
-from novacron.control.store.records import LINKS, MIGRATIONS, NODES, POLICIES, POOLS, SNAPSHOTS, VOLUMES, Records
+from novacron.control.store.kinds import LINKS, MIGRATIONS, NODES, POLICIES, POOLS, SNAPSHOTS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.errors import InvalidInput, NovaCronError
 from novacron.model.migration import Migration, MigrationKind, Strategy
 from novacron.model.policy import Wishes
 from novacron.model.pool import Pool
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Vm, running_spec, status_of
-from novacron.wire.agent import Measure
+from novacron.wire.moving import Measure
 from novacron.wire.rest.migrations import Goals, MigrationCreate
 
 KEPT_S = 120.0
@@ -44,6 +46,13 @@ class _Kept(msgspec.Struct, frozen=True):
     measured: Measurement
     generation: int
     at_s: float
+
+
+class Learnt(msgspec.Struct, frozen=True, kw_only=True):
+    """What moves so far, and measured links, tell about the next move. past: as `history.completed` answers."""
+
+    past: Sequence[Migration]
+    probes: Probes
 
 
 class Planner:
@@ -118,27 +127,34 @@ class Planner:
         self._kept[vm.id] = _Kept(found, vm.generation, now_s)
         return ""
 
-    def plan(self, vm: Vm, asked: Asked, note: str, nodes: list[Candidate] | None = None) -> Plan:
-        """The plan, from the records as they are now; `nodes` in place of those they have. Raises as `plan.plan`."""
+    def plan(
+        self, vm: Vm, asked: Asked, note: str, nodes: list[Candidate] | None = None, learnt: Learnt | None = None
+    ) -> Plan:
+        """The plan, from the records as they are now; `nodes` in place of those they have. Raises as `plan.plan`.
+
+        learnt: for one of many plans, so that it is had once for all.
+        """
+        learnt = learnt or self.learnt()
         known = Known(
             nodes=self._room.candidates() if nodes is None else nodes,
             limits=self._room.limits,
             disks=self._disks(vm),
-            snapshots=sum(stored.record.vm_id == vm.id for stored in self._records.all(SNAPSHOTS)),
+            snapshots=len(self._records.of_vm(SNAPSHOTS, vm.id)),
             measured=self._fresh(vm),
             note=note,
-            past=self.past(),
-            probes=self.probes(),
+            past=learnt.past,
+            probes=learnt.probes,
         )
         return plan(vm, asked, known)
 
-    def past(self) -> tuple[Migration, ...]:
-        """The newest migrations, that are learnt from."""
-        return tuple(stored.record for stored in self._records.all(MIGRATIONS)[-REMEMBERED:])
-
-    def probes(self) -> Probes:
-        """The links that were measured."""
-        return Probes(figures=[stored.record for stored in self._records.all(LINKS)], now=self._clock.wall())
+    def learnt(self) -> Learnt:
+        """From the records as they are now."""
+        newest = self._records.all(MIGRATIONS)[-REMEMBERED:]
+        figures = [stored.record for stored in self._records.all(LINKS)]
+        return Learnt(
+            past=completed(stored.record for stored in newest),
+            probes=Probes(figures=figures, now=self._clock.wall()),
+        )
 
     def _fresh(self, vm: Vm) -> Measurement | None:
         kept = self._kept.get(vm.id)

@@ -11,7 +11,8 @@ from novacron.control.migrations.windows import zone
 from novacron.control.networks.turns import Turns
 from novacron.control.once import Once, Outcome
 from novacron.control.room import Room
-from novacron.control.store.records import POLICIES, Records
+from novacron.control.store.kinds import POLICIES
+from novacron.control.store.records import Records
 from novacron.errors import Conflict, Reason
 from novacron.model.policy import Policy, Window, Wishes
 from novacron.wire.rest import policies as wire

@@ -12,7 +12,8 @@ from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, proble
 from novacron.control.migrations.policies import PolicyService
 from novacron.control.migrations.view import PolicyView
 from novacron.control.once import Asked
-from novacron.control.store.records import POLICIES, Records
+from novacron.control.store.kinds import POLICIES
+from novacron.control.store.records import Records
 from novacron.model.policy import Policy
 from novacron.wire.rest import policies as wire
 from novacron.wire.rest.common import Name, PageOf, Ref

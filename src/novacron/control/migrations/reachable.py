@@ -15,7 +15,8 @@ from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, states
-from novacron.control.store.records import NETWORKS, NODES, VMS, Records
+from novacron.control.store.kinds import NETWORKS, NODES, VMS
+from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
 from novacron.model.migration import Migration
 from novacron.model.vm import Vm

@@ -15,10 +15,12 @@ from novacron.control.migrations.kept_copies import KeptCopies
 from novacron.control.migrations.service import MigrationService
 from novacron.control.migrations.view import MigrationView
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import MIGRATIONS, VMS, Records
+from novacron.control.store.kinds import MIGRATIONS, VMS
+from novacron.control.store.records import Records
 from novacron.errors import InvalidInput, NotFound
 from novacron.model.identity import is_id
 from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy, Transport, VerifyDisks
+from novacron.wire.rest import migration_plans
 from novacron.wire.rest import migrations as wire
 from novacron.wire.rest.common import PageOf, Ref
 
@@ -101,7 +103,7 @@ def _planning(routes: APIRouter, records: Records, service: MigrationService) ->
         "/vms/{vm}/migration-plan",
         dependencies=[needs("migrations.plan")],
         responses=problems(404, 409),
-        response_model=wire.MigrationPlan,
+        response_model=migration_plans.MigrationPlan,
     )
     async def plan_migration(asked: Annotated[wire.MigrationCreate, Depends(_asked)]) -> Response:
         """What a migration would do and cost, for every node. Nothing changes; `start` of a node begins just that."""

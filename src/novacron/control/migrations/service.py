@@ -18,29 +18,13 @@ from novacron.control.once import Beside, Change, Once, Outcome
 from novacron.control.pools.quota import check
 from novacron.control.pools.reach import free_unit
 from novacron.control.room import Room
-from novacron.control.store.records import (
-    MIGRATIONS,
-    POOLS,
-    VMS,
-    VOLUMES,
-    WRITE_TRIES,
-    Records,
-    Stored,
-    create,
-    update,
-)
+from novacron.control.store.kinds import MIGRATIONS, POOLS, VMS, VOLUMES
+from novacron.control.store.records import WRITE_TRIES, Records, create, update
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed, StateConflict
 from novacron.model.bulk_migration import priority_of
-from novacron.model.migration import (
-    UNDOING,
-    DiskMove,
-    Migration,
-    MigrationState,
-    cancelled,
-    is_final,
-    may_stream,
-    paced,
-)
+from novacron.model.migration import UNDOING, DiskMove, Migration, MigrationState, is_final, paced
+from novacron.model.migration_steps import cancelled, may_stream
 from novacron.model.vm import Vm
 from novacron.model.volume import Place, Volume
 from novacron.wire.rest.migrations import MigrationCreate

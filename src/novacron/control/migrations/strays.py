@@ -10,13 +10,15 @@ import structlog
 
 from novacron.control.link import Agents
 from novacron.control.migrations.copying import kept_s
-from novacron.control.store.records import MIGRATIONS, NODES, VMS, VOLUMES, Records
+from novacron.control.store.kinds import MIGRATIONS, NODES, VMS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.model.migration import Figures, Migration, MigrationState, is_final, keeps_copies
 from novacron.model.vm import Vm
 from novacron.model.volume import Place, Volume, places
 from novacron.wire import agent as wire
+from novacron.wire import moving
 
 DEADLINE_S = 30.0
 
@@ -52,7 +54,7 @@ def ending(
     generation = max(vm.generation, report.generation)
     if report.status in ENDED:
         passed = vm.node_id != node_id and report.generation < vm.generation and not vm.migration_id
-        verb = wire.Release(
+        verb = moving.Release(
             vm_id=vm.id,
             generation=generation,
             migration_id=report.migration_id,
@@ -63,9 +65,9 @@ def ending(
     if migration is None or not is_final(migration) or vm.migration_id == migration.id:
         return None
     if report.status is MachineStatus.INCOMING and not _took_over(vm, node_id, migration):
-        return wire.Discard(vm_id=vm.id, generation=generation, migration_id=migration.id, keep_s=keep_s)
+        return moving.Discard(vm_id=vm.id, generation=generation, migration_id=migration.id, keep_s=keep_s)
     if report.status is MachineStatus.HANDED_OFF and vm.node_id != node_id:
-        return wire.Release(
+        return moving.Release(
             vm_id=vm.id,
             generation=generation,
             migration_id=migration.id,
@@ -75,14 +77,14 @@ def ending(
     return None
 
 
-def useless(node_id: str, copy: wire.KeptCopy, vm: Vm | None) -> wire.Discard | None:
+def useless(node_id: str, copy: wire.KeptCopy, vm: Vm | None) -> moving.Discard | None:
     """The verb that deletes what a node keeps of a copy that came in part; None: its VM is where it was, and may still
     go on with it.
     """
     if vm is not None and vm.generation == copy.generation and vm.node_id != node_id:
         return None
     generation = max(copy.generation, vm.generation if vm else 0)
-    return wire.Discard(vm_id=copy.vm_id, generation=generation, migration_id=copy.migration_id)
+    return moving.Discard(vm_id=copy.vm_id, generation=generation, migration_id=copy.migration_id)
 
 
 def left_behind(node_id: str, migrations: Iterable[Migration], volumes: Mapping[str, Volume]) -> tuple[str, ...]:
@@ -154,7 +156,7 @@ class Sweeper:
             self._ending[key].add_done_callback(lambda _: self._ending.pop(key, None))
 
     def _left_behind(self, node_id: str, vm: Vm) -> Left:
-        mine = [stored.record for stored in self._records.all(MIGRATIONS) if stored.record.vm_id == vm.id]
+        mine = [stored.record for stored in self._records.of_vm(MIGRATIONS, vm.id)]
         found = (self._records.get(VOLUMES, move.volume_id) for one in mine for move in one.disks)
         volumes = left_behind(node_id, mine, {stored.record.id: stored.record for stored in found if stored})
         nodes = [stored.record for stored in self._records.all(NODES)]
@@ -162,7 +164,7 @@ class Sweeper:
         return Left(volumes, leaves_belongings(node_id, vm, mine, pool_of))
 
     async def _end(self, node_id: str, verb: msgspec.Struct) -> None:
-        answer: type = Figures if isinstance(verb, wire.Release) else type(None)
+        answer: type = Figures if isinstance(verb, moving.Release) else type(None)
         try:
             await self._agents.call(node_id, verb, answer, deadline_s=DEADLINE_S)
             self._log.info("ended a stray half of a migration", node_id=node_id, verb=wire.NAME_OF[type(verb)])

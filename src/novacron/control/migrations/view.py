@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import MIGRATIONS, NODES, POLICIES, POOLS, Records
-from novacron.model.migration import DiskMove, Figures, Migration, keeps_copies, may_cancel, prediction_error
+from novacron.control.store.kinds import MIGRATIONS, NODES, POLICIES, POOLS
+from novacron.control.store.records import Records
+from novacron.model.migration import DiskMove, Figures, Migration, keeps_copies, prediction_error
+from novacron.model.migration_steps import may_cancel
 from novacron.model.policy import Policy
 from novacron.model.verdict import Verdict, outcome_of
 

@@ -12,7 +12,8 @@ from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, proble
 from novacron.control.networks.groups import GroupService
 from novacron.control.networks.view import GroupView
 from novacron.control.once import Asked
-from novacron.control.store.records import SECURITY_GROUPS, Records
+from novacron.control.store.kinds import SECURITY_GROUPS
+from novacron.control.store.records import Records
 from novacron.model.network import SecurityGroup
 from novacron.wire.rest import security_groups as wire
 from novacron.wire.rest.common import Name, PageOf, Ref

@@ -12,7 +12,8 @@ from novacron.control.networks.check import in_use
 from novacron.control.networks.turns import Turns
 from novacron.control.once import Once, Outcome
 from novacron.control.room import Room
-from novacron.control.store.records import SECURITY_GROUPS, VMS, Records
+from novacron.control.store.kinds import SECURITY_GROUPS, VMS
+from novacron.control.store.records import Records
 from novacron.errors import InvalidInput, NotFound
 from novacron.model.network import Rule, SecurityGroup
 from novacron.wire.rest import security_groups as wire

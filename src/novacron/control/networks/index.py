@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from novacron.control.networks.cards import cards_of
-from novacron.control.store.records import NETWORKS, NODES, SECURITY_GROUPS, VMS, Seen
+from novacron.control.store.kinds import NETWORKS, NODES, SECURITY_GROUPS, VMS
+from novacron.control.store.records import Seen
 from novacron.model.network import SecurityGroup
 from novacron.model.node import Node
 from novacron.model.vm import Vm

@@ -12,7 +12,8 @@ from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, proble
 from novacron.control.networks.service import NetworkService
 from novacron.control.networks.view import NetworkView
 from novacron.control.once import Asked
-from novacron.control.store.records import NETWORKS, Records
+from novacron.control.store.kinds import NETWORKS
+from novacron.control.store.records import Records
 from novacron.model.network import Network
 from novacron.wire.rest import networks as wire
 from novacron.wire.rest.common import Name, PageOf, Ref

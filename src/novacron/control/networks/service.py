@@ -10,7 +10,8 @@ from novacron.control.networks.cards import cards_on
 from novacron.control.networks.turns import Turns
 from novacron.control.once import Once, Outcome
 from novacron.control.room import Room
-from novacron.control.store.records import NETWORKS, NODES, VMS, Records
+from novacron.control.store.kinds import NETWORKS, NODES, VMS
+from novacron.control.store.records import Records
 from novacron.model.network import Network, NetworkSpec
 from novacron.model.vm import Vm
 from novacron.wire.rest.networks import NetworkCreate, NetworkUpdate

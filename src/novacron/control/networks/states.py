@@ -8,7 +8,8 @@ import msgspec
 
 from novacron.control.networks.cards import cards_on, sides_of
 from novacron.control.networks.filters import compile_filter, members_of
-from novacron.control.store.records import MIGRATIONS, NETWORKS, NODES, SECURITY_GROUPS, VMS, Records
+from novacron.control.store.kinds import MIGRATIONS, NETWORKS, NODES, SECURITY_GROUPS, VMS
+from novacron.control.store.records import Records
 from novacron.model.machine import Nic
 from novacron.model.network import Location, Network, NetworkState, PortFilter, SecurityGroup
 from novacron.model.vm import Vm

@@ -11,7 +11,9 @@ from typing import Generic
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.room import Room
-from novacron.control.store.records import WRITE_TRIES, Kind, R, Records, Stored, create, remove
+from novacron.control.store.kinds import Kind, R
+from novacron.control.store.records import WRITE_TRIES, Records, create, remove
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed
 
 

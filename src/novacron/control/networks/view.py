@@ -6,7 +6,8 @@ from typing import Any
 
 from novacron.control.encoded import Encoded
 from novacron.control.networks.cards import gateways_of
-from novacron.control.store.records import NETWORKS, SECURITY_GROUPS, Records
+from novacron.control.store.kinds import NETWORKS, SECURITY_GROUPS
+from novacron.control.store.records import Records
 from novacron.model.network import Network, Rule, SecurityGroup
 
 

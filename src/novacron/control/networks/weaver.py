@@ -18,7 +18,8 @@ from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.networks.index import Index
 from novacron.control.networks.states import snapshot, stamped, states
-from novacron.control.store.records import NETWORKS, VMS, Records, Seen
+from novacron.control.store.kinds import NETWORKS, VMS
+from novacron.control.store.records import Records, Seen
 from novacron.errors import NovaCronError
 from novacron.model.network import NetworkState
 from novacron.wire.agent import Hello

@@ -11,7 +11,8 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
-from novacron.control.store.records import NODES, VMS, Records
+from novacron.control.store.kinds import NODES, VMS
+from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
 from novacron.model.node import Node, NodeState
 from novacron.model.vm import Vm

@@ -10,7 +10,8 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.migrations.strays import Sweeper
-from novacron.control.store.records import NODES, VMS, Records
+from novacron.control.store.kinds import NODES, VMS
+from novacron.control.store.records import Records
 from novacron.control.vms import decide
 from novacron.errors import NameTaken, NotFound
 from novacron.model.machine import MachineReport, MachineStatus

@@ -15,7 +15,8 @@ from novacron.control.nodes.afterwards import afterwards
 from novacron.control.nodes.baseline import cpu_baseline
 from novacron.control.nodes.service import NodeService
 from novacron.control.nodes.view import NodeView
-from novacron.control.store.records import NODES, VMS, Records
+from novacron.control.store.kinds import NODES, VMS
+from novacron.control.store.records import Records
 from novacron.model.node import Node, NodeState
 from novacron.wire.rest import nodes as wire
 from novacron.wire.rest.common import Name, PageOf, Ref

@@ -8,7 +8,8 @@ from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Outcome
 from novacron.control.room import Room
-from novacron.control.store.records import LINKS, NODES, WRITE_TRIES, Records, Write, remove
+from novacron.control.store.kinds import LINKS, NODES
+from novacron.control.store.records import WRITE_TRIES, Records, Write, remove
 from novacron.errors import CompareFailed, Conflict, Reason, StateConflict
 from novacron.model.node import Node, NodeState
 from novacron.wire.rest.nodes import NodeUpdate

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from novacron.control.room import Committed, Room
-from novacron.control.store.records import Stored
+from novacron.control.store.shelf import Stored
 from novacron.model.node import DriverFacts, Node, NodeFacts, NodeUsage
 
 _all_of = msgspec.structs.asdict

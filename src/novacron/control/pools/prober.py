@@ -11,7 +11,8 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.pools.reach import spec_for
-from novacron.control.store.records import NODES, POOLS, Records, Seen
+from novacron.control.store.kinds import NODES, POOLS
+from novacron.control.store.records import Records, Seen
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NotFound, NovaCronError
 from novacron.model.node import NodeState
 from novacron.model.pool import Pool, Reach, spec_of

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from novacron.control.store.records import POOLS, SNAPSHOTS, VOLUMES, Records
+from novacron.control.store.kinds import POOLS, SNAPSHOTS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.errors import NoRoom, Reason
 from novacron.model.snapshot import SnapshotState
 from novacron.model.volume import Volume, lies_in, places

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from novacron.control.scheduler.snapshot import PoolNeed
-from novacron.control.store.records import POOLS, VOLUMES, Records
+from novacron.control.store.kinds import POOLS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.model.machine import Disk
 from novacron.model.pool import UNIT_DRIVERS, Pool, PoolSpec, spec_of
 from novacron.model.unit import PREFIX, give

@@ -12,7 +12,8 @@ from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, proble
 from novacron.control.once import Asked, Outcome
 from novacron.control.pools.service import PoolService
 from novacron.control.pools.view import PoolView
-from novacron.control.store.records import POOLS, Records
+from novacron.control.store.kinds import POOLS
+from novacron.control.store.records import Records
 from novacron.model.pool import Pool, PoolDriver
 from novacron.wire.rest import pools as wire
 from novacron.wire.rest.common import Name, PageOf, Ref

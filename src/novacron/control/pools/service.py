@@ -9,17 +9,9 @@ from novacron.control.answers import check_match
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.pools import options
 from novacron.control.room import Room
-from novacron.control.store.records import (
-    POOLS,
-    VMS,
-    VOLUMES,
-    WRITE_TRIES,
-    Records,
-    Stored,
-    Write,
-    create,
-    remove,
-)
+from novacron.control.store.kinds import POOLS, VMS, VOLUMES
+from novacron.control.store.records import WRITE_TRIES, Records, Write, create, remove
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed, Conflict, InvalidInput, NameTaken, Reason
 from novacron.model.pool import SHARED_DRIVERS, Pool, PoolDriver
 from novacron.model.volume import lies_in

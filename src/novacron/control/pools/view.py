@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 
 from novacron.control.pools.quota import promised_bytes
-from novacron.control.store.records import NODES, VOLUMES, Records, Stored
+from novacron.control.store.kinds import NODES, VOLUMES
+from novacron.control.store.records import Records
+from novacron.control.store.shelf import Stored
 from novacron.model.pool import Pool, Reach
 
 _all_of = msgspec.structs.asdict

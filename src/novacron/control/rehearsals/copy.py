@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from novacron.control.networks.check import free_vni
-from novacron.control.store.records import NETWORKS, VMS, Records, Write, create
+from novacron.control.store.kinds import NETWORKS, VMS
+from novacron.control.store.records import Records, Write, create
 from novacron.control.vms import birth
 from novacron.control.vms.birth import Means
 from novacron.control.vms.drives import Drive, Drives

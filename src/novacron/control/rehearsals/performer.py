@@ -18,18 +18,10 @@ from novacron.control.link import Agents, Answer
 from novacron.control.migrations.copying import told
 from novacron.control.rehearsals import decide
 from novacron.control.rehearsals.decide import Seen
-from novacron.control.store.records import (
-    NETWORKS,
-    NODES,
-    REHEARSALS,
-    VMS,
-    Records,
-    Stored,
-    Write,
-    remove,
-    update,
-)
+from novacron.control.store.kinds import NETWORKS, NODES, REHEARSALS, VMS
+from novacron.control.store.records import Records, Write, remove, update
 from novacron.control.store.records import Seen as Change
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import decide as vm_decide
 from novacron.control.vms import hardware
 from novacron.errors import (
@@ -49,6 +41,7 @@ from novacron.model.rehearsal import Rehearsal, RehearsalState
 from novacron.model.verdict import RUNS, Signs, Verdict
 from novacron.model.vm import Desired, Task, TaskKind, Vm
 from novacron.wire import agent as wire
+from novacron.wire import moving
 
 VERB_DEADLINE_S = 30.0
 COPY_DEADLINE_S = 6 * 3600.0
@@ -102,18 +95,18 @@ class Performer:
     async def _copy(self, rehearsal: Rehearsal) -> None:
         """Fill the copy's disks; then the copy is the target's alone, under the next generation, and may boot."""
         original, copy = self._held_original(rehearsal), self._copy_of(rehearsal).record
-        verb = wire.Accept(
+        verb = moving.Accept(
             migration_id=rehearsal.id,
             spec=told(self._records, copy, copy.spec),
             boots=True,
             receives=tuple(rehearsal.copies.values()),
         )
         await self._distribution.bring_all(rehearsal.target_node, verb.spec)
-        reception = await self._agents.call(rehearsal.target_node, verb, wire.ReceptionAt, deadline_s=VERB_DEADLINE_S)
+        reception = await self._agents.call(rehearsal.target_node, verb, moving.ReceptionAt, deadline_s=VERB_DEADLINE_S)
         reach("rehearsal.accept:did")
         copied_bytes, began_s = 0, self._clock.monotonic_s()
         if reception.disks is not None:
-            order = wire.CopyOut(
+            order = moving.CopyOut(
                 vm_id=original.id,
                 generation=rehearsal.generation,
                 rehearsal_id=rehearsal.id,
@@ -121,7 +114,7 @@ class Performer:
                 exports=rehearsal.copies,
                 bandwidth_bytes_per_s=rehearsal.bandwidth_bytes_per_s,
             )
-            done = await self._agents.call(rehearsal.source_node, order, wire.DisksCopied, deadline_s=COPY_DEADLINE_S)
+            done = await self._agents.call(rehearsal.source_node, order, moving.DisksCopied, deadline_s=COPY_DEADLINE_S)
             copied_bytes = done.copied_bytes
         took_ms = (self._clock.monotonic_s() - began_s) * 1e3
         check = decide.copied(len(rehearsal.copies), copied_bytes, took_ms)
@@ -137,8 +130,8 @@ class Performer:
         """Begin it, which closes the door behind what is copied; then let the original go."""
         copy = self._copy_of(rehearsal).record
         began_s = self._clock.monotonic_s()
-        verb = wire.TakeOver(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id)
-        arrived = await self._agents.call(rehearsal.target_node, verb, wire.Arrived, deadline_s=BOOT_DEADLINE_S)
+        verb = moving.TakeOver(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id)
+        arrived = await self._agents.call(rehearsal.target_node, verb, moving.Arrived, deadline_s=BOOT_DEADLINE_S)
         took_ms = (self._clock.monotonic_s() - began_s) * 1e3
         reach("rehearsal.take_over:did")
         await self._drop(rehearsal)
@@ -180,8 +173,8 @@ class Performer:
             node=node.record.name if node else copy.node_id,
             has_agent=copy.spec.guest_agent,
         )
-        where = wire.Whereabouts(vm_id=copy.id, generation=copy.generation)
-        vitals = wire.Examine(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id)
+        where = moving.Whereabouts(vm_id=copy.id, generation=copy.generation)
+        vitals = moving.Examine(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id)
         says = wire.Console(vm_id=copy.id, generation=copy.generation, max_bytes=CONSOLE_BYTES)
         try:
             report = await self._ask(copy.node_id, where, MachineReport)
@@ -238,7 +231,7 @@ class Performer:
         """Nothing reads from the original's disks any more. A node that was forgotten took that along."""
         if not rehearsal.copies or self._records.get(NODES, rehearsal.source_node) is None:
             return
-        verb = wire.DropCopy(vm_id=rehearsal.vm_id, generation=rehearsal.generation, rehearsal_id=rehearsal.id)
+        verb = moving.DropCopy(vm_id=rehearsal.vm_id, generation=rehearsal.generation, rehearsal_id=rehearsal.id)
         try:
             await self._agents.call(rehearsal.source_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
         except (NotFound, StaleGeneration, Unsupported):
@@ -256,7 +249,7 @@ class Performer:
         copy = self._copy_of(rehearsal).record
         if self._records.get(NODES, rehearsal.target_node) is None:
             return
-        verb = wire.Discard(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id)
+        verb = moving.Discard(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id)
         try:
             await self._agents.call(rehearsal.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)
         except StateConflict:

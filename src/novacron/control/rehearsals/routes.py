@@ -12,7 +12,8 @@ from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, proble
 from novacron.control.once import Asked, Outcome
 from novacron.control.rehearsals.service import RehearsalService
 from novacron.control.rehearsals.view import RehearsalView
-from novacron.control.store.records import REHEARSALS, Records
+from novacron.control.store.kinds import REHEARSALS
+from novacron.control.store.records import Records
 from novacron.model.rehearsal import Rehearsal, RehearsalState
 from novacron.wire.rest import rehearsals as wire
 from novacron.wire.rest.common import PageOf, Ref

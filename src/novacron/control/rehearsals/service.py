@@ -16,18 +16,9 @@ from novacron.control.rehearsals import decide
 from novacron.control.rehearsals.copy import Made, copy_of
 from novacron.control.room import Room
 from novacron.control.scheduler import placement
-from novacron.control.store.records import (
-    POOLS,
-    REHEARSALS,
-    VMS,
-    VOLUMES,
-    WRITE_TRIES,
-    Records,
-    Stored,
-    create,
-    remove,
-    update,
-)
+from novacron.control.store.kinds import POOLS, REHEARSALS, VMS, VOLUMES
+from novacron.control.store.records import WRITE_TRIES, Records, create, remove, update
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import birth
 from novacron.control.vms.birth import Means
 from novacron.errors import CompareFailed, NoRoom

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import NODES, REHEARSALS, Records
+from novacron.control.store.kinds import NODES, REHEARSALS
+from novacron.control.store.records import Records
 from novacron.model.rehearsal import Rehearsal, may_cancel
 from novacron.model.verdict import Verdict, outcome_of
 

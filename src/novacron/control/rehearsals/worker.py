@@ -14,7 +14,8 @@ from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.rehearsals.performer import Performer
-from novacron.control.store.records import REHEARSALS, VMS, Records, Seen
+from novacron.control.store.kinds import REHEARSALS, VMS
+from novacron.control.store.records import Records, Seen
 from novacron.errors import PASSING, CompareFailed, NovaCronError
 from novacron.model.rehearsal import Rehearsal, RehearsalState, is_final
 from novacron.model.vm import Vm

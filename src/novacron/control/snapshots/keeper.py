@@ -8,7 +8,8 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.snapshots import timing
 from novacron.control.snapshots.service import SnapshotService
-from novacron.control.store.records import SCHEDULES, SNAPSHOTS, VMS, Records
+from novacron.control.store.kinds import SCHEDULES, SNAPSHOTS, VMS
+from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
 from novacron.model.machine import ENDED, MachineStatus
 from novacron.model.snapshot import Schedule

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from novacron.control.networks.states import wiring_of
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, SNAPSHOTS, Records
+from novacron.control.store.kinds import IMAGES, SNAPSHOTS
+from novacron.control.store.records import Records
 from novacron.control.vms import decide
-from novacron.control.vms.farewells import of_vm
 from novacron.errors import NotFound
 from novacron.model.machine import MachineSpec
 from novacron.model.snapshot import Snapshot
 from novacron.model.vm import Vm, VmSpec
-
-__all__ = ["of_vm", "of_volume", "told"]
 
 
 def of_volume(records: Records, volume_id: str) -> list[Snapshot]:

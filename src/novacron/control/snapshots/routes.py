@@ -13,7 +13,8 @@ from novacron.control.images.view import ImageView
 from novacron.control.once import Asked, Outcome
 from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.view import SnapshotView
-from novacron.control.store.records import IMAGES, SNAPSHOTS, VMS, Records
+from novacron.control.store.kinds import IMAGES, SNAPSHOTS, VMS
+from novacron.control.store.records import Records
 from novacron.errors import InvalidInput, NotFound
 from novacron.model.identity import is_id
 from novacron.model.snapshot import Snapshot, SnapshotState
@@ -55,14 +56,13 @@ def _reading(routes: APIRouter, records: Records, view: SnapshotView) -> None:
 
         def fits(snapshot: Snapshot) -> bool:
             return (
-                (not vm_id or snapshot.vm_id == vm_id)
-                and (name is None or snapshot.name == name)
+                (name is None or snapshot.name == name)
                 and (state is None or snapshot.state is state)
                 and (schedule is None or snapshot.schedule_id == schedule)
                 and listed.fits(snapshot.labels)
             )
 
-        found, more = records.page(SNAPSHOTS, after=listed.after, limit=listed.limit, match=fits)
+        found, more = records.page(SNAPSHOTS, after=listed.after, limit=listed.limit, vm_id=vm_id, match=fits)
         return page([view.encoded(stored) for stored in found], found[-1].record.id if more else None)
 
     @routes.get(

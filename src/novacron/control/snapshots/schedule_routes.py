@@ -12,7 +12,8 @@ from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, proble
 from novacron.control.once import Asked, Outcome
 from novacron.control.snapshots.schedules import ScheduleService
 from novacron.control.snapshots.view import ScheduleView
-from novacron.control.store.records import SCHEDULES, Records
+from novacron.control.store.kinds import SCHEDULES
+from novacron.control.store.records import Records
 from novacron.model.snapshot import Schedule
 from novacron.wire.rest import snapshots as wire
 from novacron.wire.rest.common import Name, PageOf, Ref

@@ -7,7 +7,9 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Once, Outcome
-from novacron.control.store.records import SCHEDULES, Records, Stored, create, remove
+from novacron.control.store.kinds import SCHEDULES
+from novacron.control.store.records import Records, create, remove
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed
 from novacron.model.snapshot import Schedule
 from novacron.wire.rest.snapshots import ScheduleCreate, ScheduleUpdate

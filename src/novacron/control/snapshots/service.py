@@ -17,20 +17,10 @@ from novacron.control.once import Once, Outcome
 from novacron.control.pools import quota
 from novacron.control.room import Room, holds_room
 from novacron.control.scheduler.filters import roomy
-from novacron.control.snapshots import decide, lookup
-from novacron.control.store.records import (
-    IMAGES,
-    SNAPSHOTS,
-    VMS,
-    VOLUMES,
-    WRITE_TRIES,
-    Records,
-    Stored,
-    Write,
-    create,
-    unchanged,
-    update,
-)
+from novacron.control.snapshots import decide
+from novacron.control.store.kinds import IMAGES, SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.records import WRITE_TRIES, Records, Write, create, unchanged, update
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import birth
 from novacron.control.vms.asked import Ask
 from novacron.errors import Busy, CompareFailed, InvalidInput, NoRoom, Reason, StateConflict
@@ -74,7 +64,7 @@ class SnapshotService:
             check_match(held, stored)
             vm, ask = stored.record, self._ask(by)
             decide.check_free(vm, "take a snapshot of")
-            siblings = [one.record for one in lookup.of_vm(self._records, vm.id)]
+            siblings = [one.record for one in self._records.of_vm(SNAPSHOTS, vm.id)]
             name = asked.name or _name_at(ask, siblings)
             decide.check_new(vm, name, siblings)
             spec = running_spec(vm)
@@ -197,7 +187,7 @@ class SnapshotService:
                     return Outcome(stored, 200)
                 new = msgspec.structs.replace(new, updated_at=self._clock.wall())
                 vm = self._records.find(VMS, new.vm_id)
-                siblings = [one.record for one in lookup.of_vm(self._records, new.vm_id) if one.record.id != new.id]
+                siblings = [one.record for one in self._records.of_vm(SNAPSHOTS, new.vm_id) if one.record.id != new.id]
                 if new.name != stored.record.name:
                     decide.check_new(vm.record, new.name, siblings)
                 revision = await self._try([update(SNAPSHOTS, stored, new), unchanged(VMS, vm)], None)

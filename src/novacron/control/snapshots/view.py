@@ -8,7 +8,8 @@ import msgspec
 
 from novacron.control.encoded import Encoded
 from novacron.control.snapshots.timing import next_at
-from novacron.control.store.records import SCHEDULES, SNAPSHOTS, VMS, Records
+from novacron.control.store.kinds import SCHEDULES, SNAPSHOTS, VMS
+from novacron.control.store.records import Records
 from novacron.model.snapshot import Schedule, Snapshot
 
 _all_of = msgspec.structs.asdict

@@ -19,18 +19,9 @@ from novacron.control.images.service import ImageService
 from novacron.control.link import Agents
 from novacron.control.snapshots import decide, lookup
 from novacron.control.snapshots.decide import Action
-from novacron.control.store.records import (
-    IMAGES,
-    SNAPSHOTS,
-    VMS,
-    VOLUMES,
-    Records,
-    Seen,
-    Stored,
-    Write,
-    remove,
-    update,
-)
+from novacron.control.store.kinds import IMAGES, SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.records import Records, Seen, Write, remove, update
+from novacron.control.store.shelf import Stored
 from novacron.errors import PASSING, CompareFailed, NotFound, NovaCronError
 from novacron.model.image import DiskFormat, FileRole, ImageFile
 from novacron.model.machine import MachineReport
@@ -86,7 +77,7 @@ class SnapshotWorker:
             if change.kind is SNAPSHOTS and change.now is not None:
                 self._consider(change.now)
             elif change.kind is VMS and (change.now is None or _task_of(change.now) != _task_of(change.before)):
-                for stored in lookup.of_vm(self._records, _id_of(change)):
+                for stored in self._records.of_vm(SNAPSHOTS, _id_of(change)):
                     self._consider(stored.record)
 
     def _consider(self, snapshot: Snapshot) -> None:
@@ -210,7 +201,7 @@ class SnapshotWorker:
         )
         await self._agents.call(vm.node_id, verb, type(None), deadline_s=MEMORY_DEADLINE_S)
         stored, held = self._records.find(SNAPSHOTS, snapshot.id), self._vm(snapshot)
-        children = [one for one in lookup.of_vm(self._records, vm.id) if one.record.parent_id == snapshot.id]
+        children = [one for one in self._records.of_vm(SNAPSHOTS, vm.id) if one.record.parent_id == snapshot.id]
         adopted, free = decide.gone(stored.record, held.record, [one.record for one in children], self._now())
         writes = [update(SNAPSHOTS, old, new) for old, new in zip(children, adopted, strict=True)]
         await self._records.commit(remove(SNAPSHOTS, stored), update(VMS, held, free), *writes)

@@ -1,6 +1,6 @@
 """Typed records over the store: reads from a cache fed by the watch, writes by compare-and-swap.
 
-    vms/<id> nodes/<id> images/<id> …                  one record each, msgspec JSON; KINDS has them all
+    vms/<id> nodes/<id> images/<id> …                  one record each, msgspec JSON; kinds.KINDS has them all
     names/<kind>/<name>                                → id; makes names unique in the same transaction
 
 Every write waits until the cache has seen it, so a caller reads its own writes. Listeners are told of each revision
@@ -14,109 +14,19 @@ import bisect
 import random
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import msgspec
 
 from novacron.clock import Clock
 from novacron.control.store.base import Change, Delete, Entry, Expect, Put, Store
-from novacron.errors import CompareFailed, NameTaken, NotFound, StoreCorrupt, StoreUnavailable
-from novacron.model.bulk_migration import BulkMigration
-from novacron.model.event import ObjectType
+from novacron.control.store.kinds import KINDS, Kind, R, V, name_of
+from novacron.control.store.shelf import Shelf, Stored
+from novacron.errors import CompareFailed, NameTaken, NotFound, StoreUnavailable
 from novacron.model.identity import is_id, new_id
-from novacron.model.image import Image
-from novacron.model.link import LinkFigure
-from novacron.model.migration import Migration
-from novacron.model.network import Network, SecurityGroup
-from novacron.model.node import Node
-from novacron.model.policy import Policy
-from novacron.model.pool import Pool
-from novacron.model.rehearsal import Rehearsal
-from novacron.model.snapshot import Schedule, Snapshot
-from novacron.model.template import Template
-from novacron.model.vm import Vm
-from novacron.model.volume import Volume
 
 PAGE = 1000
 WRITE_TRIES = 16
-
-
-class Record(Protocol):
-    """What every kind of record has."""
-
-    @property
-    def id(self) -> str: ...
-
-
-R = TypeVar("R", bound=Record)
-
-
-class Kind(Generic[R]):
-    """One kind of record: where it lies, how it is read, whether its names are unique.
-
-    aliases: by what else a record is found; whoever writes them keeps each on one record.
-    """
-
-    def __init__(
-        self,
-        prefix: str,
-        type_: type[R],
-        object_type: ObjectType,
-        *,
-        named: bool,
-        aliases: Callable[[R], tuple[str, ...]] | None = None,
-    ) -> None:
-        self.prefix = prefix
-        self.object_type = object_type
-        self.named = named
-        self._aliases = aliases
-        self._decoder = msgspec.json.Decoder(type_)
-
-    def key(self, record_id: str) -> str:
-        return f"{self.prefix}{record_id}"
-
-    def name_key(self, name: str) -> str:
-        return f"names/{self.object_type.value}/{name}"
-
-    def called(self, record: R) -> tuple[str, ...]:
-        """Everything but its id by which a record is found."""
-        aliases = self._aliases(record) if self._aliases else ()
-        return (_name_of(record), *aliases) if self.named else aliases
-
-    def decode(self, key: str, value: bytes) -> R:
-        """:raise StoreCorrupt: the record cannot be read by this program."""
-        try:
-            return self._decoder.decode(value)
-        except msgspec.DecodeError as wrong:
-            raise StoreCorrupt(f"record {key} cannot be read: {wrong}") from wrong
-
-
-VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True)
-NODES: Kind[Node] = Kind("nodes/", Node, ObjectType.NODE, named=True)
-IMAGES: Kind[Image] = Kind("images/", Image, ObjectType.IMAGE, named=True, aliases=lambda image: image.tags)
-MIGRATIONS: Kind[Migration] = Kind("migrations/", Migration, ObjectType.MIGRATION, named=False)
-POOLS: Kind[Pool] = Kind("pools/", Pool, ObjectType.POOL, named=True)
-VOLUMES: Kind[Volume] = Kind("volumes/", Volume, ObjectType.VOLUME, named=True)
-NETWORKS: Kind[Network] = Kind("networks/", Network, ObjectType.NETWORK, named=True)
-SECURITY_GROUPS: Kind[SecurityGroup] = Kind("security_groups/", SecurityGroup, ObjectType.SECURITY_GROUP, named=True)
-SNAPSHOTS: Kind[Snapshot] = Kind("snapshots/", Snapshot, ObjectType.SNAPSHOT, named=False)
-SCHEDULES: Kind[Schedule] = Kind("schedules/", Schedule, ObjectType.SCHEDULE, named=True)
-TEMPLATES: Kind[Template] = Kind("templates/", Template, ObjectType.TEMPLATE, named=True)
-POLICIES: Kind[Policy] = Kind("migration_policies/", Policy, ObjectType.MIGRATION_POLICY, named=True)
-BULK_MIGRATIONS: Kind[BulkMigration] = Kind("bulk_migrations/", BulkMigration, ObjectType.BULK_MIGRATION, named=False)
-REHEARSALS: Kind[Rehearsal] = Kind("migration_rehearsals/", Rehearsal, ObjectType.MIGRATION_REHEARSAL, named=False)
-LINKS: Kind[LinkFigure] = Kind("links/", LinkFigure, ObjectType.LINK, named=False)
-KINDS: tuple[Kind[Any], ...] = (
-    VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES, TEMPLATES,
-    POLICIES, BULK_MIGRATIONS, REHEARSALS, LINKS,
-)  # fmt: skip
-
-
-class Stored(msgspec.Struct, Generic[R], frozen=True):
-    """A record and the store revision that last changed it (its ETag)."""
-
-    record: R
-    modified: int
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -146,7 +56,7 @@ def create(kind: Kind[R], record: R) -> Write:
     ops: list[Put | Delete] = [Put(kind.key(record.id), _encode(record))]
     expect = [Expect(kind.key(record.id), 0)]
     if kind.named:
-        name_key = kind.name_key(_name_of(record))
+        name_key = kind.name_key(name_of(record))
         ops.append(Put(name_key, record.id.encode()))
         expect.append(Expect(name_key, 0))
     return Write(tuple(ops), tuple(expect))
@@ -156,9 +66,9 @@ def update(kind: Kind[R], old: Stored[R], new: R) -> Write:
     """Replace a record as it was read; a changed name must be free."""
     ops: list[Put | Delete] = [Put(kind.key(new.id), _encode(new))]
     expect = [Expect(kind.key(new.id), old.modified)]
-    if kind.named and _name_of(old.record) != _name_of(new):
-        ops += [Delete(kind.name_key(_name_of(old.record))), Put(kind.name_key(_name_of(new)), new.id.encode())]
-        expect.append(Expect(kind.name_key(_name_of(new)), 0))
+    if kind.named and name_of(old.record) != name_of(new):
+        ops += [Delete(kind.name_key(name_of(old.record))), Put(kind.name_key(name_of(new)), new.id.encode())]
+        expect.append(Expect(kind.name_key(name_of(new)), 0))
     return Write(tuple(ops), tuple(expect))
 
 
@@ -166,51 +76,13 @@ def remove(kind: Kind[R], old: Stored[R]) -> Write:
     """Delete a record as it was read, and its name."""
     ops: list[Put | Delete] = [Delete(kind.key(old.record.id))]
     if kind.named:
-        ops.append(Delete(kind.name_key(_name_of(old.record))))
+        ops.append(Delete(kind.name_key(name_of(old.record))))
     return Write(tuple(ops), (Expect(kind.key(old.record.id), old.modified),))
 
 
 def unchanged(kind: Kind[R], seen: Stored[R]) -> Write:
     """Only expect that a record is still as it was read."""
     return Write((), (Expect(kind.key(seen.record.id), seen.modified),))
-
-
-def _name_of(record: Any) -> str:
-    return str(record.name)
-
-
-class _Shelf(Generic[R]):
-    """All records of one kind: by id, by name, ids in order."""
-
-    def __init__(self) -> None:
-        self.by_id: dict[str, Stored[R]] = {}
-        self.by_name: dict[str, str] = {}
-        self.order: list[str] = []
-
-    def put(self, kind: Kind[R], stored: Stored[R]) -> R | None:
-        record_id = stored.record.id
-        before = self.by_id.get(record_id)
-        if before is None:
-            bisect.insort(self.order, record_id)
-        else:
-            self._forget_names(kind, before.record)
-        self.by_id[record_id] = stored
-        for name in kind.called(stored.record):
-            self.by_name[name] = record_id
-        return before.record if before else None
-
-    def drop(self, kind: Kind[R], record_id: str) -> R | None:
-        before = self.by_id.pop(record_id, None)
-        if before is None:
-            return None
-        del self.order[bisect.bisect_left(self.order, record_id)]
-        self._forget_names(kind, before.record)
-        return before.record
-
-    def _forget_names(self, kind: Kind[R], record: R) -> None:
-        for name in kind.called(record):
-            if self.by_name.get(name) == record.id:  # else another has it by now
-                del self.by_name[name]
 
 
 class Records:
@@ -220,7 +92,7 @@ class Records:
         self.store = store
         self._clock = clock
         self._rng = rng
-        self._shelves: dict[str, _Shelf[Any]] = {kind.prefix: _Shelf() for kind in KINDS}
+        self._shelves: dict[str, Shelf[Any]] = {kind.prefix: Shelf(kind) for kind in KINDS}
         self._kinds = {kind.prefix: kind for kind in KINDS}
         self._listeners: list[Listener] = []
         self._revision = 0
@@ -261,12 +133,12 @@ class Records:
     # -- reading: from the cache, at once -------------------------------------------------------------------
 
     def get(self, kind: Kind[R], record_id: str) -> Stored[R] | None:
-        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        shelf: Shelf[R] = self._shelves[kind.prefix]
         return shelf.by_id.get(record_id)
 
     def find(self, kind: Kind[R], ref: str) -> Stored[R]:
         """By id, name or alias. :raise NotFound"""
-        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        shelf: Shelf[R] = self._shelves[kind.prefix]
         record_id = ref if is_id(ref) else shelf.by_name.get(ref, "")
         found = shelf.by_id.get(record_id)
         if found is None:
@@ -275,17 +147,26 @@ class Records:
 
     def all(self, kind: Kind[R]) -> list[Stored[R]]:
         """Every record of the kind, oldest first."""
-        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        shelf: Shelf[R] = self._shelves[kind.prefix]
         return [shelf.by_id[record_id] for record_id in shelf.order]
 
+    def of_vm(self, kind: Kind[V], vm_id: str) -> list[Stored[V]]:
+        """Every record of the kind that has this vm_id, oldest first, without looking at the others."""
+        shelf: Shelf[V] = self._shelves[kind.prefix]
+        return [shelf.by_id[record_id] for record_id in shelf.ids_of(vm_id)]
+
     def page(
-        self, kind: Kind[R], *, after: str, limit: int, match: Callable[[R], bool] | None = None
+        self, kind: Kind[R], *, after: str, limit: int, vm_id: str = "", match: Callable[[R], bool] | None = None
     ) -> tuple[list[Stored[R]], bool]:
-        """Up to `limit` matching records with ids after `after`, and whether more follow."""
-        shelf: _Shelf[R] = self._shelves[kind.prefix]
+        """Up to `limit` matching records with ids after `after`, and whether more follow.
+
+        vm_id: only those that have it, as in `of_vm`; empty: of all.
+        """
+        shelf: Shelf[R] = self._shelves[kind.prefix]
+        ids = shelf.ids_of(vm_id) if vm_id else shelf.order
         found: list[Stored[R]] = []
-        for place in range(bisect.bisect_right(shelf.order, after), len(shelf.order)):
-            stored = shelf.by_id[shelf.order[place]]
+        for place in range(bisect.bisect_right(ids, after), len(ids)):
+            stored = shelf.by_id[ids[place]]
             if match is None or match(stored.record):
                 if len(found) == limit:
                     return found, True
@@ -343,11 +224,11 @@ class Records:
 
     async def refuse_taken_name(self, kind: Kind[R], old: R | None, new: R, lost: CompareFailed) -> None:
         """:raise NameTaken: a write of `new` lost because another holds the name it would take."""
-        if not kind.named or (old is not None and _name_of(old) == _name_of(new)):
+        if not kind.named or (old is not None and name_of(old) == name_of(new)):
             return
-        holder = await self.store.get(kind.name_key(_name_of(new)))
+        holder = await self.store.get(kind.name_key(name_of(new)))
         if holder is not None and holder.value != new.id.encode():
-            raise NameTaken(f"the name {_name_of(new)!r} is taken by another {kind.object_type.value}") from lost
+            raise NameTaken(f"the name {name_of(new)!r} is taken by another {kind.object_type.value}") from lost
 
     async def caught_up(self, revision: int) -> None:
         """Wait until the cache holds `revision`. :raise StoreUnavailable: the cache no longer follows."""
@@ -363,7 +244,7 @@ class Records:
     async def _load(self) -> None:
         """Fill the shelves. What is written meanwhile may be in them already; following tells it again."""
         for kind in KINDS:
-            self._shelves[kind.prefix] = _Shelf()
+            self._shelves[kind.prefix] = Shelf(kind)
             after, more = "", True
             while more:
                 page = await self.store.list(kind.prefix, after=after, limit=PAGE)
@@ -374,7 +255,7 @@ class Records:
 
     def _take(self, kind: Kind[Any], entry: Entry) -> None:
         record = kind.decode(entry.key, entry.value)
-        self._shelves[kind.prefix].put(kind, Stored(record, entry.modified))
+        self._shelves[kind.prefix].put(Stored(record, entry.modified))
 
     async def _follow(self) -> None:
         try:
@@ -399,8 +280,8 @@ class Records:
         shelf = self._shelves[prefix]
         record_id = change.key[len(prefix) :]
         if change.value is None:
-            before = shelf.drop(kind, record_id)
+            before = shelf.drop(record_id)
             return Seen(change.revision, change.index, kind, None, before) if before is not None else None
         record = kind.decode(change.key, change.value)
-        before = shelf.put(kind, Stored(record, change.revision))
+        before = shelf.put(Stored(record, change.revision))
         return Seen(change.revision, change.index, kind, record, before)

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import JSON, PREFIX, IfMatch, Listed, noun, page, problems, reads, record
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import TEMPLATES, Records
+from novacron.control.store.kinds import TEMPLATES
+from novacron.control.store.records import Records
 from novacron.control.templates.service import TemplateService
 from novacron.control.templates.view import TemplateView
 from novacron.control.vms.view import VmView

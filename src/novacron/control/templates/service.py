@@ -12,7 +12,9 @@ from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.problems import bad_request
-from novacron.control.store.records import TEMPLATES, VMS, Records, Stored, create, remove
+from novacron.control.store.kinds import TEMPLATES, VMS
+from novacron.control.store.records import Records, create, remove
+from novacron.control.store.shelf import Stored
 from novacron.control.vms.copies import MADE, made
 from novacron.control.vms.service import VmService
 from novacron.errors import CompareFailed, Conflict, InvalidInput, Reason

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import TEMPLATES, Records
+from novacron.control.store.kinds import TEMPLATES
+from novacron.control.store.records import Records
 from novacron.model.template import Template, Version
 
 _all_of = msgspec.structs.asdict

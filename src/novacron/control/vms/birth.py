@@ -12,7 +12,8 @@ from novacron.errors import Conflict, InvalidInput, NoRoom, Reason, StateConflic
 from novacron.model.image import FileRole, Image, ImageState, file_of
 from novacron.model.machine import CloudInit, Disk, Forward, NetworkKind, Nic
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, features_of
-from novacron.wire.rest.vms import NicIn, VmCreate
+from novacron.wire.rest.devices import NicIn
+from novacron.wire.rest.vms import VmCreate
 
 MAC_PREFIX = (0x52, 0x4E, 0x43)
 """Locally administered, unicast: "RNC" with the local bit set."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from novacron.errors import InvalidInput
 from novacron.model.machine import MachineKind
 from novacron.model.vm import VmSpec
-from novacron.wire.rest.vms import NicIn, VmCreate
+from novacron.wire.rest.devices import NicIn
+from novacron.wire.rest.vms import VmCreate
 
 OWN = "give each disk, card and drive a number of its own, or 0"
 

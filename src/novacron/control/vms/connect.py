@@ -14,10 +14,11 @@ from novacron.control.named import named
 from novacron.control.networks.addresses import choose
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.guide import guided
-from novacron.control.store.records import NETWORKS, SECURITY_GROUPS, Records
+from novacron.control.store.kinds import NETWORKS, SECURITY_GROUPS
+from novacron.control.store.records import Records
 from novacron.model.machine import Nic
 from novacron.model.vm import Vm, VmSpec
-from novacron.wire.rest.vms import NicIn
+from novacron.wire.rest.devices import NicIn
 
 
 class Connector:

@@ -15,7 +15,9 @@ from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
 from novacron.control.scheduler import placement
 from novacron.control.scheduler.snapshot import promised
-from novacron.control.store.records import VMS, Kind, Records, Stored, Write
+from novacron.control.store.kinds import VMS, Kind
+from novacron.control.store.records import Records, Write
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import birth, boot_order
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import JSON, IfMatch, noun, problems, record
 from novacron.control.once import Asked
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.control.vms.copies import Copies
 from novacron.control.vms.service import VmService
 from novacron.control.vms.view import VmView

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import PREFIX, IfMatch, noun, problems, record
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.control.vms.disks import DiskService
 from novacron.control.vms.view import VmView
+from novacron.wire.rest import devices
 from novacron.wire.rest import vms as wire
 from novacron.wire.rest.common import Ref
 
@@ -33,7 +34,7 @@ def router(service: DiskService, view: VmView) -> APIRouter:
         response_model=wire.Vm,
     )
     async def attach_vm_disk(
-        request: Request, vm: VmRef, body: wire.DiskIn, who: Caller, held: IfMatch, once: Asked
+        request: Request, vm: VmRef, body: devices.DiskIn, who: Caller, held: IfMatch, once: Asked
     ) -> Response:
         """Give a VM one more disk: a volume that exists, or a new empty one. At once while it runs (202).
 

@@ -18,7 +18,9 @@ from novacron.control.pools.reach import needs_of
 from novacron.control.room import Room
 from novacron.control.scheduler.filters import reachable_storage
 from novacron.control.scheduler.snapshot import Need
-from novacron.control.store.records import VMS, VOLUMES, WRITE_TRIES, Records, Stored, Write, unchanged, update
+from novacron.control.store.kinds import VMS, VOLUMES
+from novacron.control.store.records import WRITE_TRIES, Records, Write, unchanged, update
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import boot_order, hardware
 from novacron.control.vms.asked import Ask
@@ -27,7 +29,7 @@ from novacron.errors import Busy, CompareFailed, NoRoom, NotFound, Reason
 from novacron.model.machine import ENDED, Disk
 from novacron.model.vm import TaskKind, Vm, VmSpec, status_of
 from novacron.model.volume import Volume, VolumeTask
-from novacron.wire.rest.vms import DiskIn
+from novacron.wire.rest.devices import DiskIn
 
 Plan = Callable[[Stored[Vm]], tuple[Vm, list[Write]]]
 

@@ -12,14 +12,17 @@ import msgspec
 
 from novacron.control.named import named
 from novacron.control.pools.reach import free_unit
-from novacron.control.store.records import POOLS, VMS, VOLUMES, Records, Stored, Write, create, remove, update
+from novacron.control.store.kinds import POOLS, VMS, VOLUMES
+from novacron.control.store.records import Records, Write, create, remove, update
+from novacron.control.store.shelf import Stored
 from novacron.errors import Conflict, InvalidInput, NotFound, Reason, StateConflict, Unavailable
 from novacron.model.image import FileRole, Image, file_of
 from novacron.model.machine import Disk, Qos
 from novacron.model.pool import Pool
 from novacron.model.vm import Vm
 from novacron.model.volume import Volume, VolumeTask, disk_of, name_for, state_of
-from novacron.wire.rest.vms import DiskIn, QosIn, VmCreate
+from novacron.wire.rest.devices import DiskIn, QosIn
+from novacron.wire.rest.vms import VmCreate
 
 
 class Drive(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +191,7 @@ def check_ready(records: Records, vm: Vm, *, starting: bool) -> None:
 
 def parting(records: Records, vm: Vm) -> tuple[tuple[str, ...], list[Write]]:
     """When a VM goes: the ids of the volumes that go with it, and what to write of all that belong to it."""
-    mine = [stored for stored in records.all(VOLUMES) if stored.record.vm_id == vm.id]
+    mine = records.of_vm(VOLUMES, vm.id)
     writes = [
         remove(VOLUMES, stored)
         if stored.record.with_vm

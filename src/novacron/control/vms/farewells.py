@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import SNAPSHOTS, VOLUMES, Records, Stored, Write, remove
+from novacron.control.store.kinds import SNAPSHOTS, VOLUMES
+from novacron.control.store.records import Records, Write, remove
 from novacron.model.machine import MachineSpec
-from novacron.model.snapshot import Snapshot
 from novacron.model.vm import Vm
 from novacron.wire.snapshot import SnapshotDelete
-
-
-def of_vm(records: Records, vm_id: str) -> list[Stored[Snapshot]]:
-    """Every snapshot of the VM, oldest first."""
-    return [stored for stored in records.all(SNAPSHOTS) if stored.record.vm_id == vm_id]
 
 
 def of(records: Records, vm: Vm, going: Collection[str]) -> list[SnapshotDelete]:
@@ -23,7 +18,7 @@ def of(records: Records, vm: Vm, going: Collection[str]) -> list[SnapshotDelete]
     A volume that is another VM's by now is left alone.
     """
     asks = []
-    for stored in of_vm(records, vm.id):
+    for stored in records.of_vm(SNAPSHOTS, vm.id):
         disks = tuple(disk for disk in stored.record.spec.disks if disk.volume_id not in going)
         disks = tuple(disk for disk in disks if _is_free(records, disk.volume_id, vm.id))
         if not disks:
@@ -44,7 +39,7 @@ def of(records: Records, vm: Vm, going: Collection[str]) -> list[SnapshotDelete]
 
 def ends(records: Records, vm: Vm) -> list[Write]:
     """The records of its snapshots end with a VM."""
-    return [remove(SNAPSHOTS, stored) for stored in of_vm(records, vm.id)]
+    return [remove(SNAPSHOTS, stored) for stored in records.of_vm(SNAPSHOTS, vm.id)]
 
 
 def _is_free(records: Records, volume_id: str, vm_id: str) -> bool:

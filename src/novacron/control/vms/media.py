@@ -11,7 +11,8 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.once import Change, Once, Outcome
-from novacron.control.store.records import IMAGES, VMS, Records
+from novacron.control.store.kinds import IMAGES, VMS
+from novacron.control.store.records import Records
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import boot_order, hardware
 from novacron.control.vms.asked import Ask
@@ -19,7 +20,8 @@ from novacron.errors import InvalidInput, NotFound
 from novacron.model.image import FileRole, Image, ImageState, file_of
 from novacron.model.machine import HOT_FROM_MIB, DriveBus, MachineKind, Media
 from novacron.model.vm import Vm, VmSpec
-from novacron.wire.rest.vms import MediaIn, MediaUpdate, VmCreate
+from novacron.wire.rest.devices import MediaIn, MediaUpdate
+from novacron.wire.rest.vms import VmCreate
 
 
 class MediaService:

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import PREFIX, IfMatch, noun, problems, record
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.control.vms.media import MediaService
 from novacron.control.vms.view import VmView
+from novacron.wire.rest import devices
 from novacron.wire.rest import vms as wire
 from novacron.wire.rest.common import Ref
 
@@ -33,7 +34,7 @@ def router(service: MediaService, view: VmView) -> APIRouter:
         response_model=wire.Vm,
     )
     async def add_vm_media(
-        request: Request, vm: VmRef, body: wire.MediaIn, who: Caller, held: IfMatch, once: Asked
+        request: Request, vm: VmRef, body: devices.MediaIn, who: Caller, held: IfMatch, once: Asked
     ) -> Response:
         """Give a VM one more CD-ROM drive, from its next start on."""
         outcome = await once.perform(VMS, lambda: service.add(vm, body, who.name, held, once))
@@ -46,7 +47,7 @@ def router(service: MediaService, view: VmView) -> APIRouter:
         response_model=wire.Vm,
     )
     async def change_vm_media(
-        request: Request, vm: VmRef, media: MediaId, body: wire.MediaUpdate, who: Caller, held: IfMatch
+        request: Request, vm: VmRef, media: MediaId, body: devices.MediaUpdate, who: Caller, held: IfMatch
     ) -> Response:
         """Put an ISO image into a drive, or (image: null) take out what is in it: at once while the VM runs (202)."""
         return _answer(request, view, await service.load(vm, media, body, who.name, held))

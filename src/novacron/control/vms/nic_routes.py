@@ -10,9 +10,10 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import PREFIX, IfMatch, noun, problems, record
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import VMS
+from novacron.control.store.kinds import VMS
 from novacron.control.vms.nics import NicService
 from novacron.control.vms.view import VmView
+from novacron.wire.rest import devices
 from novacron.wire.rest import vms as wire
 from novacron.wire.rest.common import Ref
 
@@ -33,7 +34,7 @@ def router(service: NicService, view: VmView) -> APIRouter:
         response_model=wire.Vm,
     )
     async def attach_vm_nic(
-        request: Request, vm: VmRef, body: wire.NicIn, who: Caller, held: IfMatch, once: Asked
+        request: Request, vm: VmRef, body: devices.NicIn, who: Caller, held: IfMatch, once: Asked
     ) -> Response:
         """Give a VM one more network card: at once while it runs (202), else at its next start."""
         outcome = await once.perform(VMS, lambda: service.attach(vm, body, who.name, held, once))
@@ -46,7 +47,7 @@ def router(service: NicService, view: VmView) -> APIRouter:
         response_model=wire.Vm,
     )
     async def update_vm_nic(
-        request: Request, vm: VmRef, nic: NicId, body: wire.NicUpdate, who: Caller, held: IfMatch
+        request: Request, vm: VmRef, nic: NicId, body: devices.NicUpdate, who: Caller, held: IfMatch
     ) -> Response:
         """Change what may pass a card on an overlay network, which counts at once, or its boot order (next start)."""
         return _answer(request, view, await service.update(vm, nic, body, who.name, held))

@@ -15,7 +15,8 @@ from novacron.clock import Clock
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.room import Room
 from novacron.control.scheduler.filters import connected, overlaid
-from novacron.control.store.records import VMS, Records
+from novacron.control.store.kinds import VMS
+from novacron.control.store.records import Records
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import birth, boot_order, hardware
 from novacron.control.vms.asked import Ask
@@ -24,7 +25,7 @@ from novacron.control.vms.connect import Connector, groups_named
 from novacron.errors import InvalidInput, NoRoom, NotFound, StateConflict
 from novacron.model.machine import NetworkKind, Nic
 from novacron.model.vm import Desired, Vm, VmSpec, state_of
-from novacron.wire.rest.vms import NicIn, NicUpdate
+from novacron.wire.rest.devices import NicIn, NicUpdate
 
 
 class NicService:

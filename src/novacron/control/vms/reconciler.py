@@ -18,7 +18,8 @@ from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.networks.states import wiring_of
 from novacron.control.pools.reach import specs_of
-from novacron.control.store.records import IMAGES, VMS, Records, Seen, remove
+from novacron.control.store.kinds import IMAGES, VMS
+from novacron.control.store.records import Records, Seen, remove
 from novacron.control.vms import decide, farewells, hardware
 from novacron.control.vms.decide import Action
 from novacron.control.vms.drives import check_ready, parting

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, problems, reads, record
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import NODES, VMS, Records
+from novacron.control.store.kinds import NODES, VMS
+from novacron.control.store.records import Records
 from novacron.control.vms.service import MAX_CONSOLE_BYTES, VmService
 from novacron.control.vms.view import VmView
 from novacron.errors import InvalidInput, NotFound

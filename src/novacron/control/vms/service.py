@@ -17,7 +17,9 @@ from novacron.control.room import Room, holds_room
 from novacron.control.scheduler import placement
 from novacron.control.scheduler.filters import roomy
 from novacron.control.scheduler.snapshot import Candidate, promised
-from novacron.control.store.records import IMAGES, NODES, VMS, Records, Stored, Write
+from novacron.control.store.kinds import IMAGES, NODES, VMS
+from novacron.control.store.records import Records, Write
+from novacron.control.store.shelf import Stored
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import birth, boot_order, hardware, media
 from novacron.control.vms.asked import Ask

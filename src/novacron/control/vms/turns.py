@@ -7,7 +7,9 @@ from typing import Any
 
 from novacron.control.once import Once
 from novacron.control.room import Room
-from novacron.control.store.records import VMS, WRITE_TRIES, Records, Stored, Write, create
+from novacron.control.store.kinds import VMS
+from novacron.control.store.records import WRITE_TRIES, Records, Write, create
+from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed
 from novacron.model.vm import Vm
 

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import NETWORKS, NODES, VMS, Records
+from novacron.control.store.kinds import NETWORKS, NODES, VMS
+from novacron.control.store.records import Records
 from novacron.model.machine import ENDED, MachineReport, Nic
 from novacron.model.vm import Task, Vm, state_of, status_of
 

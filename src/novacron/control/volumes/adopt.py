@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from novacron.clock import Clock
-from novacron.control.store.records import VMS, VOLUMES, Records, Stored, create, unchanged
+from novacron.control.store.kinds import VMS, VOLUMES
+from novacron.control.store.records import Records, create, unchanged
+from novacron.control.store.shelf import Stored
 from novacron.errors import NotFound
 from novacron.model.machine import Disk
 from novacron.model.vm import Vm

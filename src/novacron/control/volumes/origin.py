@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from novacron.control.named import named
-from novacron.control.store.records import IMAGES, NODES, POOLS, SNAPSHOTS, VMS, VOLUMES, Records
+from novacron.control.store.kinds import IMAGES, NODES, POOLS, SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.records import Records
 from novacron.control.vms.disks import is_at_rest
 from novacron.control.volumes.decide import reaches
 from novacron.errors import InvalidInput, NoRoom, NotFound, Reason, StateConflict

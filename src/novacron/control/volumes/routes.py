@@ -10,7 +10,8 @@ from starlette.responses import Response
 from novacron.control.access.guard import Caller, needs
 from novacron.control.answers import PREFIX, IfMatch, Listed, noun, page, problems, reads, record
 from novacron.control.once import Asked, Outcome
-from novacron.control.store.records import POOLS, VMS, VOLUMES, Kind, Records
+from novacron.control.store.kinds import POOLS, VMS, VOLUMES, Kind
+from novacron.control.store.records import Records
 from novacron.control.volumes.service import VolumeService
 from novacron.control.volumes.view import VolumeView
 from novacron.errors import InvalidInput, NotFound
@@ -51,13 +52,12 @@ def _reading(routes: APIRouter, records: Records, view: VolumeView) -> None:
         def fits(volume: Volume) -> bool:
             return (
                 (not pool_id or volume.pool_id == pool_id)
-                and (not vm_id or volume.vm_id == vm_id)
                 and (name is None or volume.name == name)
                 and (state is None or state_of(volume) is state)
                 and listed.fits(volume.labels)
             )
 
-        found, more = records.page(VOLUMES, after=listed.after, limit=listed.limit, match=fits)
+        found, more = records.page(VOLUMES, after=listed.after, limit=listed.limit, vm_id=vm_id, match=fits)
         return page([view.encoded(stored) for stored in found], found[-1].record.id if more else None)
 
     @routes.get(

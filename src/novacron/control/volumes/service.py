@@ -12,18 +12,9 @@ from novacron.control.once import Change, Once, Outcome
 from novacron.control.pools import quota
 from novacron.control.pools.reach import free_unit
 from novacron.control.room import Room
-from novacron.control.store.records import (
-    NODES,
-    SNAPSHOTS,
-    VMS,
-    VOLUMES,
-    WRITE_TRIES,
-    Records,
-    Stored,
-    Write,
-    create,
-    update,
-)
+from novacron.control.store.kinds import NODES, SNAPSHOTS, VMS, VOLUMES
+from novacron.control.store.records import WRITE_TRIES, Records, Write, create, update
+from novacron.control.store.shelf import Stored
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.disks import reshaped
 from novacron.control.volumes.origin import Origin, Origins

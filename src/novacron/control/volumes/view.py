@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from novacron.control.encoded import Encoded
-from novacron.control.store.records import NODES, POOLS, VMS, VOLUMES, Kind, Records
+from novacron.control.store.kinds import NODES, POOLS, VMS, VOLUMES, Kind
+from novacron.control.store.records import Records
 from novacron.model.volume import Volume, state_of
 
 _all_of = msgspec.structs.asdict

@@ -18,7 +18,9 @@ from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.pools.reach import spec_for
-from novacron.control.store.records import NODES, POOLS, VMS, VOLUMES, Records, Seen, Stored, remove, unchanged, update
+from novacron.control.store.kinds import NODES, POOLS, VMS, VOLUMES
+from novacron.control.store.records import Records, Seen, remove, unchanged, update
+from novacron.control.store.shelf import Stored
 from novacron.control.volumes import decide
 from novacron.errors import PASSING, NotFound, NovaCronError, Unavailable
 from novacron.model.pool import Pool, is_own

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from novacron.model.volume import VolumeState, VolumeTask
 from novacron.wire.rest.common import Description, Labels, Name, Ref, Strict, VmProblem, example
+from novacron.wire.rest.devices import QosIn, QosOut, SizeBytes
 from novacron.wire.rest.images import ImageRef
-from novacron.wire.rest.vms import QosIn, QosOut, SizeBytes
 
 
 class VolumeCreate(Strict):

@@ -1,0 +1,76 @@
+"""Who in the server hears what nodes say on their lines."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from novacron.model.migration import Progress
+from novacron.wire.agent import Hello, MigrationProgress, Report
+
+ProgressListener = Callable[[Progress], None]
+HelloListener = Callable[[Hello], Awaitable[None] | None]
+ReportListener = Callable[[str, Report], Awaitable[None] | None]
+LostListener = Callable[[str], Awaitable[None] | None]
+
+
+class LineListeners:
+    """Who wants to hear of nodes coming, reporting and going. A listener that raises is logged, the others are told."""
+
+    def __init__(self) -> None:
+        self._hello: list[HelloListener] = []
+        self._report: list[ReportListener] = []
+        self._lost: list[LostListener] = []
+        self._progress: dict[str, ProgressListener] = {}
+        self._log = structlog.get_logger("link")
+
+    def on_hello(self, listener: HelloListener) -> None:
+        """Call `listener(Hello)` when a node's line opens. Per node, hello, reports and lost come in order."""
+        self._hello.append(listener)
+
+    def on_report(self, listener: ReportListener) -> None:
+        """Call `listener(node_id, Report)` with each heartbeat."""
+        self._report.append(listener)
+
+    def on_lost(self, listener: LostListener) -> None:
+        """Call `listener(node_id)` when a node's line has broken and no newer one has replaced it."""
+        self._lost.append(listener)
+
+    def on_progress(self, migration_id: str, listener: ProgressListener | None) -> None:
+        """See Agents.on_progress."""
+        if listener is None:
+            self._progress.pop(migration_id, None)
+        else:
+            self._progress[migration_id] = listener
+
+    async def tell_hello(self, hello: Hello) -> None:
+        for listener in tuple(self._hello):
+            await self._tell("hello", listener, hello)
+
+    async def tell_report(self, node_id: str, report: Report) -> None:
+        for listener in tuple(self._report):
+            await self._tell("report", listener, node_id, report)
+
+    async def tell_lost(self, node_id: str) -> None:
+        for listener in tuple(self._lost):
+            await self._tell("lost", listener, node_id)
+
+    def tell_progress(self, frame: MigrationProgress) -> None:
+        listener = self._progress.get(frame.migration_id)
+        if listener is None:
+            return
+        try:
+            listener(frame.progress)
+        except Exception:  # noqa: BLE001  (one listener's trouble is not the line's)
+            self._log.exception("a progress listener broke", migration_id=frame.migration_id)
+
+    async def _tell(self, what: str, listener: Callable[..., Awaitable[None] | None], *args: Any) -> None:
+        try:
+            answer = listener(*args)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:  # noqa: BLE001  (one listener's trouble is not the line's)
+            self._log.exception("a listener broke", what=what)
