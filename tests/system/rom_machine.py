@@ -57,8 +57,8 @@ class Host:
         self.drivers: list[QemuDriver] = []
         root.mkdir(mode=0o755)
 
-    def driver(self, stall_s: float = 30.0) -> QemuDriver:
-        made = QemuDriver(BINARY, CACHE, SystemClock(), accelerator="tcg", stall_s=stall_s)
+    def driver(self, stall_s: float = 30.0, binary: str = BINARY) -> QemuDriver:
+        made = QemuDriver(binary, CACHE, SystemClock(), accelerator="tcg", stall_s=stall_s)
         self.drivers.append(made)
         return made
 

@@ -25,7 +25,8 @@ SET_S = 4.0  # it may write its hardware clock too
 OFF_MS = 1000.0
 """A guest's clock that is off by more is put right; by less its own time service does so."""
 LOOK_S = 2.0
-LOOK_PAUSE_S = 0.1
+FIRST_PAUSE_S = 0.01  # what runs shows it at once, and its migration waits for this
+LAST_PAUSE_S = 0.1
 _NS_PER_MS = 1e6
 
 
@@ -72,9 +73,10 @@ async def _by_vcpus(machine: Machine, silence: str, began_s: float) -> Check:
     pid = machine.process.identity.pid if machine.process else 0
     looked_s = machine.clock.monotonic_s()
     try:
-        first = _worked(pid, threads)
+        first, pause_s = _worked(pid, threads), FIRST_PAUSE_S
         while True:
-            await machine.clock.sleep(LOOK_PAUSE_S)
+            await machine.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
             now, over_s = _worked(pid, threads), machine.clock.monotonic_s() - looked_s
             turns, ticks = now.turns - first.turns, now.ticks - first.ticks
             if ticks or turns > len(threads):  # one turn may be the end of what they did before
