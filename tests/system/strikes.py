@@ -194,17 +194,29 @@ async def revived(site: Site, vm: Vm, watch: Watch) -> Vm:
     return await site.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
 
 
-async def nothing_is_left(site: Site, vm: Vm) -> None:
+def may_be_kept(way: Way, what: str, done: migrations.Migration) -> bool:
+    """Whether what came of its disks may stay for the next move to go on with: its source has run all the while."""
+    copied = way.pool == "local" and "copy_disks" in done.steps_begun
+    return copied and done.state == "rolled_back" and not what.startswith("source")
+
+
+def copy_at(site: Site, volume_id: str, node: str | None) -> Path:
+    """The file of that volume that its node works with."""
+    paths = site.copies(volume_id)
+    return next((path for path in paths if node in path.parts), paths[0])
+
+
+async def nothing_is_left(site: Site, vm: Vm, *, but_copies: bool = False) -> None:
     """Of the machine, on the node where it is not."""
     other = next(node for node in site.lab.nodes if node != vm.node)
     try:
         async with asyncio.timeout(SOON_S):
-            while left := _left(site, vm, home(site.lab, other, vm.id)):
+            while left := _left(site, vm, home(site.lab, other, vm.id), but_copies):
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"left on {other}: {left}") from None
 
 
-def _left(site: Site, vm: Vm, at: Path) -> list[Path]:
-    copies = [site.copies(disk.volume_id) for disk in vm.disks]
+def _left(site: Site, vm: Vm, at: Path, but_copies: bool) -> list[Path]:
+    copies = [] if but_copies else [site.copies(disk.volume_id) for disk in vm.disks]
     return [*at.glob("*"), *(path for paths in copies if len(paths) > 1 for path in paths)]
