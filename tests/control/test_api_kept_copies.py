@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from novacron.control.pools.reach import free_unit, spec_for
 from novacron.control.store.kinds import MIGRATIONS, NODES, POOLS, VMS, VOLUMES
-from novacron.control.store.records import remove
+from novacron.control.store.records import remove, update
 from novacron.model.migration import DiskMove, Migration, MigrationKind, MigrationState, Strategy, judged
 from novacron.model.node import Node
 from novacron.model.pool import Pool, PoolDriver
@@ -160,3 +161,22 @@ async def test_a_pool_that_is_gone_is_told(api: Api) -> None:
     (move,) = site.migration.disks
     await api.records.commit(remove(POOLS, api.records.find(POOLS, move.from_pool_id)))
     assert (await site.refused(409, "state_conflict"))[0] == "pool.gone"
+
+
+async def test_nobody_gets_the_unit_that_one_lies_in_before_it_is_deleted(api: Api) -> None:
+    pool = Pool(
+        id=api.records.new_id(), name="luns", driver=PoolDriver.NBD, options={"units": "one,two"}, created_at=NOW,
+        updated_at=NOW,
+    )  # fmt: skip
+    await api.records.create(POOLS, pool)
+    site = await a_site(api)
+    (move,) = site.migration.disks
+    stored = api.records.find(MIGRATIONS, site.migration.id)
+    there = msgspec.structs.replace(move, from_pool_id=pool.id, from_unit="one")
+    await api.records.commit(update(MIGRATIONS, stored, msgspec.structs.replace(stored.record, disks=(there,))))
+    new = api.records.new_id()
+    assert free_unit(api.records, pool, new) == "two"
+    assert spec_for(api.records, pool).options[f"unit.{move.volume_id}"] == "one"
+    assert (await site.discard()).status_code == 200
+    assert free_unit(api.records, pool, new) == "one"
+    assert f"unit.{move.volume_id}" not in spec_for(api.records, pool).options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -30,6 +30,13 @@ def to_discard(migration: Migration, volumes: Mapping[str, Volume], source: str)
         why = f"what lies on {source} now is the disk itself: {names} moved back, or is about to"
         raise _refused(migration, "copies.in_use", why, f"nothing of this migration is left to delete on {source}")
     return migration.disks
+
+
+def kept_units(migrations: Iterable[Migration], pool_id: str) -> dict[str, str]:
+    """By volume, the units of the pool in which such copies lie: nobody else gets them before they are deleted."""
+    keeping = (one for one in migrations if one.disks and one.copies_discarded_at is None and keeps_copies(one))
+    moves = (move for one in keeping for move in one.disks)
+    return {move.volume_id: move.from_unit for move in moves if move.from_pool_id == pool_id and move.from_unit}
 
 
 def discarded(migration: Migration, by: str, source: str, now: datetime.datetime) -> Migration:

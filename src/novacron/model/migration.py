@@ -166,8 +166,8 @@ class DiskMove(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A disk that is copied, because its next node or pool is not where it lies: its two places.
 
     from_pool_id, to_pool_id: as the volume's record names them; from_disk_pool_id, to_disk_pool_id: as the machine's
-    spec does (empty: the default pool). to_unit: in pools made of units, the one kept for it. used_bytes: what there
-    was to copy when it was planned, as far as that was known.
+    spec does (empty: the default pool). from_unit, to_unit: in pools made of units, the one it has and the one kept for
+    it. used_bytes: what there was to copy when it was planned, as far as that was known.
     """
 
     volume_id: str
@@ -176,6 +176,7 @@ class DiskMove(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     to_pool_id: str
     from_disk_pool_id: str = ""
     to_disk_pool_id: str = ""
+    from_unit: str = ""
     to_unit: str = ""
     used_bytes: int = 0
 

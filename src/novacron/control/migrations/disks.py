@@ -99,6 +99,7 @@ def _move(one: DiskAt, to: Pool) -> DiskMove:
         from_pool_id=one.pool.id,
         to_pool_id=to.id,
         from_disk_pool_id=one.disk.pool_id,
+        from_unit=one.volume.unit,
         to_disk_pool_id="" if is_own(to) else to.id,
         used_bytes=one.volume.used_bytes,
     )

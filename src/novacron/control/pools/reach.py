@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from novacron.control.scheduler.snapshot import PoolNeed
-from novacron.control.store.kinds import POOLS, VOLUMES
+from novacron.control.store.kinds import MIGRATIONS, POOLS, VOLUMES
 from novacron.control.store.records import Records
+from novacron.model.kept_copies import kept_units
 from novacron.model.machine import Disk
 from novacron.model.pool import UNIT_DRIVERS, Pool, PoolSpec, spec_of
 from novacron.model.unit import PREFIX, give
@@ -38,7 +39,7 @@ def free_unit(records: Records, pool: Pool, volume_id: str, given: Collection[st
     """
     if pool.driver not in UNIT_DRIVERS:
         return ""
-    taken = {*_taken(records, pool).values(), *given}
+    taken = {*_taken(records, pool).values(), *_kept(records, pool).values(), *given}
     units = {f"{PREFIX}{unit}": unit for unit in taken}
     return give(pool.options | units, volume_id)[f"{PREFIX}{volume_id}"]
 
@@ -47,12 +48,16 @@ def _taken(records: Records, pool: Pool) -> dict[str, str]:
     if pool.driver not in UNIT_DRIVERS:
         return {}
     volumes = (stored.record for stored in records.all(VOLUMES))
-    return {
+    return _kept(records, pool) | {
         volume.id: place.unit
         for volume in volumes
         for place in places(volume)
         if place.pool_id == pool.id and place.unit
     }
+
+
+def _kept(records: Records, pool: Pool) -> dict[str, str]:
+    return kept_units((stored.record for stored in records.all(MIGRATIONS)), pool.id)
 
 
 def needs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolNeed, ...]:
