@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 from novacron.client import migrations, vms
 from novacron.client.vms import Vm
 from tests.system.disk_site import Site
-from tests.system.points import Points, state_of, thaw
+from tests.system.points import Points, thaw
 from tests.system.spine import END_S
 from tests.system.watch import Watch, home, qemus
 
@@ -80,11 +81,14 @@ def chosen(places: list[str], story: str) -> list[str]:
 
 async def kill(site: Site, vm_id: str, node: str) -> None:
     """It is dead when this returns."""
-    pid = qemus(site.lab, vm_id)[node]
-    os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(END_S):
-        while state_of(pid) not in ("", "Z"):
-            await asyncio.sleep(0.01)
+    watching = os.pidfd_open(qemus(site.lab, vm_id)[node])
+    try:
+        signal.pidfd_send_signal(watching, signal.SIGKILL)
+        async with asyncio.timeout(END_S):
+            while not select.select([watching], [], [], 0)[0]:  # all its threads
+                await asyncio.sleep(0.01)
+    finally:
+        os.close(watching)
 
 
 async def freeze(site: Site, vm_id: str, node: str) -> None:
