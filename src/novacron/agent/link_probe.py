@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from novacron.agent.stream.bucket import Bucket
 from novacron.agent.stream.channel import prompt
+from novacron.agent.stream.door import shake_hands
 from novacron.agent.stream.identity import MIN_SECRET_BYTES, End, context
 from novacron.errors import Busy, DriverError, InvalidInput, NovaCronError, Unavailable
 from novacron.wire.link import MOST_BYTES, MOST_S, LinkAt, LinkFound, LinkListen, LinkProbe
@@ -118,17 +119,7 @@ async def _take_one(port: socket.socket, peer: str, tls: ssl.SSLContext) -> None
 
 
 async def _take_in(visitor: socket.socket, tls: ssl.SSLContext) -> None:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=4 * CHUNK_BYTES)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    try:
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, visitor, ssl=tls, ssl_handshake_timeout=CONNECT_WITHIN_S
-        )
-    except BaseException:
-        visitor.close()
-        raise
-    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    reader, writer = await shake_hands(visitor, tls, CONNECT_WITHIN_S, 4 * CHUNK_BYTES)
     try:
         prompt(writer)
         seen = await _arrived(reader, writer)
@@ -136,7 +127,7 @@ async def _take_in(visitor: socket.socket, tls: ssl.SSLContext) -> None:
         await writer.drain()
         await reader.read(1)  # until the source has it and leaves
     finally:
-        transport.abort()
+        writer.transport.abort()
 
 
 async def _arrived(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Seen:

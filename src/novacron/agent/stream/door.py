@@ -68,7 +68,7 @@ class Door:
         known = False
         try:
             async with asyncio.timeout(GREET_WITHIN_S):
-                channel = await self._shake_hands(visitor)
+                channel = Channel(*await shake_hands(visitor, self._context, GREET_WITHIN_S, 4 * CHUNK_BYTES))
                 hello = await channel.heard()
                 if self._token not in (None, hello.token):
                     return  # another stream of the same key: a source that began anew cannot go on with this one
@@ -86,15 +86,22 @@ class Door:
             if channel is not None:
                 channel.abort()
 
-    async def _shake_hands(self, visitor: socket.socket) -> Channel:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=4 * CHUNK_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, visitor, ssl=self._context, ssl_handshake_timeout=GREET_WITHIN_S
-            )
-        except BaseException:
-            visitor.close()
-            raise
-        return Channel(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+async def shake_hands(
+    visitor: socket.socket, context: ssl.SSLContext, within_s: float, limit: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """TLS with one who has come. limit: bytes of it that are held unread. After a failure the visitor is sent away.
+
+    :raise OSError: it has not the key, or takes too long.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    try:
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, visitor, ssl=context, ssl_handshake_timeout=within_s
+        )
+    except BaseException:
+        visitor.close()
+        raise
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

@@ -26,7 +26,7 @@ def specs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolSpec, ...]:
 def spec_for(records: Records, pool: Pool) -> PoolSpec:
     """What a node is told of a pool; of one made of units also which volume has which."""
     told = spec_of(pool)
-    units = {f"{PREFIX}{volume_id}": unit for volume_id, unit in _taken(records, pool).items()}
+    units = {f"{PREFIX}{volume_id}": unit for volume_id, unit in (_kept(records, pool) | _taken(records, pool)).items()}
     return msgspec.structs.replace(told, options=told.options | units) if units else told
 
 
@@ -48,7 +48,7 @@ def _taken(records: Records, pool: Pool) -> dict[str, str]:
     if pool.driver not in UNIT_DRIVERS:
         return {}
     volumes = (stored.record for stored in records.all(VOLUMES))
-    return _kept(records, pool) | {
+    return {
         volume.id: place.unit
         for volume in volumes
         for place in places(volume)
@@ -57,6 +57,8 @@ def _taken(records: Records, pool: Pool) -> dict[str, str]:
 
 
 def _kept(records: Records, pool: Pool) -> dict[str, str]:
+    if pool.driver not in UNIT_DRIVERS:
+        return {}
     return kept_units((stored.record for stored in records.all(MIGRATIONS)), pool.id)
 
 

@@ -48,7 +48,6 @@ class VolumeWorker:
         self._distribution = distribution or Distribution(records, agents)
         self._stopping = False
         self._working: dict[str, tuple[VolumeTask | None, asyncio.Task[None]]] = {}
-        self._of_vm: dict[str, set[str]] = {}  # vm id -> ids of its volumes
         self._log = structlog.get_logger("volumes")
 
     async def run(self) -> None:
@@ -56,7 +55,6 @@ class VolumeWorker:
         looking = asyncio.create_task(self._look_for_ever(), name="volumes-look")
         try:
             for stored in self._records.all(VOLUMES):
-                self._learn(None, stored.record)
                 self._consider(stored.record)
             await asyncio.Event().wait()
         finally:
@@ -69,27 +67,11 @@ class VolumeWorker:
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         for change in seen:
-            if change.kind is VOLUMES:
-                self._learn(change.before, change.now)
-                if change.now is not None:
-                    self._consider(change.now)
+            if change.kind is VOLUMES and change.now is not None:
+                self._consider(change.now)
             elif change.kind is VMS and (vm := change.now or change.before) is not None:
-                self._consider_of(vm.id)
-
-    def _learn(self, before: Volume | None, now: Volume | None) -> None:
-        if before is not None and before.vm_id:
-            mine = self._of_vm.get(before.vm_id, set())
-            mine.discard(before.id)
-            if not mine:
-                self._of_vm.pop(before.vm_id, None)
-        if now is not None and now.vm_id:
-            self._of_vm.setdefault(now.vm_id, set()).add(now.id)
-
-    def _consider_of(self, vm_id: str) -> None:
-        for volume_id in tuple(self._of_vm.get(vm_id, ())):
-            stored = self._records.get(VOLUMES, volume_id)
-            if stored is not None:
-                self._consider(stored.record)
+                for stored in self._records.of_vm(VOLUMES, vm.id):
+                    self._consider(stored.record)
 
     def _consider(self, volume: Volume) -> None:
         working = self._working.get(volume.id)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from novacron.agent.drivers.qemu import nbd
 from novacron.agent.drivers.qemu.devices import node_of
-from novacron.agent.drivers.qemu.exports import close_exports
+from novacron.agent.drivers.qemu.exports import serving
 from novacron.agent.drivers.qemu.look import disk_nodes
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.nbd import Extent, Session
@@ -24,7 +24,6 @@ from novacron.errors import DeadlineExceeded, MonitorFailed
 from novacron.model.blocks import BLOCK_BYTES, MAX_BLOCKS, BlockDigests, Sample
 
 SOCKET = "blocks.sock"
-LISTENER = "block-reader"
 READ_DEADLINE_S = 50.0
 MAX_EXTENTS = 1 << 16
 _HELD = "Permission conflict on node"
@@ -78,7 +77,7 @@ async def hold(machine: Machine) -> None:
     if not machine.resume_first:
         return
     try:
-        async with _serving(machine):
+        async with serving(machine, SOCKET):
             for volume_id, node in (await disk_nodes(machine.door())).items():
                 await _hold(machine, volume_id, node)
     except OSError as wrong:
@@ -102,7 +101,7 @@ async def _exported(machine: Machine, volume_id: str, context: str, bitmap: str 
     monitor, node = machine.door(), node_of(volume_id)
     export = {"type": "nbd", "id": f"read-{node}", "node-name": node, "name": volume_id, "writable": False}
     try:
-        async with _serving(machine):
+        async with serving(machine, SOCKET):
             await monitor.execute("block-export-add", export | ({"bitmaps": [bitmap]} if bitmap else {}))
             async with asyncio.timeout(READ_DEADLINE_S):
                 reader, writer = await asyncio.open_unix_connection(sock=machine.run_dir.connect(SOCKET))
@@ -116,24 +115,6 @@ async def _exported(machine: Machine, volume_id: str, context: str, bitmap: str 
         raise DeadlineExceeded(f"the blocks of a disk were not read within {READ_DEADLINE_S:g} s") from None
     except OSError as wrong:
         raise MonitorFailed(f"the blocks of a disk cannot be read: {wrong}") from wrong
-
-
-@contextlib.asynccontextmanager
-async def _serving(machine: Machine) -> AsyncIterator[None]:
-    """What is exported while the block runs is to be had at the socket. :raise OSError: there can be none."""
-    await close_exports(machine)  # what an asking left that was cut off
-    machine.run_dir.remove(SOCKET)
-    listening = machine.run_dir.listen(SOCKET)
-    try:
-        await machine.door().hand(LISTENER, listening.fileno())
-    finally:
-        listening.close()
-    try:
-        await machine.door().execute("nbd-server-start", {"addr": {"type": "fd", "data": {"str": LISTENER}}})
-        yield
-    finally:
-        machine.run_dir.remove(SOCKET)
-        await close_exports(machine)
 
 
 async def _digests(session: Session, blocks: Sequence[int], size_bytes: int) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """What a QEMU lets others read or fill of its disks, over NBD: the target's of a move, under the migration's key.
 
 open_exports → (filled) → close_exports, before the target continues
+serving        for this node's agent alone, at a socket in the machine's directory
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from novacron.agent.drivers.qemu import tls
 from novacron.agent.drivers.qemu.devices import node_of
@@ -14,6 +16,7 @@ from novacron.agent.drivers.qemu.machine import Machine
 from novacron.errors import DriverError, MonitorFailed
 
 LISTENER = "disk-exports"
+OWN_LISTENER = "own-exports"
 
 
 async def open_exports(machine: Machine, volume_ids: Sequence[str], address: str) -> int:
@@ -48,3 +51,21 @@ async def close_exports(machine: Machine) -> None:
     except MonitorFailed:
         if not monitor.connected:
             raise
+
+
+@contextlib.asynccontextmanager
+async def serving(machine: Machine, name: str) -> AsyncIterator[None]:
+    """What is exported while the block runs is to be had at that socket. :raise OSError: there can be none."""
+    await close_exports(machine)  # what an asking left that was cut off
+    machine.run_dir.remove(name)
+    listening = machine.run_dir.listen(name)
+    try:
+        await machine.door().hand(OWN_LISTENER, listening.fileno())
+    finally:
+        listening.close()
+    try:
+        await machine.door().execute("nbd-server-start", {"addr": {"type": "fd", "data": {"str": OWN_LISTENER}}})
+        yield
+    finally:
+        machine.run_dir.remove(name)
+        await close_exports(machine)

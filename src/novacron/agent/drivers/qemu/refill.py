@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 
 from novacron.agent.drivers.qemu import nbd, trail
 from novacron.agent.drivers.qemu.devices import node_of
-from novacron.agent.drivers.qemu.exports import close_exports
+from novacron.agent.drivers.qemu.exports import serving
 from novacron.agent.drivers.qemu.look import disk_nodes, node_names
 from novacron.agent.drivers.qemu.machine import Machine
 from novacron.agent.drivers.qemu.mirror import FILL_NODE, Copied
@@ -25,7 +25,6 @@ from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, Moni
 from novacron.model.blocks import BLOCK_BYTES
 
 SOCKET = "refill.sock"
-LISTENER = "refill"
 RUN_BLOCKS = 16
 BATCH_BLOCKS = 1024
 LANES = 4
@@ -169,30 +168,19 @@ class Refill:
     async def _served(self, node: str, fill: str, bitmap: str = "") -> AsyncIterator[Open]:
         """The disk, and the target when there is one, to be opened from here, for as long as this lasts."""
         machine, monitor = self._machine, self._machine.door()
-        await close_exports(machine)  # what one left that was cut off
-        machine.run_dir.remove(SOCKET)
-        listening = machine.run_dir.listen(SOCKET)
-        try:
-            await monitor.hand(LISTENER, listening.fileno())
-        finally:
-            listening.close()
 
         async def opened(name: str, context: str) -> Session:
             session = Session(*await asyncio.open_unix_connection(sock=machine.run_dir.connect(SOCKET)))
             await session.begin(name, context)
             return session
 
-        try:
-            await monitor.execute("nbd-server-start", {"addr": {"type": "fd", "data": {"str": LISTENER}}})
+        async with serving(machine, SOCKET):
             here = {"type": "nbd", "id": f"fill-{node}", "node-name": node, "name": _HERE, "allocation-depth": True}
             await monitor.execute("block-export-add", here | ({"bitmaps": [bitmap]} if bitmap else {}))
             if fill:
                 there = {"type": "nbd", "id": f"fill-{fill}", "node-name": fill, "name": _THERE, "writable": True}
                 await monitor.execute("block-export-add", there)
             yield opened
-        finally:
-            machine.run_dir.remove(SOCKET)
-            await close_exports(machine)
 
     async def _bitmap(self, verb: str, node: str, **what: object) -> None:
         await self._machine.door().execute(f"block-dirty-bitmap-{verb}", {"node": node, **what})
