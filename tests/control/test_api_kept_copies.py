@@ -113,13 +113,25 @@ async def test_they_are_shown_and_deleted_at_their_node(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason"), [({"verdict": None}, "copies.none"), ({"state": MigrationState.VERIFYING}, "copies.in_use")]
+    ("changed", "reason"),
+    [
+        ({"verdict": None}, "copies.none"),
+        ({"verdict": None, "state": MigrationState.FAILED}, "copies.none"),  # its source has them still, and uses them
+        ({"state": MigrationState.VERIFYING}, "copies.in_use"),
+    ],
 )
 async def test_there_must_be_some_that_nobody_uses(api: Api, changed: dict[str, Any], reason: str) -> None:
     site = await a_site(api, **changed)
     assert (await site.refused(409, "state_conflict"))[0] == reason
     problem_of(await api.http.post("/api/v1/migrations/nothing/discard-copies"), 404, "not_found")
     problem_of(await site.discard(**{"if-match": '"1"'}), 412, "precondition_failed")
+
+
+async def test_what_stayed_of_one_that_failed_past_its_commit_can_go(api: Api) -> None:
+    site = await a_site(api, verdict=None, state=MigrationState.FAILED, did=("copy_disks", "commit", "take_over"))
+    assert (await site.shown()).kept_copies is not None
+    assert (await site.discard()).status_code == 200
+    assert len(site.asked()) == 1
 
 
 @pytest.mark.parametrize("about_to", [True, False])

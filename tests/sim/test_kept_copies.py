@@ -1,4 +1,4 @@
-"""Copies of disks that a move left at its source because the target's differ: deleted when a person says so."""
+"""Copies of disks that a move left at its source, and its VM left: deleted when a person says so."""
 
 from __future__ import annotations
 
@@ -78,6 +78,22 @@ async def test_an_answer_that_is_lost_is_asked_for_again(tmp_path: Path) -> None
         assert not source.exists()
         assert h.migration(migration.id).copies_discarded_at is None
         assert (await discard(h, migration.id)).copies_discarded_at is not None
+
+
+async def test_what_a_target_that_died_at_once_left_behind_is_kept_and_can_go(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", local=True)
+        h.cluster["b"].lose("migration.verify", error=DeadlineExceeded("late"))
+        migration_id = await h.migrate(vm_id, "b")
+        await h.until(lambda: "take_over" in h.migration(migration_id).did, "it runs there")
+        source = file_of(h.cluster["a"].host.machines[vm_id])
+        h.cluster["b"].host.crash(vm_id)
+        assert await h.ended(migration_id) is MigrationState.FAILED
+        await h.until(lambda: vm_id not in h.cluster["a"].host.machines, "the source lets go")
+        assert source.exists()
+        await discard(h, migration_id)
+        assert not source.exists()
+        assert h.vm(vm_id).node_id == h.cluster["b"].node_id
 
 
 async def test_nothing_goes_that_was_not_kept_or_while_its_node_is_away(tmp_path: Path) -> None:

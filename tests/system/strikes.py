@@ -50,7 +50,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
         return self.places.index(one) < self.places.index(other)
 
 
-_STREAMED = ("accept", "send", "take_over", "verify", "release")
+_STREAMED = ("accept", "send", "commit", "take_over", "verify", "release")
 
 
 def _wish(kind: str = "live", strategy: str | None = None) -> migrations.MigrationCreate:
@@ -61,7 +61,7 @@ WAYS = {
     "live": Way(steps=_STREAMED, wish=_wish("live", "precopy")),
     "warm": Way(steps=_STREAMED, wish=_wish("warm")),
     "postcopy": Way(
-        steps=("accept", "send", "open_postcopy", "take_over", "fetch_rest", "verify", "release"),
+        steps=("accept", "send", "commit", "open_postcopy", "take_over", "fetch_rest", "verify", "release"),
         wish=_wish("live", "postcopy"),
     ),
     "disks": Way(steps=("accept", "copy_disks", *_STREAMED[1:]), wish=_wish("live", "precopy"), pool="local"),

@@ -10,6 +10,7 @@ import asyncio
 
 import pytest
 
+from novacron.client import migrations
 from tests.system.disk_site import a_site, needs_nodes
 from tests.system.points import points
 from tests.system.rom_move import postcopy_allowed
@@ -57,6 +58,9 @@ async def test_no_copy_runs_twice_and_none_is_lost_that_had_not_to_be(name: str,
                     else:
                         assert done.state in ("completed", "rolled_back"), story
                         assert (after.node_id == done.target_node_id) == (done.state == "completed"), story
+                    assert (done.kept_copies is not None) == (done.state == "failed" and way.pool == "local"), story
+                    if done.kept_copies is not None:
+                        await site.do(migrations.discard_copies(done.id))
                     async with asyncio.timeout(END_S):
                         await watch.more()
                     assert watch.wrong == [], story

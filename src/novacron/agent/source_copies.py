@@ -1,4 +1,4 @@
-"""Copies of disks that a move left at its source because its target's differ: deleted here when a person says so."""
+"""Copies of disks that a move left at its source and its VM left: deleted here when a person says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of disks that stayed at a move's source because the target's differ from them: which may be deleted. Pure."""
+"""Copies of disks that stayed at a move's source, which the VM has left: why, and which may be deleted. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,24 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from novacron.errors import Reason, StateConflict
-from novacron.model.migration import DiskMove, Migration, is_final, keeps_copies
+from novacron.model.migration import DiskMove, Migration, MigrationState, is_final, is_here
+from novacron.model.migration_steps import is_committed
+from novacron.model.verdict import DISKS, failures
 from novacron.model.volume import Place, Volume, places
+
+
+def keeps_copies(migration: Migration) -> bool:
+    """Whether the source's copies of its disks are not to be deleted: the target's differ from them, or it failed once
+    the VM was the target's and nobody has seen it live there.
+    """
+    checks = migration.verdict.checks if migration.verdict else ()
+    differs = any(check.name == DISKS for check in failures(checks))
+    return differs or _failed_there(migration)
+
+
+def _failed_there(migration: Migration) -> bool:
+    left = bool(migration.disks) and not is_here(migration)
+    return left and migration.state is MigrationState.FAILED and is_committed(migration)
 
 
 def to_discard(migration: Migration, volumes: Mapping[str, Volume], source: str) -> tuple[DiskMove, ...]:
@@ -21,7 +37,9 @@ def to_discard(migration: Migration, volumes: Mapping[str, Volume], source: str)
         when = f"{migration.copies_discarded_at:%Y-%m-%d %H:%M} UTC"
         raise _refused(migration, "copies.discarded", f"{migration.copies_discarded_by} had them deleted at {when}")
     if not keeps_copies(migration):
-        raise _refused(migration, "copies.none", "it kept none: none of its disks was found to differ")
+        raise _refused(
+            migration, "copies.none", "it kept none: no disk was found to differ, nor did it fail past its commit"
+        )
     if not is_final(migration):
         raise _refused(migration, "copies.in_use", "it is under way", "wait until it has ended")
     back = [move for move in migration.disks if _is_back(move, migration.source_node, volumes.get(move.volume_id))]

@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from novacron.model.prediction import Measurement, Prediction, PredictionError, error_percent
-from novacron.model.verdict import DISKS, Verdict, failures
+from novacron.model.verdict import Verdict, failures
 from novacron.model.vm import Problem
 
 
@@ -275,12 +275,6 @@ def is_here(migration: Migration) -> bool:
 
 def is_final(migration: Migration) -> bool:
     return migration.state in FINAL
-
-
-def keeps_copies(migration: Migration) -> bool:
-    """Whether the source's copies of its disks are not to be deleted: the target's differ from them."""
-    checks = migration.verdict.checks if migration.verdict else ()
-    return any(check.name == DISKS for check in failures(checks))
 
 
 def judged(migration: Migration, verdict: Verdict) -> Migration:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from novacron.agent.as_user import as_user
 from novacron.errors import DeadlineExceeded, DriverError, NoRoom, Reason, StateConflict, Unavailable
 
 GIB = 1 << 30
@@ -89,10 +90,9 @@ class Tools:
         bounds = (f"--as={limits.memory_bytes}", f"--cpu={limits.cpu_s}", "--core=0")
         try:
             return await asyncio.create_subprocess_exec(
-                "prlimit", *bounds, "--", program, *words,
+                *as_user(user, user), "prlimit", *bounds, "--", program, *words,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}, cwd="/", pass_fds=descriptors,
-                **({} if user is None else {"user": user, "group": user, "extra_groups": []}),  # type: ignore[arg-type]
             )  # fmt: skip
         except FileNotFoundError as missing:
             raise Unavailable("prlimit is not installed: install util-linux") from missing

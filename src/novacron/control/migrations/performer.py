@@ -29,8 +29,9 @@ from novacron.control.store.kinds import NETWORKS, NODES, VMS
 from novacron.control.store.records import Records
 from novacron.errors import NotFound, StateConflict
 from novacron.failpoint import reach
+from novacron.model.kept_copies import keeps_copies
 from novacron.model.machine import MachineReport
-from novacron.model.migration import Figures, Migration, MigrationKind, Transport, keeps_copies, tactics_of
+from novacron.model.migration import Figures, Migration, MigrationKind, Transport, tactics_of
 from novacron.model.migration_steps import Do, Step, Undo, next_action
 from novacron.model.network import Flow
 from novacron.model.vm import Vm, running_spec

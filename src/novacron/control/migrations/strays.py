@@ -13,8 +13,9 @@ from novacron.control.migrations.copying import kept_s
 from novacron.control.store.kinds import MIGRATIONS, NODES, VMS, VOLUMES
 from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
+from novacron.model.kept_copies import keeps_copies
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
-from novacron.model.migration import Figures, Migration, MigrationState, is_final, keeps_copies
+from novacron.model.migration import Figures, Migration, MigrationState, is_final
 from novacron.model.vm import Vm
 from novacron.model.volume import Place, Volume, places
 from novacron.wire import agent as wire

@@ -9,7 +9,8 @@ import msgspec
 from novacron.control.encoded import Encoded
 from novacron.control.store.kinds import MIGRATIONS, NODES, POLICIES, POOLS
 from novacron.control.store.records import Records
-from novacron.model.migration import DiskMove, Figures, Migration, keeps_copies, prediction_error
+from novacron.model.kept_copies import keeps_copies
+from novacron.model.migration import DiskMove, Figures, Migration, prediction_error
 from novacron.model.migration_steps import may_cancel
 from novacron.model.policy import Policy
 from novacron.model.verdict import Verdict, outcome_of

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+
+from novacron.agent.as_user import as_user
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
@@ -96,8 +99,10 @@ def spawn(
 
     It outlives the agent: no parent-death signal, no shared session. :raise OSError: it cannot be executed.
     """
+    if shutil.which(argv[0], path=ENVIRONMENT["PATH"]) is None:
+        raise FileNotFoundError(f"{argv[0]} is not installed")
     started = subprocess.Popen(  # noqa: S603 -- argv is a list built from checked data; no shell
-        argv,
+        [*as_user(uid, gid), *argv],
         cwd=directory,
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
@@ -106,9 +111,6 @@ def spawn(
         pass_fds=pass_fds,
         start_new_session=True,
         umask=0o077,
-        user=uid,
-        group=gid,
-        extra_groups=None if uid is None else [],
     )
     pidfd = os.pidfd_open(started.pid)
     started.returncode = 0  # the pidfd watches and reaps from here on; Popen must do neither
