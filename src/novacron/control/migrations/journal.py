@@ -17,6 +17,7 @@ from novacron.control.store.records import Records, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms import decide
 from novacron.errors import CompareFailed
+from novacron.failpoint import reach
 from novacron.model import migration_steps as machine
 from novacron.model.machine import MachineReport
 from novacron.model.migration import UNDOING, Figures, Migration, MigrationState, Progress, is_final, is_here, judged
@@ -86,6 +87,7 @@ class Journal:
         """
         steps = machine.steps_of(self._migration(migration_id).record)
         commit = next(step for step in steps if step.name == COMMIT)
+        reach("conductor.commit:began")
         while True:
             migration, vm = self._pair(migration_id)
             if migration.record.state in UNDOING or COMMIT in migration.record.did:
@@ -96,6 +98,7 @@ class Journal:
             owned = vm.record if is_here(story) else _owned_by(vm.record, story.target_node, now)
             held = carried(owned, story.disks)
             if await self._both(migration, self._opened(story), vm, held, swapped):
+                reach("conductor.commit:did")
                 return
 
     async def retake(self, migration_id: str, step: Step) -> None:
