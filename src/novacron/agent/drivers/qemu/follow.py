@@ -13,6 +13,7 @@ from novacron.agent.drivers.qemu.migration import Info, progress_of, sample_of
 from novacron.agent.drivers.qemu.record import Transfer
 from novacron.agent.drivers.qemu.takeback import CANCEL_DEADLINE_S, abort, settle
 from novacron.errors import DeadlineExceeded, DriverError, MigrationFailed, Reason
+from novacron.failpoint import reach
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import Strategy
 
@@ -61,6 +62,7 @@ class Follower:
         self._hand_off()
 
     async def _go_on(self) -> None:
+        reach("qemu.switchover:before")
         try:
             await self._machine.door().execute("migrate-continue", {"state": "pre-switchover"})
             await self._machine.until(
