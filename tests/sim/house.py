@@ -91,6 +91,7 @@ class House:
             "weaver": self._weaver,
             "volumes": lambda: VolumeWorker(self.records, self.cluster, self.clock),
             "prober": self._prober,
+            "observer": self._observer,
             "health": lambda: Health(self.records, self.cluster, self.clock),
             "snapshots": lambda: SnapshotWorker(self.records, self.cluster, self.images, self.clock),
             "schedules": lambda: Keeper(self.records, self.snapshots, self.clock),
@@ -101,6 +102,11 @@ class House:
         prober = Prober(self.records, self.cluster, self.clock)
         self.cluster.on_hello(prober.hello)
         return prober
+
+    def _observer(self) -> Observer:
+        """The one before it, if any, hears of nodes no more, as when its server died."""
+        self.observer = Observer(self.records, self.cluster, self.clock)
+        return self.observer
 
     def _weaver(self) -> Weaver:
         """The one before it, if any, hears of nodes no more, as when its server died."""
@@ -366,16 +372,16 @@ async def house(
     await records.start()
     await ensure_default(records, clock, POOL_ID)
     cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s, own_pools=own_pools)
-    observer = Observer(records, cluster, clock)
-    cluster.on_hello(observer.hello)
-    cluster.on_report(observer.report)
     made = House(records, cluster, clock, root)
+    made.observer = Observer(records, cluster, clock)
+    cluster.on_hello(lambda hello: made.observer.hello(hello))
+    cluster.on_report(lambda node_id, report: made.observer.report(node_id, report))
     cluster.on_hello(lambda hello: made.weaver.hello(hello))
     made.weaver = Weaver(records, cluster, clock)  # hears of nodes before it works
     try:
         await cluster.start()
         for worker in (
-            *("reconciler", "conductor", "bulk", "health"),
+            *("reconciler", "conductor", "bulk", "health", "observer"),
             *("weaver", "volumes", "prober", "snapshots", "schedules", "rehearsals"),
         ):
             made.start_worker(worker)

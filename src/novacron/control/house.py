@@ -312,6 +312,7 @@ def workers(
         "bulk_migrations": bulk_worker(config, records, lines, clock).run,
         "rehearsals": RehearsalWorker(records, lines, clock, distribution).run,
         "weaver": weaver.run,
+        "observer": observer.run,
         "health": Health(records, lines, clock).run,
         "prober": prober.run,
         "volumes": VolumeWorker(records, lines, clock, distribution).run,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import structlog
@@ -11,7 +12,7 @@ from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.migrations.strays import Sweeper
 from novacron.control.store.kinds import NODES, VMS
-from novacron.control.store.records import Records
+from novacron.control.store.records import Records, Seen
 from novacron.control.vms import decide
 from novacron.errors import NameTaken, NotFound
 from novacron.model.machine import MachineReport, MachineStatus
@@ -27,7 +28,20 @@ class Observer:
         self._records = records
         self._clock = clock
         self._sweeper = Sweeper(records, agents)
+        self._crashes: dict[str, dict[str, MachineReport]] = {}  # by VM and node: told while a migration held it
+        self._writing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("observer")
+
+    async def run(self) -> None:
+        """Judge a crash that was told while a migration held the VM once the VM is let go; until cancelled."""
+        stop = self._records.subscribe(self._notice)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stop()
+            for task in self._writing:
+                task.cancel()
+            await asyncio.gather(*self._writing, return_exceptions=True)
 
     async def hello(self, hello: Hello) -> None:
         """A node has come (back).
@@ -75,11 +89,37 @@ class Observer:
         reports = tuple(reports)
         for report in reports:
             stored = self._records.get(VMS, report.vm_id)
-            if stored is not None and self._is_news(stored.record, node_id, report):
+            if stored is not None and stored.record.migration_id:
+                self._keep(node_id, report)
+            elif stored is not None and self._is_news(stored.record, node_id, report):
                 await self._write(node_id, report)
         if complete:
             await self._miss(node_id, {report.vm_id for report in reports})
             self._sweeper.look(node_id, reports, copies)
+
+    def _keep(self, node_id: str, report: MachineReport) -> None:
+        """For when the VM is let go: the migration's steps tell what becomes of it, but not that it then dies."""
+        crashes = self._crashes.setdefault(report.vm_id, {})
+        if report.status is MachineStatus.CRASHED:
+            crashes[node_id] = report
+        else:
+            crashes.pop(node_id, None)
+
+    def _notice(self, seen: Sequence[Seen]) -> None:
+        for change in seen:
+            if change.kind is not VMS:
+                continue
+            if change.now is not None and not change.now.migration_id:
+                self._judge(change.now)
+            elif change.now is None and change.before is not None:
+                self._crashes.pop(change.before.id, None)
+
+    def _judge(self, vm: Vm) -> None:
+        report = self._crashes.pop(vm.id, {}).get(vm.node_id)
+        if report is not None and self._is_news(vm, vm.node_id, report):
+            task = asyncio.create_task(self._write(vm.node_id, report), name=f"crashed-{vm.id}")
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
 
     def _is_news(self, vm: Vm, node_id: str, report: MachineReport) -> bool:
         return decide.speaks_for(vm, node_id, report) and (vm.observed != report or vm.node_lost)
