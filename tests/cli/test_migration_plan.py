@@ -297,6 +297,32 @@ def test_a_migration_that_waits_says_until_when(room: ControlRoom, run: Run) -> 
     assert run("vm migrate web-1 --starts-at tonight").exit_code == 2
 
 
+def test_a_migration_whose_vm_is_free_says_so_and_for_what_it_is_held_up(room: ControlRoom, run: Run) -> None:
+    later = "2026-11-23T22:00:00Z"
+    free = migration(
+        state="pending", not_before=later, began_at=None, holds_vm=False, steps_begun=[], steps_done=[], progress=None
+    )  # fmt: skip
+    room.on("POST", "/migrations", said(free, 202))
+    assert (
+        "from 2026-11-23 22:00 UTC on, free until then" in run("vm migrate web-1 --starts-at 2026-11-23T22:00").stdout
+    )
+    room.on("GET", f"/migrations/{MIGRATION_ID}", said(free))
+    shown = run(f"migration show {MIGRATION_ID}").stdout
+    assert "Waits until: 2026-11-23 22:00:00 UTC; web-1 is free until then" in " ".join(shown.split())
+    room.on("GET", "/migrations", said(page(free)))
+    assert "waits until 2026-11-23 22:00" in run("migration list").stdout
+    held_up = {"code": "busy", "message": "its task stop is under way", "at": later, "remedy": "wait for it"}
+    room.on("GET", f"/migrations/{MIGRATION_ID}", said(free | {"held_up": held_up}))
+    shown = " ".join(run(f"migration show {MIGRATION_ID}").stdout.split())
+    assert "Held up: its task stop is under way (since 2026-11-23 22:00:00 UTC)" in shown
+    assert "What to do: wait for it" in shown
+    room.on("GET", "/migrations", said(page(free | {"held_up": held_up})))
+    assert "waits, held up" in run("migration list").stdout
+    over = free | {"state": "cancelled", "finished_at": later, "may_cancel": False}
+    room.on("POST", f"/migrations/{MIGRATION_ID}/cancel", said(over))
+    assert "cancelled; web-1 stays where it is" in run(f"migration cancel {MIGRATION_ID}").stdout
+
+
 def test_copies_that_were_kept_are_shown_with_what_to_type(room: ControlRoom, run: Run) -> None:
     disk = {"volume_id": "v-1", "size_bytes": 1, "used_bytes": 1, "from_pool": "local", "from_pool_id": "p"}
     disks = [disk | {"to_pool": "local", "to_pool_id": "p"}]

@@ -15,8 +15,17 @@ from novacron.control.migrations.choice import ONE_CARRIES_BYTES_PER_S, Choice, 
 from novacron.control.migrations.decide import MAX_CHANNELS, channels_by
 from novacron.control.migrations.goals import Effective, effective, sentences
 from novacron.control.migrations.history import MIB, Costs, Link
-from novacron.model.migration import Figures, Goals, Migration, MigrationKind, MigrationState, Strategy, Transport
-from novacron.model.policy import Policy, Wishes
+from novacron.model.migration import (
+    Figures,
+    Goals,
+    Migration,
+    MigrationKind,
+    MigrationState,
+    Strategy,
+    Transport,
+    Wishes,
+)
+from novacron.model.policy import Policy
 from novacron.model.prediction import Measurement, Range, spread
 
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)

@@ -13,9 +13,9 @@ from novacron.control.migrations.goals import effective
 from novacron.control.migrations.queue import admitted
 from novacron.control.migrations.windows import opens_at, zone
 from novacron.errors import InvalidInput
-from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy
+from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy, Wishes
 from novacron.model.migration_steps import REASSIGNED, STREAMED, began, finished
-from novacron.model.policy import DAYS, Policy, Window, Wishes
+from novacron.model.policy import DAYS, Policy, Window
 
 NOW = datetime.datetime(2026, 1, 2, 12, 0, tzinfo=datetime.UTC)  # a Friday
 

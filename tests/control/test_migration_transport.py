@@ -15,8 +15,16 @@ from novacron.control.migrations.goals import effective, sentences
 from novacron.control.migrations.history import MIB, PACKS, Costs, Link
 from novacron.control.migrations.transport import BOTTLENECK_BYTES_PER_S, IN_POSTCOPY, Sent, choose, decide, scope_of
 from novacron.errors import Reason
-from novacron.model.migration import Figures, Goals, Migration, MigrationKind, MigrationState, Strategy, Transport
-from novacron.model.policy import Wishes
+from novacron.model.migration import (
+    Figures,
+    Goals,
+    Migration,
+    MigrationKind,
+    MigrationState,
+    Strategy,
+    Transport,
+    Wishes,
+)
 from novacron.model.prediction import Measurement, Range
 from novacron.model.vm import Desired, Vm, VmSpec
 

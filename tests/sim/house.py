@@ -85,7 +85,7 @@ class House:
     def start_worker(self, name: str) -> None:
         kinds = {
             "reconciler": lambda: Reconciler(self.records, self.cluster, self.clock),
-            "conductor": lambda: Conductor(self.records, self.cluster, self.clock),
+            "conductor": lambda: Conductor(self.records, self.cluster, self.clock, self.migrations),
             "bulk": lambda: BulkWorker(self.records, self.room, self.migrations, self.surveyor, self.clock),
             "rehearsals": lambda: RehearsalWorker(self.records, self.cluster, self.clock),
             "weaver": self._weaver,

@@ -11,8 +11,8 @@ import pytest
 from novacron.control.once import Once
 from novacron.control.store.kinds import BULK_MIGRATIONS, POLICIES
 from novacron.model.bulk_migration import BulkState, is_bulk_final
-from novacron.model.migration import Migration, MigrationState
-from novacron.model.policy import DAYS, Policy, Window, Wishes
+from novacron.model.migration import Migration, MigrationState, Wishes
+from novacron.model.policy import DAYS, Policy, Window
 from novacron.testing.fake_driver import FakeDriver
 from novacron.testing.hand_clock import START
 from novacron.wire.rest.bulk_migrations import BulkMigrationCreate

@@ -38,6 +38,7 @@ def follow(session: Session, nova: Client, migration_id: str, timeout_s: float) 
 def say_begun(session: Session, migration: Migration) -> None:
     """What is said without --wait."""
     waits = f" from {migration.not_before:%Y-%m-%d %H:%M} UTC on" if migration.not_before else ""
+    waits += ", free until then" if migration.waits_for_its_time else ""
     sentence = (
         f"{migration.vm_name}: moving from {migration.source_node} to {migration.target_node}{waits}; "
         f"novacron migration watch {migration.id}"
@@ -107,6 +108,8 @@ def failure(migration: Migration) -> MigrationFailed:
         "cancelled": f"it runs on {migration.source_node} as before",
         "rolled_back": f"it runs on {migration.source_node} as before",
     }.get(migration.state, "where it is must be looked at")
+    if not migration.steps_begun:
+        where = "nothing of it had begun: the VM is as it was"
     why = f": {problem.message}" if problem else ""
     reasons = [Reason(problem.code, problem.message, migration.vm_name, problem.remedy)] if problem else []
     return MigrationFailed(f"the migration of {migration.vm_name} ended {migration.state}{why}; {where}", reasons)

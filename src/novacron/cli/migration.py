@@ -68,7 +68,8 @@ def cancel(session: Session, migration: str) -> None:
 
     with session.connect() as nova:
         asked = nova.do(migrations.cancel(migration))
-    session.printer.done(asked, f"{asked.id}: {asked.state}; {asked.vm_name} stays on {asked.source_node}", name)
+    where = f"on {asked.source_node}" if asked.steps_begun else "where it is"
+    session.printer.done(asked, f"{asked.id}: {asked.state}; {asked.vm_name} stays {where}", name)
 
 
 @migration.command("set-bandwidth")
@@ -133,7 +134,7 @@ def _columns() -> list[Column[Migration]]:
         Column("VM", lambda one: one.vm_name),
         Column("FROM", lambda one: one.source_node),
         Column("TO", lambda one: one.target_node),
-        Column("STATE", lambda one: one.state),
+        Column("STATE", _state),
         Column("TOTAL", lambda one: measured(one.figures.total_ms)),
         Column("DOWNTIME", lambda one: measured(one.figures.downtime_qemu_ms)),
         Column("AGE", lambda one: amounts.age(one.created_at, now)),
@@ -143,6 +144,12 @@ def _columns() -> list[Column[Migration]]:
         Column("ROUNDS", lambda one: str(one.figures.iterations or "-"), wide=True),
         Column("PROBLEM", lambda one: one.problem.message if one.problem else "-", wide=True),
     ]
+
+
+def _state(one: Migration) -> str:
+    if not one.waits_for_its_time or one.not_before is None:
+        return one.state
+    return "waits, held up" if one.held_up else f"waits until {one.not_before:%Y-%m-%d %H:%M}"
 
 
 def _off(one: Migration) -> str:
@@ -171,8 +178,7 @@ def _details(one: Migration) -> Iterator[tuple[str, str]]:
     yield "From", one.source_node
     yield "To", one.target_node
     yield "Goals", _goals(one)
-    if one.not_before and not one.began_at:
-        yield "Waits until", f"{one.not_before:%Y-%m-%d %H:%M:%S} UTC"
+    yield from _waits(one)
     if one.measured:
         yield "Measured", measured(one.measured)
     if one.predicted:
@@ -195,6 +201,20 @@ def _details(one: Migration) -> Iterator[tuple[str, str]]:
     yield "Begun", f"{one.created_at:%Y-%m-%d %H:%M:%S} UTC"
     if one.finished_at:
         yield "Ended", f"{one.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _waits(one: Migration) -> Iterator[tuple[str, str]]:
+    if one.not_before is None or one.began_at or one.is_final:
+        return
+    until = f"{one.not_before:%Y-%m-%d %H:%M:%S} UTC"
+    if not one.waits_for_its_time:
+        yield "Waits until", until
+        return
+    yield "Waits until", f"{until}; {one.vm_name} is free until then, and where and how it goes is decided anew"
+    if one.held_up:
+        yield "Held up", f"{one.held_up.message} (since {one.held_up.at:%Y-%m-%d %H:%M:%S} UTC)"
+        if one.held_up.remedy:
+            yield "What to do", one.held_up.remedy
 
 
 def _verdict(one: Migration) -> Iterator[tuple[str, str]]:

@@ -225,7 +225,11 @@ class KeptCopies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
-    """A migration; `state` is plain text, so that an old client can read a newer server."""
+    """A migration; `state` is plain text, so that an old client can read a newer server.
+
+    holds_vm: False: it waits for its time and its VM is free, or it has ended. held_up: why it still waits although its
+    time has come.
+    """
 
     id: str
     vm_id: str
@@ -270,6 +274,13 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     measured: Measurement | None = None
     verdict: Verdict | None = None
     kept_copies: KeptCopies | None = None
+    holds_vm: bool = True
+    held_up: Problem | None = None
+
+    @property
+    def waits_for_its_time(self) -> bool:
+        """Whether it has yet to begin, and its VM is free until then."""
+        return not self.holds_vm and not self.is_final
 
     @property
     def is_final(self) -> bool:

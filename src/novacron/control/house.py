@@ -273,13 +273,15 @@ def _moving(
     return routers, views
 
 
-def bulk_worker(config: ServerConfig, records: Records, lines: Agents, clock: Clock) -> BulkWorker:
-    """Who has the moves of bulk migrations begun."""
+def movers(
+    config: ServerConfig, records: Records, lines: Agents, clock: Clock, distribution: Distribution
+) -> tuple[Conductor, BulkWorker]:
+    """Who conducts migrations, and who has those of bulk migrations begun."""
     room = Room(records, config)
     planner = Planner(records, room, lines, clock)
-    surveyor = Surveyor(records, room, planner)
-    links = Links(records, lines, clock, planner)
-    return BulkWorker(records, room, MigrationService(records, room, clock, planner, links), surveyor, clock)
+    service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
+    conductor = Conductor(records, lines, clock, service, distribution, config.migrations_per_node)
+    return conductor, BulkWorker(records, room, service, Surveyor(records, room, planner), clock)
 
 
 def workers(
@@ -303,13 +305,14 @@ def workers(
                 await records.store.compact(revision - config.keep_revisions)
 
     distribution = Distribution(records, lines)
+    conductor, bulk = movers(config, records, lines, clock, distribution)
     return {
         "filler": Filler(records, images, clock, config.import_allow, config.import_ca).run,
         "cache": Cache(records, lines, clock, distribution).run,
         "access": access.run,
         "reconciler": Reconciler(records, lines, clock, distribution).run,
-        "conductor": Conductor(records, lines, clock, distribution, config.migrations_per_node).run,
-        "bulk_migrations": bulk_worker(config, records, lines, clock).run,
+        "conductor": conductor.run,
+        "bulk_migrations": bulk.run,
         "rehearsals": RehearsalWorker(records, lines, clock, distribution).run,
         "weaver": weaver.run,
         "observer": observer.run,

@@ -16,7 +16,7 @@ from enum import StrEnum
 import msgspec
 
 from novacron.errors import Reason, StateConflict
-from novacron.model.policy import Wishes
+from novacron.model.migration import Wishes
 
 PRIORITY_LABEL = "novacron.io/migration-priority"
 """A VM's own priority, a whole number from 0 to 100; those with more of it go first."""

@@ -103,6 +103,36 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     verify_disks: VerifyDisks = VerifyDisks.SAMPLED
 
 
+class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Goals of a migration, as far as somebody has said any. None: not said. The words are those of Goals."""
+
+    max_downtime_ms: int | None = None
+    finish_within_s: float | None = None
+    max_slowdown_percent: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    may_pause: bool | None = None
+    never_postcopy: bool | None = None
+    transport: Transport | None = None
+    verify_disks: VerifyDisks | None = None
+
+
+class Request(Wishes, frozen=True, kw_only=True, omit_defaults=True):
+    """What a move was asked for with, kept so that it can be decided anew when its time has come.
+
+    None and empty: not said. target_node, policy, pool, disk_pools (by volume) are ids: new names change nothing.
+    """
+
+    target_node: str = ""
+    kind: MigrationKind | None = None
+    strategy: Strategy | None = None
+    policy: str = ""
+    pool: str = ""
+    disk_pools: dict[str, str] = {}
+    measure: bool | None = None
+    starts_at: datetime.datetime | None = None
+    now: bool | None = None
+
+
 class Tactics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the stream is made: what a source is told beside the goals.
 
@@ -185,6 +215,9 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of one migration. `began` and `did` hold step names in order, `undone` the steps taken back.
 
     not_before: it begins no earlier; priority: those with more are let in first; began_at: when it was let in.
+    holds: it has taken hold of its VM, its volumes' other places and units; until then it is a wish that waits for its
+    time, `request` says of what, and the rest is only what was decided when it was asked for. held_up: why it still
+    waits although its time has come, and since when.
     at_rest: the VM did not run when it was asked for (cold only). paused: it was paused by request then, and is so on
     its target. channels: connections of the hypervisor's own that memory goes over at once. disks: those that are
     copied; the others are where they are on both nodes. belongings: what belongs to it and is no disk (UEFI variables,
@@ -211,6 +244,9 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disks: tuple[DiskMove, ...] = ()
     belongings: bool = False
     not_before: datetime.datetime | None = None
+    holds: bool = True
+    request: Request | None = None
+    held_up: Problem | None = None
     priority: int = 50
     paced_by: str = ""
     began_at: datetime.datetime | None = None
@@ -236,9 +272,11 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def paced(migration: Migration, bytes_per_s: int, by: str, now: datetime.datetime) -> Migration:
     """No faster than that from now on; 0: as the link. by: whose wish that is."""
     rate = f"at most {bytes_per_s / 2**20:.1f} MiB/s" if bytes_per_s else "as fast as the link"
+    request = migration.request
     return msgspec.structs.replace(
         migration,
         goals=msgspec.structs.replace(migration.goals, bandwidth_bytes_per_s=bytes_per_s),
+        request=msgspec.structs.replace(request, bandwidth_bytes_per_s=bytes_per_s) if request else None,
         paced_by=by,
         explanation=(*migration.explanation, f"bandwidth changed by {by}: {rate}"),
         updated_at=now,
@@ -275,6 +313,11 @@ def is_here(migration: Migration) -> bool:
 
 def is_final(migration: Migration) -> bool:
     return migration.state in FINAL
+
+
+def waits(migration: Migration) -> bool:
+    """Whether it waits for its time, and its VM is free meanwhile."""
+    return not migration.holds and not is_final(migration)
 
 
 def judged(migration: Migration, verdict: Verdict) -> Migration:

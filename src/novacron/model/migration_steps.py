@@ -18,7 +18,16 @@ from enum import StrEnum
 import msgspec
 
 from novacron.errors import StateConflict
-from novacron.model.migration import UNDOING, Migration, MigrationKind, MigrationState, Strategy, is_final, is_here
+from novacron.model.migration import (
+    UNDOING,
+    Migration,
+    MigrationKind,
+    MigrationState,
+    Strategy,
+    is_final,
+    is_here,
+    waits,
+)
 from novacron.model.vm import Problem
 
 
@@ -212,13 +221,17 @@ def copy_kept_s(migration: Migration) -> float:
 
 
 def cancelled(migration: Migration, now: datetime.datetime) -> Migration:
-    """Start taking everything back because somebody asked to.
+    """Start taking everything back because somebody asked to; one that still waits for its time ends at once.
 
     :raise StateConflict: it is final or the ownership has moved.
     """
     if not may_cancel(migration):
         seen = migration.state.value if is_final(migration) else f"{migration.state.value}, past its commit"
         raise StateConflict.of(f"migration {migration.id}", seen, ("before its commit",), "cancel")
+    if waits(migration):
+        return msgspec.structs.replace(
+            migration, state=MigrationState.CANCELLED, cancel_requested=True, updated_at=now, finished_at=now
+        )
     return msgspec.structs.replace(migration, state=MigrationState.CANCELLING, cancel_requested=True, updated_at=now)
 
 

@@ -7,21 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from novacron.model.migration import Transport, VerifyDisks
-
-
-class Wishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Goals of a migration, as far as somebody has said any. None: not said. The words are those of Goals."""
-
-    max_downtime_ms: int | None = None
-    finish_within_s: float | None = None
-    max_slowdown_percent: int | None = None
-    bandwidth_bytes_per_s: int | None = None
-    may_pause: bool | None = None
-    never_postcopy: bool | None = None
-    transport: Transport | None = None
-    verify_disks: VerifyDisks | None = None
-
+from novacron.model.migration import Wishes
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 

@@ -90,7 +90,7 @@ def _on_node(records: Records, ref: str) -> Chosen:
     coming = {
         stored.record.vm_id
         for stored in records.all(MIGRATIONS)
-        if stored.record.target_node == node.id and not is_final(stored.record)
+        if stored.record.target_node == node.id and stored.record.holds and not is_final(stored.record)
     }
     vms = [stored.record for stored in records.all(VMS)]
     mine = [vm for vm in vms if (vm.node_id == node.id or vm.id in coming) and vm.desired is not Desired.DELETED]

@@ -161,7 +161,7 @@ class BulkWorker:
             return {}
         known, vms = self._known(bulk), self._vms(bulk)
         moving = [known[one] for one in _moving(bulk) if one in known]
-        under_way = [one for one in moving if not one.at_rest and not is_final(one)]
+        under_way = [one for one in moving if one.holds and not one.at_rest and not is_final(one)]
         ours = {one.vm_id: one for one in under_way if may_stream(one) and one.paced_by in ("", SHARER)}
         held = sum(one.goals.bandwidth_bytes_per_s for one in under_way if one.vm_id not in ours)
         sharing = [vms[vm_id] for vm_id in (*ours, *joining) if vm_id in vms]

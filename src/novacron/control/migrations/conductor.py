@@ -16,13 +16,15 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
+from novacron.control.migrations.holder import Holder
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
 from novacron.control.migrations.queue import admitted, is_fresh
+from novacron.control.migrations.service import MigrationService
 from novacron.control.store.kinds import MIGRATIONS, NODES
 from novacron.control.store.records import Records, Seen
 from novacron.errors import PASSING, CompareFailed, DeadlineExceeded, NovaCronError, Unavailable
-from novacron.model.migration import UNDOING, Migration, MigrationState, is_final
+from novacron.model.migration import UNDOING, Migration, MigrationState, is_final, waits
 from novacron.model.migration_steps import Do, Finish, Step, Undo, is_past_return, next_action
 from novacron.model.vm import Problem
 
@@ -42,6 +44,7 @@ class Conductor:
         records: Records,
         agents: Agents,
         clock: Clock,
+        migrations: MigrationService,
         distribution: Distribution | None = None,
         per_node: int = 2,
     ) -> None:
@@ -51,6 +54,7 @@ class Conductor:
         self._journal = Journal(records, clock)
         self._performer = Performer(records, agents, clock, self._journal, distribution)
         self._per_node = per_node
+        self._holder = Holder(records, clock, migrations, self._let_in)
         self._unfinished: dict[str, Migration] = {}
         self._alarm: asyncio.Task[None] | None = None  # rings when the next one's time has come
         self._driving: dict[str, asyncio.Task[None]] = {}
@@ -70,14 +74,18 @@ class Conductor:
             for task in driving:
                 task.cancel()
             await asyncio.gather(*driving, return_exceptions=True)
+            await self._holder.close()
             await self._performer.close()
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         self._take([change.now for change in seen if change.kind is MIGRATIONS and change.now is not None])
+        if self._holder.told(seen):
+            self._let_in()
 
     def _take(self, changed: Sequence[Migration]) -> None:
         """Go on with these; those that have not begun take their place in line."""
         moved_up = False
+        self._holder.take(changed)
         for migration in changed:
             moved_up |= is_final(migration) or is_fresh(migration)
             if is_final(migration):
@@ -91,14 +99,21 @@ class Conductor:
 
     def _let_in(self) -> None:
         """Begin those that may begin now, and look again when the next one's time has come."""
+        if self._stopping:
+            return
         now = self._clock.wall()
-        found = admitted(self._unfinished.values(), self._driving, now, self._per_node)
+        inside = {*self._driving, *self._holder.trying}
+        found = admitted(self._unfinished.values(), inside, now, self._per_node, self._holder.aside)
         for migration_id in found.ids:
-            self._consider(self._unfinished[migration_id])
+            migration = self._unfinished[migration_id]
+            if waits(migration):
+                self._holder.begin(migration_id)
+            else:
+                self._consider(migration)
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if found.next_at is not None and not self._stopping:
+        if found.next_at is not None:
             after_s = min((found.next_at - now).total_seconds(), LINE_LOOK_S)
             self._alarm = asyncio.create_task(self._ring(after_s), name="migrations-line")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from novacron.model.migration import Goals
-from novacron.model.policy import Policy, Window, Wishes, default_of, selected
+from novacron.model.migration import Goals, Wishes
+from novacron.model.policy import Policy, Window, default_of, selected
 
 USUAL = "usual"
 ASKED = "asked for"

@@ -12,11 +12,12 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.migrations.disks import carried
+from novacron.control.migrations.waiting import refused
 from novacron.control.store.kinds import MIGRATIONS, VMS, VOLUMES
 from novacron.control.store.records import Records, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms import decide
-from novacron.errors import CompareFailed
+from novacron.errors import CompareFailed, NovaCronError
 from novacron.failpoint import reach
 from novacron.model import migration_steps as machine
 from novacron.model.machine import MachineReport
@@ -33,6 +34,15 @@ class Journal:
     def __init__(self, records: Records, clock: Clock) -> None:
         self._records = records
         self._clock = clock
+
+    async def put_off(self, migration_id: str, error: NovaCronError) -> None:
+        """One that waits cannot take hold of its VM although its time has come: why, or its end where it never will."""
+
+        def write(now: Migration) -> Migration | None:
+            vm = self._records.get(VMS, now.vm_id)
+            return refused(now, error, vm.record if vm else None, self._now())
+
+        await self._records.change(MIGRATIONS, migration_id, write)
 
     async def begin(self, migration: Migration, step: Step) -> None:
         """Before the first try of a step."""

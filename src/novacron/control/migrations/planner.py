@@ -23,8 +23,7 @@ from novacron.control.scheduler.placement import Candidate
 from novacron.control.store.kinds import LINKS, MIGRATIONS, NODES, POLICIES, POOLS, SNAPSHOTS, VOLUMES
 from novacron.control.store.records import Records
 from novacron.errors import InvalidInput, NovaCronError
-from novacron.model.migration import Migration, MigrationKind, Strategy
-from novacron.model.policy import Wishes
+from novacron.model.migration import Migration, MigrationKind, Strategy, Wishes
 from novacron.model.pool import Pool
 from novacron.model.prediction import Measurement
 from novacron.model.vm import Vm, running_spec, status_of

@@ -14,7 +14,8 @@ from novacron.control.room import Room
 from novacron.control.store.kinds import POLICIES
 from novacron.control.store.records import Records
 from novacron.errors import Conflict, Reason
-from novacron.model.policy import Policy, Window, Wishes
+from novacron.model.migration import Wishes
+from novacron.model.policy import Policy, Window
 from novacron.wire.rest import policies as wire
 
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from novacron.model.migration import Migration, MigrationState
 
+_NONE: Mapping[str, datetime.datetime] = {}
+
 
 class Admission(msgspec.Struct, frozen=True):
-    """ids: those that may begin now, in order. next_at: when the first that waits for its time may; None: none does."""
+    """ids: those whose turn it is now, in order. next_at: when the first that waits for a time may be; None: none does.
+
+    One that holds its VM begins then; one that does not yet takes hold of it first (see control.migrations.holder).
+    """
 
     ids: tuple[str, ...]
     next_at: datetime.datetime | None
@@ -27,9 +32,14 @@ def is_fresh(migration: Migration) -> bool:
 
 
 def admitted(
-    unfinished: Iterable[Migration], driven: Collection[str], now: datetime.datetime, per_node: int
+    unfinished: Iterable[Migration],
+    driven: Collection[str],
+    now: datetime.datetime,
+    per_node: int,
+    aside: Mapping[str, datetime.datetime] = _NONE,
 ) -> Admission:
-    """What may begin. unfinished: all that have not ended; driven: ids of those let in before.
+    """What may begin. unfinished: all that have not ended; driven: ids of those let in before; aside: by id, until when
+    those are passed over that were let in and could not begin.
 
     A machine at rest is moved by one write and takes no slot.
     """
@@ -39,13 +49,13 @@ def admitted(
         if not one.at_rest and (one.id in driven or not is_fresh(one)):
             taken.update((one.source_node, one.target_node))
     waiting = [one for one in everyone if is_fresh(one) and one.id not in driven]
-    early = [one.not_before for one in waiting if one.not_before is not None and one.not_before > now]
+    times = {one.id: max(filter(None, (one.not_before, aside.get(one.id))), default=now) for one in waiting}
     found = []
     for one in sorted(waiting, key=lambda one: (-one.priority, one.created_at, one.id)):
-        if one.not_before is not None and one.not_before > now:
+        if times[one.id] > now:
             continue
         if one.at_rest or max(taken[one.source_node], taken[one.target_node]) < per_node:
             found.append(one.id)
         if not one.at_rest:
             taken.update((one.source_node, one.target_node))
-    return Admission(tuple(found), min(early, default=None))
+    return Admission(tuple(found), min((at for at in times.values() if at > now), default=None))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -12,22 +13,26 @@ from novacron.control.migrations.choice import Choice
 from novacron.control.migrations.links import Links
 from novacron.control.migrations.plan import NodePlan, Plan, begun, check_room
 from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.waiting import body_of, check_alone, decided_anew, first_of, request_of, waiting
 from novacron.control.migrations.windows import opens_at, words
 from novacron.control.named import named
 from novacron.control.once import Beside, Change, Once, Outcome
 from novacron.control.pools.quota import check
 from novacron.control.pools.reach import free_unit
 from novacron.control.room import Room
-from novacron.control.store.kinds import MIGRATIONS, POOLS, VMS, VOLUMES
-from novacron.control.store.records import WRITE_TRIES, Records, create, update
+from novacron.control.store.kinds import MIGRATIONS, NODES, POLICIES, POOLS, VMS, VOLUMES, Kind
+from novacron.control.store.records import WRITE_TRIES, Records, Write, create, unchanged, update
 from novacron.control.store.shelf import Stored
 from novacron.errors import CompareFailed, StateConflict
 from novacron.model.bulk_migration import priority_of
-from novacron.model.migration import UNDOING, DiskMove, Migration, MigrationState, is_final, paced
+from novacron.model.migration import UNDOING, DiskMove, Migration, MigrationState, is_final, paced, waits
 from novacron.model.migration_steps import cancelled, may_stream
 from novacron.model.vm import Vm
 from novacron.model.volume import Place, Volume
 from novacron.wire.rest.migrations import MigrationCreate
+
+_NAMED: Mapping[str, Kind[Any]] = {"target_node": NODES, "policy": POLICIES, "pool": POOLS, "volume": VOLUMES}
+"""What the fields of a request name."""
 
 
 class MigrationService:
@@ -52,37 +57,22 @@ class MigrationService:
         return self._planner.plan(self._records.find(VMS, vm.id).record, wish, note)
 
     async def create(self, asked: MigrationCreate, by: str, once: Beside) -> Outcome:
-        """Check everything, change nothing; then write the migration and the VM it holds in one transaction.
+        """Check everything, change nothing; then write the migration and the VM it holds in one transaction. One that
+        is to begin later is written alone: it waits, and its VM is free (see `take_hold`).
 
         :raise InvalidInput: no such VM, node or policy, or the VM is there already.
         :raise Unsupported: its node cannot send it.
-        :raise StateConflict, Busy: the VM cannot be moved now.
+        :raise StateConflict, Busy: the VM cannot be moved now, or this is to wait as another move of it does already.
         :raise GoalsUnmet: no way that the goals allow reaches them.
         :raise NoRoom: no node can take it, with the reasons of each, or a pool's quota does not allow its disks.
         """
-        before: Vm = named(self._records, VMS, asked.vm, "vm").record
-        wish = self._planner.asked(asked, before)
-        check_room(self._planner.plan(before, wish, ""))  # refused before anything is measured
-        note = await self._planner.measure(before, wish, wanted=asked.measure)
-        unmeasured = await self._links.freshen(self._planner.plan(before, wish, note))
-        note = "; ".join(one for one in (note, unmeasured) if one)
+        note = await self._weighed(asked)
+        migration_id = self._records.new_id()
         for _ in range(WRITE_TRIES):
             async with self._room.turn():
                 ticket = await self._room.ticket()
-                vm = named(self._records, VMS, asked.vm, "vm")
-                wish = self._planner.asked(asked, vm.record)
-                made = self._planner.plan(vm.record, wish, note)
-                migration = self._record(asked, vm.record, made, *begun(made), by)
-                held = msgspec.structs.replace(vm.record, migration_id=migration.id, updated_at=migration.created_at)
-                moved = self._places(migration)
-                check(self._records, [new for _, new in moved])
-                writes = (
-                    create(MIGRATIONS, migration),
-                    update(VMS, vm, held),
-                    *(update(VOLUMES, old, new) for old, new in moved),
-                    ticket,
-                    *once.note(migration, 202),
-                )
+                migration, beside = self._decided(asked, note, by, migration_id)
+                writes = (create(MIGRATIONS, migration), *beside, ticket, *once.note(migration, 202))
                 try:
                     revision = await self._records.commit(*writes)
                 except CompareFailed:
@@ -92,6 +82,71 @@ class MigrationService:
                     continue
                 return Outcome(Stored(migration, revision), 202)
         raise CompareFailed(f"VM {asked.vm!r} is being changed by others: try again")
+
+    async def take_hold(self, migration_id: str) -> None:
+        """Have one whose time has come hold its VM: decided anew as if it were asked for now, and written with what it
+        holds in one transaction. One that does not wait any more is left as it is; one whose windows have closed
+        meanwhile waits for the next to open.
+
+        Raises as `create`; then nothing has changed.
+        """
+        found = self._records.find(MIGRATIONS, migration_id).record
+        if not waits(found):
+            return
+        note = await self._weighed(body_of(found))
+        for _ in range(WRITE_TRIES):
+            async with self._room.turn():
+                ticket = await self._room.ticket()
+                stored = self._records.find(MIGRATIONS, migration_id)
+                old = stored.record
+                if not waits(old):
+                    return
+                fresh, beside = self._decided(body_of(old), note, old.requested_by, old.id)
+                new = decided_anew(old, fresh, self._node_name)
+                try:
+                    await self._records.commit(update(MIGRATIONS, stored, new), *beside, ticket)
+                except CompareFailed:
+                    await self._records.caught_up(await self._records.store.revision())
+                    continue
+                return
+        raise CompareFailed(f"migration {migration_id} or its VM is being changed by others: try again")
+
+    def _node_name(self, node_id: str) -> str:
+        stored = self._records.get(NODES, node_id)
+        return stored.record.name if stored else node_id
+
+    async def _weighed(self, asked: MigrationCreate) -> str:
+        """Measure what is to be known before it is decided; why something was not, in words. Raises as `create`."""
+        before: Vm = named(self._records, VMS, asked.vm, "vm").record
+        wish = self._planner.asked(asked, before)
+        check_room(self._planner.plan(before, wish, ""))  # refused before anything is measured
+        note = await self._planner.measure(before, wish, wanted=asked.measure)
+        unmeasured = await self._links.freshen(self._planner.plan(before, wish, note))
+        return "; ".join(one for one in (note, unmeasured) if one)
+
+    def _decided(
+        self, asked: MigrationCreate, note: str, by: str, migration_id: str
+    ) -> tuple[Migration, tuple[Write, ...]]:
+        """The record as it is to be, under that id, and what is to be written with it: its VM and volumes, held by it.
+
+        One that is to wait for its time holds nothing: then only its VM is expected to be as it is. Raises as `create`.
+        """
+        vm = named(self._records, VMS, asked.vm, "vm")
+        made = self._planner.plan(vm.record, self._planner.asked(asked, vm.record), note)
+        migration = self._record(asked, vm.record, made, *begun(made), by, migration_id)
+        moved = self._places(migration)
+        check(self._records, [new for _, new in moved])
+        if migration.not_before is not None:
+            mine = (stored.record for stored in self._records.of_vm(MIGRATIONS, vm.record.id))
+            check_alone(first_of(mine, but=migration_id))
+            return waiting(migration, request_of(asked, self._id_of)), (unchanged(VMS, vm),)
+        held = msgspec.structs.replace(vm.record, migration_id=migration.id, updated_at=migration.created_at)
+        return migration, (update(VMS, vm, held), *(update(VOLUMES, old, new) for old, new in moved))
+
+    def _id_of(self, field: str, ref: str) -> str:
+        kind: Kind[Any] = _NAMED[field]
+        found: str = named(self._records, kind, ref, field).record.id
+        return found
 
     def _places(self, migration: Migration) -> list[tuple[Stored[Volume], Volume]]:
         """The volumes that are copied, as they are and as they are to be recorded: with the place of the copy."""
@@ -114,7 +169,7 @@ class MigrationService:
         return tuple(told)
 
     async def cancel(self, ref: str, held: frozenset[str] | None, once: Once) -> Outcome:
-        """Have it taken back; the VM then runs where it did.
+        """Have it taken back; the VM then runs where it did. One that waits for its time has ended when this returns.
 
         :raise StateConflict: it has ended, or the VM already belongs to its target. :raise NotFound
         """
@@ -155,11 +210,13 @@ class MigrationService:
             return None
         return (opens or earliest).astimezone(datetime.UTC)
 
-    def _record(self, asked: MigrationCreate, vm: Vm, made: Plan, node: NodePlan, choice: Choice, by: str) -> Migration:
+    def _record(
+        self, asked: MigrationCreate, vm: Vm, made: Plan, node: NodePlan, choice: Choice, by: str, migration_id: str
+    ) -> Migration:
         now = self._clock.wall()
         not_before = self.not_before(asked, made)
         return Migration(
-            id=self._records.new_id(),
+            id=migration_id,
             vm_id=vm.id,
             vm_name=vm.name,
             kind=choice.way.kind,
@@ -182,11 +239,11 @@ class MigrationService:
             labels=asked.labels,
             not_before=not_before,
             priority=priority_of(vm.labels) if asked.priority is None else asked.priority,
-            explanation=(*made.explanation(node), *_waits(asked, made, not_before)),
+            explanation=(*made.explanation(node), *_why_later(asked, made, not_before)),
         )
 
 
-def _waits(asked: MigrationCreate, made: Plan, not_before: datetime.datetime | None) -> tuple[str, ...]:
+def _why_later(asked: MigrationCreate, made: Plan, not_before: datetime.datetime | None) -> tuple[str, ...]:
     """Why it begins later, in a sentence."""
     if not_before is None:
         return ()

@@ -10,7 +10,7 @@ from novacron.control.encoded import Encoded
 from novacron.control.store.kinds import MIGRATIONS, NODES, POLICIES, POOLS
 from novacron.control.store.records import Records
 from novacron.model.kept_copies import keeps_copies
-from novacron.model.migration import DiskMove, Figures, Migration, prediction_error
+from novacron.model.migration import DiskMove, Figures, Migration, is_final, prediction_error, waits
 from novacron.model.migration_steps import may_cancel
 from novacron.model.policy import Policy
 from novacron.model.verdict import Verdict, outcome_of
@@ -57,6 +57,8 @@ class MigrationView:
             "belongings": migration.belongings,
             "priority": migration.priority,
             "not_before": migration.not_before,
+            "holds_vm": migration.holds and not is_final(migration),
+            "held_up": _all_of(migration.held_up) if migration.held_up and waits(migration) else None,
             "began_at": migration.began_at,
             "may_cancel": may_cancel(migration),
             **_all_of(migration.goals),

@@ -54,7 +54,8 @@ DiskPools = Annotated[dict[Ref, Ref], Field(max_length=64, description="Volume â
 class MigrationCreate(Goals):
     """A VM to be moved. It waits for the windows of the policy that counts, and for a slot on both nodes, those with
     more priority first (0 to 100; null: the VM's label `novacron.io/migration-priority`, else 50). starts_at: not
-    before then; now: whatever the windows. Without a target the scheduler chooses one; without kind and strategy the
+    before then; now: whatever the windows. While it waits for its time the VM is free; what is decided now is decided
+    anew then. Without a target the scheduler chooses one; without kind and strategy the
     engine does.
 
     pool: where all its disks are to be after the move; disk_pools: the same, by volume. Else a disk is copied only
@@ -219,6 +220,10 @@ PREDICTED_EXAMPLE = {
 class Migration(Strict):
     """not_before: it waits until then; began_at: when it was let in; null: it still waits. paused: it was, and stays
     so. belongings: its UEFI variables and its TPM's state go from one node's default pool to the other's.
+
+    holds_vm: false: it waits for its time and its VM is free (or it has ended); target, kind and disks are those of the
+    request then, and are decided anew when its time has come. held_up: why it still waits although that has come, and
+    since when (`at`).
     """
 
     id: str
@@ -237,6 +242,8 @@ class Migration(Strict):
     belongings: bool = False
     priority: int
     not_before: datetime.datetime | None
+    holds_vm: bool = True
+    held_up: VmProblem | None = None
     began_at: datetime.datetime | None
     may_cancel: bool
     max_downtime_ms: int
@@ -281,6 +288,7 @@ class Migration(Strict):
             "disks": [],
             "priority": 50,
             "not_before": None,
+            "holds_vm": False,
             "began_at": "2026-01-02T03:10:00Z",
             "may_cancel": False,
             "max_downtime_ms": 100,
