@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
-.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan chaos slow lock clean
+.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler chaos slow lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ bench-store: setup ## Durable commits of the store against plain sqlite3 with th
 
 bench-wan: setup ## Bytes on a WAN for 2 to 8 like guests against plain QEMU and multifd with zstd (long)
 	@$(PY) -m tests.bench.wan
+
+bench-scheduler: setup ## Placing VMs on 100 to 5,000 nodes, alone and in batches, against a bare NumPy argmax
+	@$(PY) -m tests.bench.scheduler
 
 chaos: setup ## Thousands of simulated faults, then real kills in real migrations (slow)
 	@NOVACRON_SIM_SEEDS=2000 $(PYTEST) -q -n 2 tests/sim

@@ -13,8 +13,10 @@ import msgspec
 
 from novacron.errors import InvalidInput
 from novacron.model.identity import check_name
+from novacron.model.placement import WEIGHTS, PlacementPolicy, Weights
 
 MAX_PAGE_CACHE_MIB = 1 << 20
+MAX_WEIGHT = 1000.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,9 @@ class ServerConfig:
     agent_secret_file: the secret agents show, made at first start when missing.
     import_allow: hosts (`host`, `host:port`) and networks (CIDR) outside the public network from which image files may
     be imported; import_ca: certificates trusted there besides the system's.
+    cpu_overcommit, disk_overcommit: virtual CPUs promised per real one, bytes promised to disks per byte of a pool.
+    memory_reserve_mib: kept for each host itself. placement_policy: where VMs go that wish for nothing else;
+    placement_weights: what counts how much when nodes are compared.
     migrations_per_node: moves a node takes part in at once, as source or target; more wait in line. Two keep a link of
     1 to 10 Gbit/s busy: one streams while the other starts or hands over; more only stretch each other's last passes.
     """
@@ -42,6 +47,9 @@ class ServerConfig:
     keep_revisions: int = 100_000
     cpu_overcommit: float = 4.0
     memory_reserve_mib: int = 512
+    disk_overcommit: float = 10.0
+    placement_policy: PlacementPolicy = PlacementPolicy.SPREAD
+    placement_weights: Weights = WEIGHTS
     migrations_per_node: int = 2
     import_allow: tuple[str, ...] = ()
     import_ca: Path | None = None
@@ -58,7 +66,12 @@ class ServerConfig:
             )
         if self.cpu_overcommit < 1:
             raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
-
+        if self.disk_overcommit <= 0:
+            raise InvalidInput.field("disk_overcommit", "must be more than 0", "1 promises what there is, 2 twice that")
+        for name, weight in msgspec.structs.asdict(self.placement_weights).items():
+            if not 0 <= weight <= MAX_WEIGHT:
+                field = f"placement_weights.{name}"
+                raise InvalidInput.field(field, "is out of bounds", f"give a number from 0 to {MAX_WEIGHT:g}")
         if self.migrations_per_node < 1:
             raise InvalidInput.field("migrations_per_node", "must be at least 1", "give a number from 1 up")
 
@@ -157,6 +170,8 @@ def load(kind: type[Config], file: Path | None, overrides: Mapping[str, Any]) ->
             raise InvalidInput.field(name, "is not a setting", f"known settings: {', '.join(sorted(known))}")
         if str(known[name]).startswith("tuple") and isinstance(values[name], str):  # a flag: one,another
             values[name] = [part for part in values[name].split(",") if part]
+        if known[name] == "Weights" and isinstance(values[name], str):  # a flag: memory=1,rules=3
+            values[name] = {part.partition("=")[0]: part.partition("=")[2] for part in values[name].split(",")}
     try:
         return msgspec.convert(values, kind, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as wrong:

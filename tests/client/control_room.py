@@ -52,9 +52,8 @@ def vm(**changes: Any) -> dict[str, Any]:
         "nics": [{"id": NODE_ID, "mac": "52:54:00:00:00:01", "network": "user", "forwards": [{"guest_port": 22}]}],
         "endpoints": [{"nic_id": NODE_ID, "guest_port": 22, "host": "127.0.0.1", "host_port": 40022}],
         "media": [], "guest_agent": False, "cloud_init": False, "max_vcpus": 0, "max_memory_mib": 0, "tpm": False,
-        "secure_boot": False, "shared_memory": False, "parent_id": None, "snapshot_id": None, "created_at": NOW,
-        "updated_at": NOW, "state_since": NOW,
-        "revision": 10,
+        "secure_boot": False, "shared_memory": False, "placement": {}, "parent_id": None, "snapshot_id": None,
+        "created_at": NOW, "updated_at": NOW, "state_since": NOW, "revision": 10,
     }  # fmt: skip
     return json.loads(Vm.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
 
@@ -62,7 +61,7 @@ def vm(**changes: Any) -> dict[str, Any]:
 def node(**changes: Any) -> dict[str, Any]:
     data = {
         "id": NODE_ID, "name": "node-1", "labels": {}, "state": "up", "state_reason": "", "state_since": NOW,
-        "cordoned": False, "usage": {"memory_available_mib": 8000, "load_1m": 0.5, "machines_running": 1},
+        "cordoned": False, "taints": [], "usage": {"memory_available_mib": 8000, "load_1m": 0.5, "machines_running": 1},
         "facts": {
             "hostname": "host-1", "kernel": "6.1", "architecture": "x86_64", "boot_id": VM_ID, "cpu_model": "EPYC",
             "cpu_flags": ["sse2"], "cpu_count": 4, "memory_mib": 16384, "agent_version": "0.1.0",

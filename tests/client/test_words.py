@@ -15,6 +15,8 @@ from novacron.client import (
     migrations,
     networks,
     nodes,
+    placement,
+    placement_plans,
     pools,
     rehearsals,
     schedules,
@@ -31,6 +33,7 @@ from novacron.wire.rest import migration_plans as wire_plans
 from novacron.wire.rest import migrations as wire_migrations
 from novacron.wire.rest import networks as wire_networks
 from novacron.wire.rest import nodes as wire_nodes
+from novacron.wire.rest import placement as wire_placement
 from novacron.wire.rest import policies as wire_policies
 from novacron.wire.rest import pools as wire_pools
 from novacron.wire.rest import rehearsals as wire_rehearsals
@@ -60,6 +63,11 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.StopRequest, wire_vms.StopRequest),
     (vms.CopiesCreate, wire_vms.CopiesCreate),
     (nodes.NodeUpdate, wire_nodes.NodeUpdate),
+    (placement.Placement, wire_placement.Placement),
+    (placement.Taint, wire_placement.Taint),
+    (placement.Toleration, wire_placement.Toleration),
+    (placement.VmRule, wire_placement.VmRule),
+    (placement.NodeRule, wire_placement.NodeRule),
     (nodes.CpuChanges, wire_nodes.CpuChanges),
     (migrations.BandwidthChange, wire_migrations.BandwidthChange),
     (nodes.LinkProbeCreate, wire_nodes.LinkProbeCreate),
@@ -105,6 +113,8 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.VmList, wire_vms.VmList),
     (vms.Problem, VmProblem),
     (nodes.Node, wire_nodes.Node),
+    (placement_plans.PlacementPlan, wire_placement.PlacementPlan),
+    (placement_plans.NodeFit, wire_placement.NodeFit),
     (nodes.Facts, wire_nodes.FactsOut),
     (nodes.CpuBaseline, wire_nodes.CpuBaseline),
     (nodes.Baseline, wire_nodes.BaselineOut),

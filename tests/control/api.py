@@ -248,7 +248,7 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     images = ImageService(records, room, clock, directory)
     await ensure_default(records, clock, pool_id)
     app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images)
-    work = workers(config, records, access, agents, clock, images) if lines else {"access": access.run}
+    work = workers(config, records, access, agents, clock, images, room) if lines else {"access": access.run}
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)
     try:

@@ -9,6 +9,7 @@ import pytest
 
 from novacron.config import AgentConfig, ServerConfig, is_loopback, load
 from novacron.errors import InvalidInput
+from novacron.model.placement import PlacementPolicy, Weights
 
 SERVER: dict[str, Any] = {"data_dir": "/d", "pool_dir": "/p"}
 AGENT: dict[str, Any] = {
@@ -44,6 +45,10 @@ def test_loopback_is_the_default_and_needs_no_tls() -> None:
         ({"port": "70000"}, "port"),
         ({"cpu_overcommit": "0.5"}, "cpu_overcommit"),
         ({"log_format": "xml"}, "log_format"),
+        ({"disk_overcommit": "0"}, "disk_overcommit"),
+        ({"placement_weights": "memory=-1"}, "placement_weights.memory"),
+        ({"placement_weights": "luck=1"}, "config"),
+        ({"placement_policy": "random"}, "config"),
         ({"prot": "1"}, "prot"),
         ({"port": "many"}, "config"),
     ],
@@ -52,6 +57,15 @@ def test_a_wrong_server_setting_is_named(change: dict[str, Any], field: str) -> 
     with pytest.raises(InvalidInput) as refused:
         load(ServerConfig, None, SERVER | change)
     assert refused.value.reasons[0].subject == field
+
+
+def test_weights_come_from_a_table_or_a_flag(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('data_dir = "/d"\npool_dir = "/p"\nplacement_policy = "pack"\n[placement_weights]\nrules = 4\n')
+    config = load(ServerConfig, file, {})
+    assert (config.placement_policy, config.placement_weights) == (PlacementPolicy.PACK, Weights(rules=4.0))
+    flags = load(ServerConfig, file, {"placement_weights": "memory=0.5,vcpus=2"})
+    assert flags.placement_weights == Weights(memory=0.5, vcpus=2.0)
 
 
 def test_off_loopback_with_tls_is_fine() -> None:

@@ -70,8 +70,9 @@ async def test_the_house_is_kept_small(tmp_path: Path) -> None:
     records = Records(store, clock, random.Random(1))
     await records.start()
     config = ServerConfig(data_dir=tmp_path, pool_dir=tmp_path, keep_revisions=10)
-    images = ImageService(records, Room(records, config), clock, tmp_path)
-    work = workers(config, records, Access(store), TinyAgents(), clock, images)  # type: ignore[arg-type]
+    room = Room(records, config)
+    images = ImageService(records, room, clock, tmp_path)
+    work = workers(config, records, Access(store), TinyAgents(), clock, images, room)  # type: ignore[arg-type]
     kept = once.Once(store, f"{once.KEYS}admin/key", "request", clock.wall())
     await records.commit(*kept.note({}, 200))
     for number in range(30):

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from novacron.control.bulk_migrations.worker import BULK_LABEL, BulkWorker
@@ -22,6 +23,7 @@ from novacron.model.bulk_migration import (
     is_bulk_final,
 )
 from novacron.model.migration import Migration, MigrationState, is_final
+from novacron.model.placement import PlacementWishes, RuleKind, VmRule
 from novacron.model.vm import VmState
 from novacron.testing.fake_driver import FakeDriver
 from novacron.wire.rest.bulk_migrations import BulkMigrationCreate
@@ -113,6 +115,37 @@ async def test_a_drain_survives_servers_that_die_and_brings_everything_back(tmp_
             assert await h.check_peace(vm_id) == "a"
         again = await ended(h, await begin(h, bring_back="a"))
         assert again.entries == ()
+
+
+async def test_a_drain_never_brings_together_who_must_be_apart(tmp_path: Path) -> None:
+    """Three that were put together before they were told to keep apart; two nodes to go to."""
+    apart = PlacementWishes(vm_rules=(VmRule(kind=RuleKind.APART, labels={"app": "web"}),))
+    async with house(tmp_path, nodes="abc") as h:
+        vms = [await h.running_vm("a") for _ in range(3)]
+        for vm_id in vms:
+            await h.records.change(
+                VMS, vm_id, lambda vm: msgspec.structs.replace(vm, labels={"app": "web"}, placement=apart)
+            )
+        most: Counter[str] = Counter()
+
+        def look(_: object) -> None:
+            there = {(vm_id, h.vm(vm_id).node_id) for vm_id in vms}
+            there |= {(one.vm_id, one.target_node) for one in under_way(h)}
+            now = Counter(node_id for _, node_id in there)
+            most.update({node_id: max(0, count - most[node_id]) for node_id, count in now.items()})
+
+        h.records.subscribe(look)
+        drain = await begin(h, drain="a")
+        await h.until(lambda: done(h, drain) == 2, "two have moved")
+        made = bulk_of(h, drain)
+        while not is_bulk_final(made):  # the third is waited for
+            await h.clock.advance(1.0)
+            made = bulk_of(h, drain)
+        assert made.state is BulkState.COMPLETED_WITH_FAILURES
+        assert where(h, vms) == {"a": 1, "b": 1, "c": 1}
+        assert [most[h.cluster[name].node_id] for name in "abc"] == [3, 1, 1]
+        stays = [entry for entry in made.entries if entry.state is not EntryState.DONE]
+        assert {reason.code for reason in stays[0].reasons} & {"affinity.apart", "affinity.kept_away"}
 
 
 async def test_a_target_that_dies_is_planned_around(tmp_path: Path) -> None:

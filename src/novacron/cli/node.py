@@ -95,6 +95,39 @@ def label(session: Session, node: str, changes: tuple[str, ...]) -> None:
 
 @node.command()
 @NODE
+@click.argument("changes", metavar="KEY[=VALUE][:EFFECT]|KEY-…", nargs=-1, required=True)
+@prints
+@asks
+def taint(session: Session, node: str, changes: tuple[str, ...]) -> None:
+    """Keep VMs off a node that do not tolerate it; those that run there go on running. KEY- takes a taint away.
+
+    EFFECT is refuse (the usual one) or avoid: only where there is no other choice.
+
+    
+    novacron node taint node-1 gpu=a100 old:avoid
+    novacron node taint node-1 gpu-
+    """
+    from novacron.cli.edit import edit
+    from novacron.cli.placement_options import read_taints
+    from novacron.client import nodes
+
+    taints, gone = read_taints(changes)
+    replaced = {*gone, *(one.key for one in taints)}
+    with session.connect() as nova:
+        changed = edit(
+            nova,
+            nodes.get(node),
+            lambda now: nodes.update(
+                node,
+                nodes.NodeUpdate(taints=[*(one for one in now.taints if one.key not in replaced), *taints]),
+                revision=now.revision,
+            ),
+        )
+    session.printer.done(changed, f"{changed.name}: {_taints(changed)}", _name)
+
+
+@node.command()
+@NODE
 @confirms
 @asks
 def delete(session: Session, node: str, yes: bool) -> None:
@@ -146,6 +179,12 @@ def _labels(one: Node) -> str:
     return labels(one.labels) or "no labels"
 
 
+def _taints(one: Node) -> str:
+    from novacron.cli.placement_options import taint_words
+
+    return ", ".join(taint_words(taint) for taint in one.taints) or "no taints"
+
+
 def _state(one: Node) -> str:
     """Cordoned is a wish kept beside the state; people read one word."""
     return "cordoned" if one.cordoned and one.state == "up" else one.state
@@ -174,6 +213,7 @@ def _columns() -> list[Column[Node]]:
         Column("LOAD", lambda one: f"{one.usage.load_1m:.2f}" if one.usage else "-", wide=True),
         Column("REASON", lambda one: one.state_reason or "-", wide=True),
         Column("LABELS", _labels, wide=True),
+        Column("TAINTS", _taints, wide=True),
         Column("ID", lambda one: one.id, wide=True),
     ]
 
@@ -188,6 +228,8 @@ def _details(one: Node) -> Iterator[tuple[str, str]]:
     if one.heard_ago_s is not None:
         yield "Heard", f"{amounts.seconds(one.heard_ago_s)} ago"
     yield "Labels", _labels(one)
+    if one.taints:
+        yield "Taints", _taints(one)
     yield "VMs", f"{one.vm_count}, {amounts.size(one.memory_committed_mib << 20)} of memory committed"
     if one.facts:
         yield "Host", f"{one.facts.hostname}, kernel {one.facts.kernel}, {one.facts.architecture}"

@@ -23,6 +23,7 @@ from novacron.cli.vm_make import create, update
 from novacron.cli.vm_media import media
 from novacron.cli.vm_migrate import migrate
 from novacron.cli.vm_nic import nic
+from novacron.cli.vm_placement import placement
 from novacron.cli.vm_spec import stop_request
 
 STATES = (
@@ -37,7 +38,7 @@ def vm() -> None:
     """Make, run, move and remove VMs. VM is a name or an id."""
 
 
-for more in (create, update, nic, media, park, copy, migrate):
+for more in (create, update, nic, media, park, copy, migrate, placement):
     vm.add_command(more)
 
 # -- looking -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import click
 from novacron.cli.complete import names
 from novacron.cli.disk_spec import DISK_RULE, DRIVE_RULE, DiskType, DriveType, disk_in, media_in
 from novacron.cli.options import FILE, PAIR, SIZE, asks, prints, waits
+from novacron.cli.placement_options import placement_of, wishes
 from novacron.cli.session import Session
 from novacron.cli.vm_follow import say, wait_for
 from novacron.cli.vm_spec import NIC_RULE, NicType, mebibytes, merged, nic_in, read_document
@@ -57,24 +58,31 @@ def grows(function: Any) -> Any:
 @click.option("--shared-memory", is_flag=True, help="It may be parked, for copies that share its memory.")
 @click.option("--guest-agent", is_flag=True, help="Give it a channel for the guest agent.")
 @click.option("--node", metavar="NODE", shell_complete=names("nodes"), help="Where; default: the scheduler chooses.")
+@wishes
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Repeatable.")
 @click.option("--description", default="", metavar="TEXT", help="For people.")
 @click.option("--stopped", is_flag=True, help="Make it, do not start it.")
+@click.option("--dry-run", is_flag=True, help="Only say where it would be put, and why not elsewhere.")
 @waits("5m")
 @prints
 @asks
-def create(session: Session, stopped: bool, wait: bool, timeout_s: float, **given: Any) -> None:
+def create(session: Session, stopped: bool, dry_run: bool, wait: bool, timeout_s: float, **given: Any) -> None:
     """Make a VM from an image and start it.
 
     \b
     novacron vm create web-1 --image debian-12 --vcpus 2 --memory 2G \\
         --nic user,forward=22 --nic bridge=br0 --label tier=web --wait
+    novacron vm create web-2 --image debian-12 --label tier=web --affinity apart,tier=web,over=zone --dry-run
     """
-    from novacron.client import vms
+    from novacron.cli.vm_placement import show
+    from novacron.client import placement_plans, vms
     from novacron.client.goals import vm_settles
 
     wish = _wish(given, stopped)
     with session.connect() as nova:
+        if dry_run:
+            show(session, nova.do(placement_plans.plan(wish)))
+            return
         made = nova.do(vms.create(wish))
         if wait:
             made = wait_for(nova, made.id, vm_settles("stopped" if stopped else "running"), timeout_s)
@@ -92,17 +100,21 @@ def create(session: Session, stopped: bool, wait: bool, timeout_s: float, **give
 @click.option("--secure-boot/--no-secure-boot", default=None, help="Only signed software, from the next start.")
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Add or replace. Repeatable.")
 @click.option("--remove-label", metavar="KEY", multiple=True, help="Take it away. Repeatable.")
+@wishes
+@click.option("--no-wishes", is_flag=True, help="Forget all that was wished of its node.")
 @prints
 @asks
 def update(session: Session, vm: str, labels: tuple[tuple[str, str], ...], remove_label: tuple[str, ...],
-           **given: Any) -> None:  # fmt: skip
-    """Change a VM."""
+           no_wishes: bool, **given: Any) -> None:  # fmt: skip
+    """Change a VM. What is wished of its node is replaced as a whole, and counts when it is placed again."""
     import msgspec
 
     from novacron.cli.edit import edit
     from novacron.client import vms
+    from novacron.client.placement import Placement
 
-    changes = {key: value for key, value in given.items() if value is not None}
+    wished = placement_of(given) or (Placement() if no_wishes else None)
+    changes = {key: value for key, value in {**given, "placement": wished}.items() if value is not None}
     for option in ("memory", "max_memory"):
         if option in changes:
             changes[f"{option}_mib"] = mebibytes(changes.pop(option), f"--{option.replace('_', '-')}")
@@ -141,6 +153,8 @@ def _wish(given: dict[str, Any], stopped: bool) -> VmCreate:
         more["nics"] = [nic_in(nic) for nic in given["nics"]]
     if stopped:
         more["desired"] = "stopped"
+    if wished := placement_of(given):
+        more["placement"] = wished
     user_data = read_document(given["cloud_init"], "--cloud-init")
     network = read_document(given["cloud_init_network"], "--cloud-init-network")
     return vms.VmCreate(

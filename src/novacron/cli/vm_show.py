@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from novacron.cli import amounts
 from novacron.cli.output import Column
+from novacron.cli.placement_options import node_rule_words, toleration_words, vm_rule_words
 from novacron.cli.progress import Stage
+from novacron.client.placement import Placement
 from novacron.client.vms import Nic, Vm
 
 
@@ -62,10 +64,23 @@ def details(vm: Vm) -> Iterator[tuple[str, str]]:
     if vm.migration_id:
         yield "Migration", vm.migration_id
     yield from _hardware(vm)
+    yield from _wishes(vm.placement)
     yield "Labels", labels(vm.labels) or "none"
     yield "Created", f"{vm.created_at:%Y-%m-%d %H:%M:%S} UTC"
     if vm.pid:
         yield "Process", f"{vm.pid} on {vm.node}"
+
+
+def _wishes(wished: Placement) -> Iterator[tuple[str, str]]:
+    """What it wishes of its node, as the options say it."""
+    if wished.policy:
+        yield "Policy", wished.policy
+    for toleration in wished.tolerations:
+        yield "Tolerates", toleration_words(toleration)
+    for vm_rule in wished.vm_rules:
+        yield "Affinity", vm_rule_words(vm_rule)
+    for node_rule in wished.node_rules:
+        yield "Node rule", node_rule_words(node_rule)
 
 
 def _hardware(vm: Vm) -> Iterator[tuple[str, str]]:

@@ -10,13 +10,15 @@ from msgspec import UNSET, UnsetType
 
 from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
 from novacron.client.migrations import Reason
+from novacron.client.placement import Taint
 
 
 class NodeUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be changed; a field left UNSET stays as it is. labels: all of them."""
+    """What may be changed; a field left UNSET stays as it is. labels, taints: all of them."""
 
     labels: Mapping[str, str] | UnsetType = UNSET
     cordoned: bool | UnsetType = UNSET
+    taints: Sequence[Taint] | UnsetType = UNSET
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     state_reason: str
     state_since: datetime.datetime
     cordoned: bool
+    taints: list[Taint]
     facts: Facts | None
     usage: Usage | None
     heard_ago_s: float | None

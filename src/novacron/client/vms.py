@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
+from novacron.client.placement import Placement
 
 # -- sent --------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,7 @@ class VmCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     secure_boot: bool = False
     shared_memory: bool = False
     node: str | None = None
+    placement: Placement | UnsetType = UNSET
     desired: str | UnsetType = UNSET
 
 
@@ -126,6 +128,7 @@ class VmUpdate(msgspec.Struct, frozen=True, kw_only=True):
     max_memory_mib: int | UnsetType = UNSET
     tpm: bool | UnsetType = UNSET
     secure_boot: bool | UnsetType = UNSET
+    placement: Placement | UnsetType = UNSET
 
 
 class CopiesCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -275,6 +278,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     tpm: bool
     secure_boot: bool
     shared_memory: bool
+    placement: Placement
     parent_id: str | None
     snapshot_id: str | None
     created_at: datetime.datetime

@@ -103,6 +103,7 @@ from novacron.control.vms.media import MediaService
 from novacron.control.vms.media_routes import router as media_routes
 from novacron.control.vms.nic_routes import router as nic_routes
 from novacron.control.vms.nics import NicService
+from novacron.control.vms.placement_routes import router as placement_routes
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.vms.routes import router as vm_routes
 from novacron.control.vms.service import VmService
@@ -160,7 +161,7 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         await adopt_disks(records, clock, pool_id)
         doors = (image_door(records, config.pool_dir, secret),)
         app = application(config, records, access, link, figures, clock, pool_id, room, images, doors)
-        for name, work in workers(config, records, access, link, clock, images).items():
+        for name, work in workers(config, records, access, link, clock, images, room).items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
             stack.push_async_callback(_end, worker)
         yield House(
@@ -199,8 +200,8 @@ def application(
     """The web application on these parts; `doors`: paths for agents, with a secret of their own. It starts nothing."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
     moving, moving_views = _moving(records, room, lines, clock, pool_id)
-    image_view, template_view = ImageView(records), TemplateView(records)
-    pool_view, volume_view = PoolView(records, pool_id), VolumeView(records)
+    image_view, template_view, pool_view = ImageView(records), TemplateView(records), PoolView(records, pool_id)
+    volume_view, network_view, group_view = VolumeView(records), NetworkView(records), GroupView(records)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
@@ -210,7 +211,6 @@ def application(
         POOLS.prefix: pool_view.data,
         VOLUMES.prefix: volume_view.data,
     }
-    network_view, group_view = NetworkView(records), GroupView(records)
     views |= {NETWORKS.prefix: network_view.data, SECURITY_GROUPS.prefix: group_view.data}
     snapshot_view, schedule_view = SnapshotView(records), ScheduleView(records)
     views |= {SNAPSHOTS.prefix: snapshot_view.data, SCHEDULES.prefix: schedule_view.data}
@@ -218,6 +218,7 @@ def application(
     routers = (
         vm_routes(records, vm_service, vm_view),
         template_routes(records, TemplateService(records, vm_service, clock), template_view, vm_view),
+        placement_routes(vm_service),
         copy_routes(vm_service, Copies(records, room, clock, pool_id), vm_view),
         nic_routes(NicService(records, room, clock), vm_view),
         media_routes(MediaService(records, clock), vm_view),
@@ -274,10 +275,9 @@ def _moving(
 
 
 def movers(
-    config: ServerConfig, records: Records, lines: Agents, clock: Clock, distribution: Distribution
+    config: ServerConfig, records: Records, room: Room, lines: Agents, clock: Clock, distribution: Distribution
 ) -> tuple[Conductor, BulkWorker]:
     """Who conducts migrations, and who has those of bulk migrations begun."""
-    room = Room(records, config)
     planner = Planner(records, room, lines, clock)
     service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
     conductor = Conductor(records, lines, clock, service, distribution, config.migrations_per_node)
@@ -285,7 +285,13 @@ def movers(
 
 
 def workers(
-    config: ServerConfig, records: Records, access: Access, lines: Lines, clock: Clock, images: ImageService
+    config: ServerConfig,
+    records: Records,
+    access: Access,
+    lines: Lines,
+    clock: Clock,
+    images: ImageService,
+    room: Room,
 ) -> Mapping[str, Work]:
     """What runs for as long as the house is open, by name. Takes in what nodes say from now on."""
     observer = Observer(records, lines, clock)
@@ -305,7 +311,7 @@ def workers(
                 await records.store.compact(revision - config.keep_revisions)
 
     distribution = Distribution(records, lines)
-    conductor, bulk = movers(config, records, lines, clock, distribution)
+    conductor, bulk = movers(config, records, room, lines, clock, distribution)
     return {
         "filler": Filler(records, images, clock, config.import_allow, config.import_ca).run,
         "cache": Cache(records, lines, clock, distribution).run,
@@ -320,7 +326,7 @@ def workers(
         "prober": prober.run,
         "volumes": VolumeWorker(records, lines, clock, distribution).run,
         "snapshots": SnapshotWorker(records, lines, images, clock, distribution).run,
-        "schedules": Keeper(records, SnapshotService(records, Room(records, config), clock), clock).run,
+        "schedules": Keeper(records, SnapshotService(records, room, clock), clock).run,
         "housekeeping": keep_house,
     }
 

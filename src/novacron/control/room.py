@@ -9,66 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-import msgspec
-
 from novacron.config import ServerConfig
+from novacron.control.promises import Promises
+from novacron.control.scheduler.draft import Draft
+from novacron.control.scheduler.fleet import Committed, Fleet
 from novacron.control.scheduler.placement import Candidate, Limits
+from novacron.control.scheduler.snapshot import Need
 from novacron.control.store.base import Expect, Put
-from novacron.control.store.kinds import MIGRATIONS, NODES, POOLS, VMS
+from novacron.control.store.kinds import NODES
 from novacron.control.store.records import Records, Write
-from novacron.model.machine import ENDED
-from novacron.model.migration import is_final
-from novacron.model.vm import Desired, Vm, running_spec, status_of
+from novacron.model.node import Node
 
 TICKET = "scheduler/ticket"
-
-
-class Committed(msgspec.Struct):
-    """What is promised on one node: VMs it owns; memory and virtual CPUs of those that run or are to run."""
-
-    vm_count: int = 0
-    memory_mib: int = 0
-    vcpus: int = 0
-
-
-def holds_room(vm: Vm) -> bool:
-    """Whether its memory is promised: it is wanted running or paused, or it still runs."""
-    return vm.desired in (Desired.RUNNING, Desired.PAUSED) or status_of(vm) not in ENDED
-
-
-def committed(records: Records) -> dict[str, Committed]:
-    """By node id. A machine that is migrating holds room on both sides."""
-    found: dict[str, Committed] = {}
-    for stored in records.all(VMS):
-        vm = stored.record
-        mine = found.setdefault(vm.node_id, Committed())
-        mine.vm_count += 1
-        if holds_room(vm):  # what it runs with, or what it will be started with: whichever is more
-            mine.memory_mib += max(vm.spec.memory_mib, running_spec(vm).memory_mib)
-            mine.vcpus += max(vm.spec.vcpus, running_spec(vm).vcpus)
-        if vm.migration_id:
-            _add_other_side(records, vm, found)
-    return found
-
-
-def _add_other_side(records: Records, vm: Vm, found: dict[str, Committed]) -> None:
-    migration = records.get(MIGRATIONS, vm.migration_id)
-    if migration is None or is_final(migration.record):
-        return
-    for node_id in {migration.record.source_node, migration.record.target_node} - {vm.node_id}:
-        other = found.setdefault(node_id, Committed())
-        other.memory_mib += running_spec(vm).memory_mib
-        other.vcpus += running_spec(vm).vcpus
-
-
-def _reached(records: Records) -> dict[str, dict[str, str]]:
-    """By node id: the pools it was asked for, and why it does not reach them."""
-    found: dict[str, dict[str, str]] = {}
-    for stored in records.all(POOLS):
-        for node_id, reach in stored.record.reach.items():
-            why_not = "" if reach.available else reach.reason or "no reason was given"
-            found.setdefault(node_id, {})[stored.record.id] = why_not
-    return found
+_NOTHING = Committed()
 
 
 class Room:
@@ -77,30 +30,41 @@ class Room:
     def __init__(self, records: Records, config: ServerConfig) -> None:
         self._records = records
         self._turn = asyncio.Lock()
-        self._counted: Mapping[str, Committed] = {}
-        self._counted_at = -1
-        self.limits = Limits(cpu_overcommit=config.cpu_overcommit, memory_reserve_mib=config.memory_reserve_mib)
+        self.limits = Limits(
+            cpu_overcommit=config.cpu_overcommit,
+            memory_reserve_mib=config.memory_reserve_mib,
+            disk_overcommit=config.disk_overcommit,
+            policy=config.placement_policy,
+            weights=config.placement_weights,
+        )
+        self._promises = Promises(records, self.limits)
 
     def promised(self) -> Mapping[str, Committed]:
-        """`committed`, counted again only when a record has changed."""
-        if self._counted_at != self._records.revision:
-            self._counted, self._counted_at = committed(self._records), self._records.revision
-        return self._counted
+        """By node id, what is promised there now."""
+        return self._promises.fleet().committed
+
+    def draft(self) -> Draft:
+        """To place VMs one after the other, as things stand now."""
+        return Draft(self._promises.fleet())
 
     def candidates(self) -> list[Candidate]:
         """Every node with what is promised on it now."""
-        promised = self.promised()
-        nothing = Committed()
-        reached = _reached(self._records)
-        return [
-            Candidate(
-                node=stored.record,
-                committed_memory_mib=promised.get(stored.record.id, nothing).memory_mib,
-                committed_vcpus=promised.get(stored.record.id, nothing).vcpus,
-                pools=reached.get(stored.record.id, {}),
-            )
-            for stored in self._records.all(NODES)
-        ]
+        fleet = self._promises.fleet()
+        return [_candidate(fleet, stored.record) for stored in self._records.all(NODES)]
+
+    def candidate(self, node_id: str) -> Candidate | None:
+        """The same of one node; None: it is not known."""
+        stored = self._records.get(NODES, node_id)
+        return _candidate(self._promises.fleet(), stored.record) if stored else None
+
+    def in_company(self, need: Need, vm_id: str = "") -> Need:
+        """The need with what rules between VMs come to now, for those who look at one node at a time.
+
+        vm_id: of the VM whose need it is, when it is there already.
+        """
+        draft = self.draft()
+        draft.without(vm_id)
+        return draft.with_company(need)
 
     def turn(self) -> asyncio.Lock:
         """`async with room.turn():` one promise at a time in this process."""
@@ -113,3 +77,15 @@ class Room:
         entry = await self._records.store.get(TICKET)
         await self._records.caught_up(entry.modified if entry else 0)
         return Write((Put(TICKET, b"1"),), (Expect(TICKET, entry.modified if entry else 0),))
+
+
+def _candidate(fleet: Fleet, node: Node) -> Candidate:
+    mine = fleet.committed.get(node.id, _NOTHING)
+    rooms = {pool_id: fleet.pool_room_bytes(pool_id, node.id) for pool_id in fleet.pools}
+    return Candidate(
+        node=node,
+        committed_memory_mib=mine.memory_mib,
+        committed_vcpus=mine.vcpus,
+        pools={pool_id: seen.reached[node.id] for pool_id, seen in fleet.pools.items() if node.id in seen.reached},
+        pool_room_bytes={pool_id: room for pool_id, room in rooms.items() if room is not None},
+    )

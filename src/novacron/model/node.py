@@ -7,6 +7,8 @@ from enum import StrEnum
 
 import msgspec
 
+from novacron.model.placement import ARCHITECTURE_LABEL, NODE_LABEL, Taint
+
 
 class NodeState(StrEnum):
     """joining → up → cordoned/draining at an operator's wish; suspect → fencing → fenced when it falls silent."""
@@ -93,3 +95,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     facts: NodeFacts | None = None
     state_reason: str = ""
     cordoned: bool = False  # an operator's wish, kept while the node is away
+    taints: tuple[Taint, ...] = ()  # keep VMs away that do not tolerate them
+
+
+def labels_of(node: Node) -> dict[str, str]:
+    """Its labels, and those every node has by itself."""
+    own = {NODE_LABEL: node.name}
+    if node.facts is not None:
+        own[ARCHITECTURE_LABEL] = node.facts.architecture
+    return node.labels | own

@@ -19,6 +19,7 @@ from novacron.model.machine import (
     Media,
     Nic,
 )
+from novacron.model.placement import NO_WISHES, PlacementWishes
 
 
 class VmType(StrEnum):
@@ -160,6 +161,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pending: tuple[Reason, ...] = ()
     dimms_mib: tuple[int, ...] = ()  # what part of its memory was plugged in since its start, in that order
     isolation_slot: int = 0
+    placement: PlacementWishes = NO_WISHES  # of where it is put from now on
 
 
 _WHILE: dict[TaskKind, VmState] = {

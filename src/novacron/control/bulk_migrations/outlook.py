@@ -159,12 +159,15 @@ class Surveyor:
         Where its disks can be, and which go along, the plan of each move says.
         """
         spec = running_spec(vm)
-        return Need(
+        need = Need(
             memory_mib=max(vm.spec.memory_mib, spec.memory_mib),
             vcpus=max(vm.spec.vcpus, spec.vcpus),
             machine=vm.spec.machine,
             not_nodes=(vm.node_id,),
+            labels=vm.labels,
+            wishes=vm.placement,
         )
+        return self._room.in_company(need, vm.id)
 
     def _under_way(self, bulk: BulkMigration) -> list[UnderWay]:
         found = []

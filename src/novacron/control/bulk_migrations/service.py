@@ -16,7 +16,8 @@ from novacron.control.migrations.planner import wishes_of
 from novacron.control.named import named
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.pools.reach import needs_of
-from novacron.control.room import Room, holds_room
+from novacron.control.promises import holds_room
+from novacron.control.room import Room
 from novacron.control.scheduler.placement import Candidate, Need
 from novacron.control.store.kinds import BULK_MIGRATIONS, NODES, POLICIES, VMS
 from novacron.control.store.records import WRITE_TRIES, Records, Write, create, unchanged, update
@@ -85,12 +86,15 @@ class BulkMigrationService:
         nodes = self._room.candidates()
         here = next(one for one in nodes if one.node.id == node.id)
         mine = [stored.record for stored in self._records.all(VMS) if stored.record.node_id == node.id]
+        left = self._room.draft()
+        for vm in mine:
+            left.without(vm.id)
         lost = [
             Lost(
                 vm_id=vm.id,
                 vm_name=vm.name,
                 priority=priority_of(vm.labels),
-                need=self._need(vm, here),
+                need=left.with_company(self._need(vm, here)),
             )
             for vm in mine
             if holds_room(vm)

@@ -93,6 +93,8 @@ def need_of(vm: Vm, *, streams: bool) -> Need:
         cpu_model=vm.pins.cpu_model,
         accelerator=vm.observed.accelerator if vm.observed and streams else "",
         not_nodes=(vm.node_id,),
+        labels=vm.labels,
+        wishes=vm.placement,
     )
 
 

@@ -16,6 +16,7 @@ from novacron.control.migrations.goals import Effective, sentences
 from novacron.control.migrations.habits import habits
 from novacron.control.scheduler.filters import reachable_storage
 from novacron.control.scheduler.placement import Candidate, Limits, Need, choose, refusals
+from novacron.control.scheduler.snapshot import ALONE, Company
 from novacron.errors import GoalsUnmet, InvalidInput, NoRoom, NovaCronError, Reason
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import DiskMove, Migration, MigrationKind, Strategy
@@ -43,13 +44,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to decide from. measured None: it was not, and `note` says why; past: migrations, in any order.
 
-    snapshots: how many the VM has.
+    snapshots: how many the VM has. company: what rules between VMs say of each node.
     """
 
     nodes: list[Candidate]
     limits: Limits
     disks: tuple[DiskAt, ...] = ()
     snapshots: int = 0
+    company: Company = ALONE
     measured: Measurement | None = None
     note: str = ""
     past: Sequence[Migration] = ()
@@ -123,7 +125,7 @@ def plan(vm: Vm, asked: Asked, known: Known) -> Plan:
     source = decide.source_of(vm, known.nodes)
     at_rest = decide.is_at_rest(vm)
     streams = not at_rest and not stays and kind is not MigrationKind.COLD
-    need = decide.need_of(vm, streams=streams)
+    need = msgspec.structs.replace(decide.need_of(vm, streams=streams), company=known.company)
     if streams:
         decide.check_may_leave(vm)
         decide.check_source(vm, source, need)

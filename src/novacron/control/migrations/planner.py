@@ -12,7 +12,7 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.link import Agents
-from novacron.control.migrations.decide import STREAMED_FROM
+from novacron.control.migrations.decide import STREAMED_FROM, need_of
 from novacron.control.migrations.disks import DiskAt
 from novacron.control.migrations.goals import effective
 from novacron.control.migrations.history import Probes, completed
@@ -138,6 +138,7 @@ class Planner:
             nodes=self._room.candidates() if nodes is None else nodes,
             limits=self._room.limits,
             disks=self._disks(vm),
+            company=self._room.in_company(need_of(vm, streams=False), vm.id).company,
             snapshots=len(self._records.of_vm(SNAPSHOTS, vm.id)),
             measured=self._fresh(vm),
             note=note,

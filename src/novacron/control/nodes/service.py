@@ -12,6 +12,7 @@ from novacron.control.store.kinds import LINKS, NODES
 from novacron.control.store.records import WRITE_TRIES, Records, Write, remove
 from novacron.errors import CompareFailed, Conflict, Reason, StateConflict
 from novacron.model.node import Node, NodeState
+from novacron.model.placement import Taint
 from novacron.wire.rest.nodes import NodeUpdate
 
 GONE = (NodeState.DOWN, NodeState.FENCED)
@@ -26,11 +27,13 @@ class NodeService:
         self._clock = clock
 
     async def update(self, ref: str, asked: NodeUpdate, held: frozenset[str] | None) -> Outcome:
-        """Change labels or cordon it: no new VM is then placed there; those that run go on.
+        """Change labels or taints, or cordon it: no new VM is then placed there; those that run go on.
 
         :raise NotFound, PreconditionFailed
         """
         named = asked.model_dump(exclude_none=True)
+        if asked.taints is not None:
+            named["taints"] = tuple(Taint(key=one.key, value=one.value, effect=one.effect) for one in asked.taints)
 
         def change(node: Node) -> Node:
             new = msgspec.structs.replace(node, **named)

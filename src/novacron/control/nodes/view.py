@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from novacron.control.room import Committed, Room
+from novacron.control.room import Room
+from novacron.control.scheduler.fleet import Committed
 from novacron.control.store.shelf import Stored
 from novacron.model.node import DriverFacts, Node, NodeFacts, NodeUsage
 
@@ -51,6 +52,7 @@ class NodeView:
             "state_reason": node.state_reason,
             "state_since": node.state_since,
             "cordoned": node.cordoned,
+            "taints": [_all_of(taint) for taint in node.taints],
             "facts": _facts(node.facts) if node.facts else None,
             "usage": _all_of(usage) if usage else None,
             "heard_ago_s": self._pulse.heard_ago_s(node.id),

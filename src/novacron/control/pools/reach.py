@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from novacron.control.scheduler.snapshot import PoolNeed
+from novacron.control.scheduler.snapshot import DiskNeed, PoolNeed
 from novacron.control.store.kinds import MIGRATIONS, POOLS, VOLUMES
 from novacron.control.store.records import Records
 from novacron.model.kept_copies import kept_units
 from novacron.model.machine import Disk
 from novacron.model.pool import UNIT_DRIVERS, Pool, PoolSpec, spec_of
 from novacron.model.unit import PREFIX, give
-from novacron.model.volume import places
+from novacron.model.volume import Volume, places
 
 
 def specs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolSpec, ...]:
@@ -72,3 +72,15 @@ def needs_of(records: Records, disks: Iterable[Disk]) -> tuple[PoolNeed, ...]:
         node_id = volume.record.node_id if volume else ""
         needs[pool.record.id, node_id] = PoolNeed(id=pool.record.id, name=pool.record.name, node_id=node_id)
     return tuple(needs[key] for key in sorted(needs))
+
+
+def disk_needs(records: Records, volumes: Iterable[Volume]) -> tuple[DiskNeed, ...]:
+    """What new volumes may come to in each pool."""
+    asked: dict[str, int] = {}
+    for volume in volumes:
+        asked[volume.pool_id] = asked.get(volume.pool_id, 0) + volume.size_bytes
+    pools = {pool_id: records.get(POOLS, pool_id) for pool_id in asked}
+    return tuple(
+        DiskNeed(pool_id=pool_id, pool_name=pool.record.name if pool else pool_id, size_bytes=asked[pool_id])
+        for pool_id, pool in sorted(pools.items())
+    )

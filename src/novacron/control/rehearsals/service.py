@@ -15,12 +15,12 @@ from novacron.control.pools.reach import needs_of
 from novacron.control.rehearsals import decide
 from novacron.control.rehearsals.copy import Made, copy_of
 from novacron.control.room import Room
-from novacron.control.scheduler import placement
 from novacron.control.store.kinds import POOLS, REHEARSALS, VMS, VOLUMES
 from novacron.control.store.records import WRITE_TRIES, Records, create, remove, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms import birth
 from novacron.control.vms.birth import Means
+from novacron.control.vms.placing import Placing
 from novacron.errors import CompareFailed, NoRoom
 from novacron.model import rehearsal as model
 from novacron.model.rehearsal import Rehearsal, RehearsalState
@@ -129,9 +129,10 @@ class RehearsalService:
         pools = {one.record.id: one.record for one in self._records.all(POOLS)}
         decide.check_space(made.copies, volumes, pools, node)
         spec = made.vm.spec
-        need = birth.need_of(spec, self._pool_id, node.node_id, needs_of(self._records, spec.disks))
-        candidate = next(one for one in self._room.candidates() if one.node.id == node.node_id)
-        reason = placement.refusal(need, candidate, self._room.limits)
+        need = birth.need_of(
+            spec, self._pool_id, node.node_id, needs_of(self._records, spec.disks), labels=made.vm.labels
+        )
+        reason = Placing(self._room).refusal(need, node.node_id)
         if reason is not None:
             raise NoRoom(f"{node.node_name} cannot take the copy {made.vm.name}: {reason.message}", [reason])
 

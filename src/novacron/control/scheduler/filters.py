@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from novacron.control.scheduler.snapshot import Candidate, Limits, Need, driver_of, free_memory_mib, free_vcpus
 from novacron.errors import Reason
-from novacron.model.node import NodeState
+from novacron.model.node import NodeState, labels_of
+from novacron.model.placement import Effect, Taint, in_words, matches, tolerates
 
 OVERLAY = "overlay"
 """The ability (NodeFacts.abilities) of nodes that span networks."""
@@ -32,6 +33,35 @@ def accepting(need: Need, candidate: Candidate, limits: Limits) -> Reason | None
     if node.facts is None:
         return _refuse(candidate, "node.unknown", "it has not reported what it has", "wait for its agent")
     return None
+
+
+def tolerated(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    minded = [
+        taint
+        for taint in candidate.node.taints
+        if taint.effect is Effect.REFUSE and not tolerates(need.wishes.tolerations, taint)
+    ]
+    if not minded:
+        return None
+    told = ", ".join(_taint(taint) for taint in minded)
+    return _refuse(candidate, "node.tainted", f"it is tainted {told}", f"have the VM tolerate {minded[0].key}")
+
+
+def wished(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    labels = labels_of(candidate.node)
+    for rule in need.wishes.node_rules:
+        if not rule.hard or matches(rule.labels, labels) is not rule.avoid:
+            continue
+        if rule.avoid:
+            return _refuse(candidate, "node.unwished", f"it is labelled {in_words(rule.labels)}", "take the rule away")
+        message = f"it is not labelled {in_words(rule.labels)}"
+        return _refuse(candidate, "node.not_labelled", message, f"novacron node label {candidate.node.name} …")
+    return None
+
+
+def ruled(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    barred = need.company.barred.get(candidate.node.id)
+    return barred[0] if barred else None
 
 
 def drivable(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
@@ -99,11 +129,15 @@ def overlaid(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
     return None
 
 
-def roomy(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+def roomy_memory(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
     free_mib = free_memory_mib(candidate, limits)
     if need.memory_mib > free_mib:
         message = f"{need.memory_mib} MiB of memory asked for, {max(free_mib, 0)} MiB free"
         return _refuse(candidate, "memory.short", message, "stop or move VMs, or ask for less")
+    return None
+
+
+def roomy_vcpus(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
     free = free_vcpus(candidate, limits)
     if need.vcpus > free:
         message = f"{need.vcpus} vCPUs asked for, {max(free, 0)} free at {limits.cpu_overcommit:g} per CPU"
@@ -111,7 +145,29 @@ def roomy(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
     return None
 
 
-FILTERS: tuple[Filter, ...] = (wanted, accepting, drivable, compatible, reachable_storage, connected, overlaid, roomy)
+def roomy(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    """Memory and virtual CPUs at once, for whoever asks of nothing else."""
+    return roomy_memory(need, candidate, limits) or roomy_vcpus(need, candidate, limits)
+
+
+def roomy_pools(need: Need, candidate: Candidate, limits: Limits) -> Reason | None:
+    for disk in need.disks:
+        left = candidate.pool_room_bytes.get(disk.pool_id)
+        if left is not None and disk.size_bytes > left:
+            message = f"{disk.size_bytes} bytes asked for in storage pool {disk.pool_name}, {max(left, 0)} left"
+            remedy = f"delete volumes there, take another pool, or: novacron pool show {disk.pool_name}"
+            return _refuse(candidate, "pool.full", message, remedy)
+    return None
+
+
+FILTERS: tuple[Filter, ...] = (
+    *(wanted, accepting, tolerated, wished, drivable, compatible, reachable_storage, connected, overlaid),
+    *(roomy_memory, roomy_vcpus, roomy_pools, ruled),
+)
+
+
+def _taint(taint: Taint) -> str:
+    return f"{taint.key}={taint.value}" if taint.value else taint.key
 
 
 def _refuse(candidate: Candidate, code: str, message: str, remedy: str = "") -> Reason:

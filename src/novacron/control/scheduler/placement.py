@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from novacron.control.scheduler.filters import FILTERS
-from novacron.control.scheduler.scorers import WEIGHTS
+from novacron.control.scheduler.scorers import parts_of
 from novacron.control.scheduler.snapshot import Candidate, Limits, Need
 from novacron.errors import Reason
 
@@ -40,8 +40,8 @@ def refusal(need: Need, candidate: Candidate, limits: Limits = Limits()) -> Reas
 
 
 def refusals(need: Need, candidate: Candidate, limits: Limits = Limits()) -> tuple[Reason, ...]:  # noqa: B008 (frozen)
-    """Every reason why this node cannot take the machine, one of each filter. Of a node that has not said what it has
-    there is no other to tell.
+    """Every reason why this node cannot take the machine: one of each filter, and of each rule between VMs. Of a node
+    that has not said what it has there is no other to tell.
     """
     found: list[Reason] = []
     for ask in FILTERS:
@@ -49,8 +49,15 @@ def refusals(need: Need, candidate: Candidate, limits: Limits = Limits()) -> tup
         if reason is not None:
             found.append(reason)
             if reason.code == "node.unknown":
-                break
-    return tuple(found)
+                return tuple(found)
+    return (*found, *need.company.barred.get(candidate.node.id, ())[1:])
+
+
+def score_of(need: Need, candidate: Candidate, limits: Limits) -> Score:
+    """How good a node is that can take the machine."""
+    groups = parts_of(need, candidate, limits)
+    parts = {name: part for group in groups for name, part in group.items()}
+    return Score(candidate.node.id, sum(sum(group.values()) for group in groups), parts)
 
 
 def choose(need: Need, nodes: Sequence[Candidate], limits: Limits = Limits()) -> Placement:  # noqa: B008 (frozen)
@@ -62,9 +69,8 @@ def choose(need: Need, nodes: Sequence[Candidate], limits: Limits = Limits()) ->
         if reason is not None:
             refusals.append(reason)
             continue
-        parts = {name: weight * scorer(need, candidate, limits) for name, scorer, weight in WEIGHTS}
-        total = sum(parts.values())
-        scored.append((-total, candidate.node.name, Score(candidate.node.id, total, parts)))
+        score = score_of(need, candidate, limits)
+        scored.append((-score.total, candidate.node.name, score))
     scored.sort(key=lambda item: item[:2])
     scores = tuple(score for _, _, score in scored)
     return Placement(node_id=scores[0].node_id if scores else None, refusals=tuple(refusals), scores=scores)

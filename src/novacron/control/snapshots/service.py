@@ -15,7 +15,8 @@ from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Once, Outcome
 from novacron.control.pools import quota
-from novacron.control.room import Room, holds_room
+from novacron.control.promises import holds_room
+from novacron.control.room import Room
 from novacron.control.scheduler.filters import roomy
 from novacron.control.snapshots import decide
 from novacron.control.store.kinds import IMAGES, SNAPSHOTS, VMS, VOLUMES

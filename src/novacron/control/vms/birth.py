@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from novacron.control.scheduler.snapshot import Need, PoolNeed
+from novacron.control.scheduler.snapshot import DiskNeed, Need, PoolNeed
 from novacron.errors import Conflict, InvalidInput, NoRoom, Reason, StateConflict
 from novacron.model.image import FileRole, Image, ImageState, file_of
 from novacron.model.machine import CloudInit, Disk, Forward, NetworkKind, Nic
+from novacron.model.placement import NO_WISHES, PlacementWishes
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, features_of
 from novacron.wire.rest.devices import NicIn
+from novacron.wire.rest.placement import Placement
 from novacron.wire.rest.vms import VmCreate
 
 MAC_PREFIX = (0x52, 0x4E, 0x43)
@@ -73,8 +75,20 @@ def nic_of(asked: NicIn, means: Means) -> Nic:
     )
 
 
-def need_of(spec: VmSpec, pool_id: str, node_id: str = "", pools: tuple[PoolNeed, ...] = ()) -> Need:
-    """What its machine asks of a node. node_id: only this one will do. pools: see control.pools.reach."""
+def need_of(
+    spec: VmSpec,
+    pool_id: str,
+    node_id: str = "",
+    pools: tuple[PoolNeed, ...] = (),
+    *,
+    labels: Mapping[str, str] = {},
+    wishes: PlacementWishes = NO_WISHES,
+    disks: tuple[DiskNeed, ...] = (),
+) -> Need:
+    """What its machine asks of a node. node_id: only this one will do. pools, disks: see control.pools.reach.
+
+    labels, wishes: the VM's.
+    """
     return Need(
         memory_mib=spec.memory_mib,
         vcpus=spec.vcpus,
@@ -85,7 +99,15 @@ def need_of(spec: VmSpec, pool_id: str, node_id: str = "", pools: tuple[PoolNeed
         bridges=tuple(sorted({nic.bridge for nic in spec.nics if nic.network is NetworkKind.BRIDGE})),
         overlay=any(nic.network is NetworkKind.OVERLAY for nic in spec.nics),
         node_id=node_id,
+        labels=labels,
+        wishes=wishes,
+        disks=disks,
     )
+
+
+def wishes_of(asked: Placement) -> PlacementWishes:
+    """What was wished of its place, for the record."""
+    return msgspec.convert(asked.model_dump(mode="json"), PlacementWishes)
 
 
 def free_slot(vms: Iterable[Vm]) -> int:
@@ -127,6 +149,7 @@ def newborn(asked: VmCreate, spec: VmSpec, means: Means, *, node_id: str, slot: 
         node_id=node_id,
         generation=1,
         isolation_slot=slot,
+        placement=wishes_of(asked.placement),
         created_at=means.now,
         updated_at=means.now,
     )

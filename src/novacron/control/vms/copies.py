@@ -11,10 +11,8 @@ from novacron.clock import Clock
 from novacron.control.answers import check_match
 from novacron.control.once import Once, Outcome
 from novacron.control.pools import quota
-from novacron.control.pools.reach import needs_of
+from novacron.control.pools.reach import disk_needs, needs_of
 from novacron.control.room import Room
-from novacron.control.scheduler import placement
-from novacron.control.scheduler.snapshot import promised
 from novacron.control.store.kinds import VMS, Kind
 from novacron.control.store.records import Records, Write
 from novacron.control.store.shelf import Stored
@@ -22,6 +20,7 @@ from novacron.control.vms import birth, boot_order
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
 from novacron.control.vms.drives import Drives
+from novacron.control.vms.placing import Placing
 from novacron.control.vms.turns import record_born
 from novacron.errors import NoRoom, Reason, StateConflict
 from novacron.model.event import ObjectType
@@ -91,7 +90,7 @@ class Copies:
 
     def _births(self, parent: Vm, asked: CopiesCreate, means: Means) -> tuple[list[Vm], list[Write]]:
         known = [stored.record for stored in self._records.all(VMS)]
-        node = next((one for one in self._room.candidates() if one.node.id == parent.node_id), None)
+        placing = Placing(self._room)
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
         connector = Connector(self._records, known)
         born: list[Vm] = []
@@ -111,12 +110,18 @@ class Copies:
             spec = connector.born(spec, asked.nics)
             birth.check_macs(spec, known)
             vm = _copy(parent, asked, number, spec, means, birth.free_slot(known))
-            need = birth.need_of(spec, self._pool_id, parent.node_id, needs_of(self._records, spec.disks))
-            reason = placement.refusal(need, node, self._room.limits) if node else None
-            if node is None or reason is not None:
-                told = reason or Reason("node.unknown", "the node of the parked VM is not known")
-                raise NoRoom(f"the node of {parent.name} cannot take {vm.name}: {told.message}", [told])
-            node = promised(node, need)
+            need = birth.need_of(
+                spec,
+                self._pool_id,
+                parent.node_id,
+                needs_of(self._records, spec.disks),
+                labels=asked.labels,
+                disks=disk_needs(self._records, (drive.volume for drive in disks)),
+            )
+            reason = placing.refusal(need, parent.node_id)
+            if reason is not None:
+                raise NoRoom(f"the node of {parent.name} cannot take {vm.name}: {reason.message}", [reason])
+            placing.promise(need, parent.node_id, runs=True)
             born.append(vm)
             known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)

@@ -12,11 +12,11 @@ from novacron.control.link import Agents
 from novacron.control.named import named
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.pools import quota
-from novacron.control.pools.reach import needs_of
-from novacron.control.room import Room, holds_room
-from novacron.control.scheduler import placement
+from novacron.control.pools.reach import disk_needs, needs_of
+from novacron.control.promises import holds_room
+from novacron.control.room import Room
 from novacron.control.scheduler.filters import roomy
-from novacron.control.scheduler.snapshot import Candidate, promised
+from novacron.control.scheduler.snapshot import Need
 from novacron.control.store.kinds import IMAGES, NODES, VMS
 from novacron.control.store.records import Records, Write
 from novacron.control.store.shelf import Stored
@@ -25,10 +25,11 @@ from novacron.control.vms import birth, boot_order, hardware, media
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
-from novacron.control.vms.drives import Drives
+from novacron.control.vms.drives import Drive, Drives
+from novacron.control.vms.placing import PlacementPlan, Placing, need_of
 from novacron.control.vms.turns import Batch, record_born, status_of_birth
 from novacron.errors import NoRoom
-from novacron.model.vm import Vm, running_spec
+from novacron.model.vm import Vm, VmSpec, running_spec
 from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.rest.vms import StopRequest, VmCreate, VmUpdate
 
@@ -78,30 +79,63 @@ class VmService:
     def _births(self, asked: Sequence[VmCreate], means: Means) -> tuple[list[Vm], list[Write]]:
         """Their records, each placed with those before it in mind, and what to write of their volumes."""
         known = [stored.record for stored in self._records.all(VMS)]
-        nodes = {candidate.node.id: candidate for candidate in self._room.candidates()}
+        placing = Placing(self._room)
         born: list[Vm] = []
         volumes: list[Write] = []
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
         connector = Connector(self._records, known)
         for one in asked:
-            only_node = named(self._records, NODES, one.node, "node").record.id if one.node else ""
-            image = named(self._records, IMAGES, one.image, "image").record  # it cannot be deleted in this turn
-            boot_order.check_born(one)
-            disks = drives.born(one, image)
-            spec = birth.spec_of(one, image, means, [drive.disk for drive in disks])
-            spec = connector.born(spec, one.nics)
-            spec = msgspec.structs.replace(spec, media=media.born(self._records, one, image))
+            spec, disks = self._prepared(one, means, drives, connector)
             birth.check_macs(spec, known)
-            need = birth.need_of(spec, self._pool_id, only_node, needs_of(self._records, spec.disks))
-            node_id = self._place(one.name, need, list(nodes.values()))
+            need = self._need(one, spec, disks)
+            node_id = placing.place(one.name, need)
             vm = birth.newborn(one, spec, means, node_id=node_id, slot=birth.free_slot(known))
-            if holds_room(vm):
-                nodes[node_id] = promised(nodes[node_id], need)
+            placing.promise(need, node_id, runs=holds_room(vm))
             born.append(vm)
             known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
         quota.check(self._records, drives.made)
         return born, volumes
+
+    def foresee(self, asked: VmCreate, by: str) -> PlacementPlan:
+        """Where it would go if it were made now, and why not elsewhere. Changes nothing; raises as `create`, but for
+        nodes that cannot take it: the plan says those.
+        """
+        means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
+        drives = Drives(self._records, self._pool_id, means.new_id, means.now)
+        known = [stored.record for stored in self._records.all(VMS)]
+        spec, disks = self._prepared(asked, means, drives, Connector(self._records, known))
+        birth.check_macs(spec, known)
+        quota.check(self._records, drives.made)
+        return Placing(self._room).plan(asked.name, self._need(asked, spec, disks))
+
+    def placement(self, ref: str) -> PlacementPlan:
+        """Where it could be started now, and why not elsewhere. Changes nothing. :raise NotFound"""
+        vm = self._records.find(VMS, ref).record
+        return Placing(self._room).plan(vm.name, need_of(self._records, vm, self._pool_id), vm)
+
+    def _prepared(
+        self, asked: VmCreate, means: Means, drives: Drives, connector: Connector
+    ) -> tuple[VmSpec, Sequence[Drive]]:
+        """A new VM complete but for its node. Its image cannot be deleted in this turn."""
+        image = named(self._records, IMAGES, asked.image, "image").record
+        boot_order.check_born(asked)
+        disks = drives.born(asked, image)
+        spec = birth.spec_of(asked, image, means, [drive.disk for drive in disks])
+        spec = connector.born(spec, asked.nics)
+        return msgspec.structs.replace(spec, media=media.born(self._records, asked, image)), disks
+
+    def _need(self, asked: VmCreate, spec: VmSpec, disks: Sequence[Drive]) -> Need:
+        """What it asks of a node."""
+        return birth.need_of(
+            spec,
+            self._pool_id,
+            named(self._records, NODES, asked.node, "node").record.id if asked.node else "",
+            needs_of(self._records, spec.disks),
+            labels=asked.labels,
+            wishes=birth.wishes_of(asked.placement),
+            disks=disk_needs(self._records, (drive.volume for drive in disks if drive.before is None)),
+        )
 
     async def update(self, ref: str, asked: VmUpdate, by: str, held: frozenset[str] | None) -> Outcome:
         """Change what was named. Hardware may change at any time: what runs is adjusted as far as it can be (202).
@@ -111,6 +145,8 @@ class VmService:
         :raise NoRoom: it runs or is to run, and its node has too little left for what it is to have more.
         """
         named = asked.model_dump(exclude_none=True)
+        if asked.placement is not None:
+            named["placement"] = birth.wishes_of(asked.placement)
         wanted = {field: named.pop(field) for field in HARDWARE if field in named}
         ask = self._ask(by)
 
@@ -189,28 +225,21 @@ class VmService:
     def _ask(self, by: str, *, force: bool = False, deadline_s: float = 60.0) -> Ask:
         return Ask(task_id=self._records.new_id(), by=by, now=self._clock.wall(), force=force, deadline_s=deadline_s)
 
-    def _place(self, name: str, need: placement.Need, nodes: Sequence[Candidate]) -> str:
-        choice = placement.choose(need, nodes, self._room.limits)
-        if choice.node_id is None:
-            told = "; ".join(reason.message for reason in choice.refusals[:5]) or "there is no node"
-            raise NoRoom(f"no node can take {name}: {told}", choice.refusals)
-        return choice.node_id
-
     def _check_room(self, vm: Vm) -> None:
-        mine = [one for one in self._room.candidates() if one.node.id == vm.node_id]
+        mine = self._room.candidate(vm.node_id)
         need = birth.need_of(vm.spec, "")
-        reason = roomy(need, mine[0], self._room.limits) if mine else None
+        reason = roomy(need, mine, self._room.limits) if mine else None
         if reason is not None:
             raise NoRoom(f"cannot start {vm.name}: {reason.message}", [reason])
 
     def _check_growth(self, vm: Vm, new: Vm) -> None:
         """Whether its node has what a machine that holds room is to have more. :raise NoRoom"""
         runs = running_spec(vm)
-        more = placement.Need(
+        more = Need(
             memory_mib=max(0, new.spec.memory_mib - max(vm.spec.memory_mib, runs.memory_mib)),
             vcpus=max(0, new.spec.vcpus - max(vm.spec.vcpus, runs.vcpus)),
         )
-        mine = next((one for one in self._room.candidates() if one.node.id == vm.node_id), None)
+        mine = self._room.candidate(vm.node_id)
         if mine is None or not holds_room(vm) or not (more.memory_mib or more.vcpus):
             return
         reason = roomy(more, mine, self._room.limits)

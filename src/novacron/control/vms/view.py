@@ -10,6 +10,7 @@ from novacron.control.encoded import Encoded
 from novacron.control.store.kinds import NETWORKS, NODES, VMS
 from novacron.control.store.records import Records
 from novacron.model.machine import ENDED, MachineReport, Nic
+from novacron.model.placement import PlacementWishes
 from novacron.model.vm import Task, Vm, state_of, status_of
 
 _all_of = msgspec.structs.asdict
@@ -57,6 +58,7 @@ class VmView:
             "tpm": spec.tpm,
             "secure_boot": spec.secure_boot,
             "shared_memory": spec.shared_memory,
+            "placement": _wishes(vm.placement),
             "parent_id": vm.parent_id or None,
             "snapshot_id": vm.snapshot_id or None,
             "created_at": vm.created_at,
@@ -97,6 +99,15 @@ def _task(task: Task) -> dict[str, Any]:
         "requested_at": task.requested_at,
         "requested_by": task.requested_by,
         "force": task.force,
+    }
+
+
+def _wishes(wishes: PlacementWishes) -> dict[str, Any]:
+    return {
+        "policy": wishes.policy,
+        "tolerations": [_all_of(one) for one in wishes.tolerations],
+        "vm_rules": [_all_of(rule) for rule in wishes.vm_rules],
+        "node_rules": [_all_of(rule) for rule in wishes.node_rules],
     }
 
 

@@ -48,6 +48,8 @@ def _bound_keys(schema: dict[str, Any]) -> None:
 
 
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS, json_schema_extra=_bound_keys)]
+Wanted = Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16, json_schema_extra=_bound_keys)]
+"""Labels that something must have, all of them; an empty value: any value."""
 Description = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
 
 Item = TypeVar("Item")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from novacron.model.node import NodeState
 from novacron.wire.rest.common import Labels, Name, ReasonOut, Ref, Strict, example
+from novacron.wire.rest.placement import Taint
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A CPU model, a CPU flag, a machine type or a version."""
@@ -73,6 +74,7 @@ class Node(Strict):
     state_reason: str
     state_since: datetime.datetime
     cordoned: bool
+    taints: list[Taint]
     facts: FactsOut | None
     usage: UsageOut | None
     heard_ago_s: float | None
@@ -91,6 +93,7 @@ class Node(Strict):
             "state_reason": "its agent joined",
             "state_since": "2026-01-02T03:04:05Z",
             "cordoned": False,
+            "taints": [{"key": "gpu", "value": "", "effect": "refuse"}],
             "facts": None,
             "usage": {
                 "memory_available_mib": 14000,
@@ -110,10 +113,19 @@ class Node(Strict):
 
 
 class NodeUpdate(Strict):
-    """cordoned: no new VM is placed here; those that run go on running."""
+    """cordoned: no new VM is placed here; those that run go on running. taints: all of them, at most one of a key."""
 
     labels: Labels | None = None
     cordoned: bool | None = None
+    taints: Annotated[list[Taint], Field(max_length=32)] | None = None
+
+    @field_validator("taints")
+    @classmethod
+    def _one_of_a_key(cls, taints: list[Taint] | None) -> list[Taint] | None:
+        keys = [taint.key for taint in taints or ()]
+        if len(set(keys)) < len(keys):
+            raise ValueError("a key stands twice: a node has one taint of it")
+        return taints
 
     model_config = Strict.model_config | example({"cordoned": True})
 

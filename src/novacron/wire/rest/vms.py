@@ -12,6 +12,7 @@ from novacron.model.vm import Desired, TaskKind, VmState, VmType
 from novacron.wire.rest.common import Description, Labels, Name, ReasonOut, Ref, Strict, VmProblem, example
 from novacron.wire.rest.devices import DiskIn, DiskOut, MediaIn, MediaOut, NicIn, NicOut, QosIn, SizeBytes
 from novacron.wire.rest.images import ImageRef
+from novacron.wire.rest.placement import Placement
 
 Text64K = Annotated[str, StringConstraints(max_length=65536, pattern=r"^[^\x00]*$")]
 
@@ -51,6 +52,7 @@ class VmCreate(Strict):
     secure_boot: bool = False
     shared_memory: Annotated[bool, Field(description="It may be parked, for copies that share its memory")] = False
     node: Ref | None = None
+    placement: Placement = Placement()
     desired: Literal[Desired.RUNNING, Desired.STOPPED] = Desired.RUNNING
 
     @model_validator(mode="after")
@@ -89,6 +91,7 @@ class VmUpdate(Strict):
     max_memory_mib: Annotated[int, Field(ge=0, le=4 << 20)] | None = None
     tpm: bool | None = None
     secure_boot: bool | None = None
+    placement: Annotated[Placement | None, Field(description="All of it; where the VM is, it stays")] = None
 
     model_config = Strict.model_config | example({"labels": {"tier": "web", "stage": "test"}})
 
@@ -175,6 +178,7 @@ class Vm(Strict):
     tpm: bool
     secure_boot: bool
     shared_memory: bool
+    placement: Placement
     parent_id: str | None
     snapshot_id: str | None
     created_at: datetime.datetime
@@ -233,6 +237,7 @@ class Vm(Strict):
             "tpm": False,
             "secure_boot": False,
             "shared_memory": False,
+            "placement": {"vm_rules": [{"kind": "apart", "labels": {"tier": "web"}}]},
             "parent_id": None,
             "snapshot_id": None,
             "created_at": "2026-01-02T03:04:05Z",
