@@ -15,7 +15,7 @@ from novacron.lab.processes import until_ready
 from tests.system.disk_site import Site, a_site, needs_nodes
 from tests.system.points import Points, points, thaw
 from tests.system.rom_move import postcopy_allowed
-from tests.system.spine import END_S, needs_guest, ticks_on
+from tests.system.spine import END_S, its_node_answers, needs_guest, ticks_on
 from tests.system.strikes import FROZEN_S, WAYS, Way, copy_at, nothing_is_left, settled
 from tests.system.watch import Watch, watched
 
@@ -63,6 +63,7 @@ async def struck(site: Site, armed: Points, way: Way, vm: Vm, side: str, what: s
 async def lives_on(site: Site, way: Way, vm_id: str, watch: Watch, story: str) -> None:
     """With all it had; one that was shut down boots anew."""
     if way.wish.kind == "cold":
+        await its_node_answers(site.lab, vm_id)
         await ticks_on(site.lab, vm_id)
         watch.boots_anew()
         watch.wrong.clear()
