@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
-.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler chaos slow lock clean
+.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler sim chaos slow lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,6 +57,10 @@ bench-wan: setup ## Bytes on a WAN for 2 to 8 like guests against plain QEMU and
 
 bench-scheduler: setup ## Placing VMs on 100 to 5,000 nodes, alone and in batches, against a bare NumPy argmax
 	@$(PY) -m tests.bench.scheduler
+
+sim: setup ## Ownership on virtual time: 2,000 seeds of faults, drawn plans, and every rule broken on purpose
+	@$(PY) -m tests.sim.ownership.run --seeds 2000
+	@NOVACRON_SIM_EXAMPLES=500 $(PYTEST) -q tests/sim/test_ownership_plans.py tests/sim/test_ownership_mutants.py
 
 chaos: setup ## Thousands of simulated faults, then real kills in real migrations (slow)
 	@NOVACRON_SIM_SEEDS=2000 $(PYTEST) -q -n 2 tests/sim
