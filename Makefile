@@ -49,8 +49,10 @@ bench-provision: setup ## Starting, cloning and importing against bare tools; a 
 bench-api: setup ## Reads and pages of the API with 5,000 VMs in the store
 	@$(PY) -m tests.bench.api
 
-bench-store: setup ## Durable commits of the store against plain sqlite3 with the same fsync
+bench-store: setup ## Durable commits of the stores against plain sqlite3 and bare etcd transactions; what a lost etcd member costs
 	@$(PY) -m tests.bench.store
+	@scripts/system-packages test
+	@$(PY) -m tests.bench.etcd
 
 bench-wan: setup ## Bytes on a WAN for 2 to 8 like guests against plain QEMU and multifd with zstd (long)
 	@$(PY) -m tests.bench.wan

@@ -23,7 +23,9 @@ MAX_WEIGHT = 1000.0
 class ServerConfig:
     """The control plane.
 
-    data_dir: its store, first-start secrets (mode 0700). pool_dir: the storage pool shared with the nodes.
+    data_dir: first-start secrets and, unless `store` names another place, its store (mode 0700).
+    store: `etcd://host:port,host:port/prefix?ca=FILE&cert=FILE&key=FILE` or `sqlite:FILE` (docs/store.md).
+    pool_dir: the storage pool shared with the nodes.
     host, port: where the API listens; port 0 picks one. Off loopback it needs tls_cert and tls_key.
     socket: a unix socket for agents and tools on this machine, empty for none.
     agent_secret_file: the secret agents show, made at first start when missing.
@@ -38,6 +40,7 @@ class ServerConfig:
 
     data_dir: Path
     pool_dir: Path
+    store: str = ""
     host: str = "127.0.0.1"
     port: int = 8470
     socket: str = ""

@@ -64,9 +64,16 @@ def test_server_and_agent_become_their_process(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(os, "execv", lambda path, words: became.append([path, *words]))
     run("server run --data-dir /d --port 0 --help")
     run("agent run -x")
+    run("store migrate --from sqlite:a --to sqlite:b")
+    run("store backup --help")
+    run("store restore f --to sqlite:b")
     assert became == [
         [sys.executable, sys.executable, "-P", "-m", "novacron.control", "--data-dir", "/d", "--port", "0", "--help"],
         [sys.executable, sys.executable, "-P", "-m", "novacron.agent", "-x"],
+        *(
+            [sys.executable, sys.executable, "-P", "-m", "novacron.control.store_admin", *words.split()]
+            for words in ("migrate --from sqlite:a --to sqlite:b", "backup --help", "restore f --to sqlite:b")
+        ),
     ]
 
 

@@ -1,19 +1,21 @@
-"""The store contract, as tests: every store passes this file unchanged (now SQLite; a new one joins STORES)."""
+"""The store contract, as tests: every store passes this file unchanged (a new one joins STORES)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from pathlib import Path
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from novacron.clock import SystemClock
 from novacron.control.store.base import (
+    MAX_COMMIT_BYTES,
     MAX_KEY_BYTES,
     MAX_OPS,
     MAX_VALUE_BYTES,
@@ -23,8 +25,10 @@ from novacron.control.store.base import (
     Put,
     Store,
 )
+from novacron.control.store.etcd import EtcdStore
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import Compacted, CompareFailed, InvalidInput, StoreUnavailable
+from tests.etcd_members import Members, members, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -32,19 +36,36 @@ OpenStore = Callable[[], Awaitable[Store]]
 PATIENCE_S = 20.0
 
 
-def _sqlite(directory: Path) -> Callable[[], Awaitable[Store]]:
+def _sqlite(request: pytest.FixtureRequest) -> OpenStore:
+    directory = request.getfixturevalue("tmp_path")
     numbers = itertools.count()
     return lambda: SqliteStore.open(directory / f"{next(numbers)}.db", durable=False)
 
 
-STORES: dict[str, Callable[[Path], OpenStore]] = {"sqlite": _sqlite}
+_prefixes = itertools.count()
+
+
+def _etcd(request: pytest.FixtureRequest) -> OpenStore:
+    """Each store under a prefix of its own in one etcd, whose revisions so count what others write, too."""
+    server: Members = request.getfixturevalue("etcd")
+    return lambda: EtcdStore.open(server.address(f"test/{next(_prefixes)}"), SystemClock(), random.Random())
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], OpenStore]] = {"sqlite": _sqlite, "etcd": _etcd}
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    with members(tmp_path_factory.mktemp("etcd")) as server:
+        yield server
 
 
 @pytest.fixture(params=STORES)
-async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
+async def open_store(request: pytest.FixtureRequest) -> AsyncIterator[OpenStore]:
     """Opens a store that nobody has written, as often as called; all are closed at the end."""
-    make = STORES[request.param](tmp_path)
+    make = STORES[request.param](request)
     async with contextlib.AsyncExitStack() as opened:
+        opened.push_async_callback(settled)
 
         async def open_one() -> Store:
             one = await make()
@@ -207,6 +228,16 @@ async def test_what_is_in_bounds_is_taken(store: Store) -> None:
     first = await store.list("")
     rest = await store.list("", after=first.entries[-1].key)
     assert len(first.entries) + len(rest.entries) == MAX_OPS + 1
+    keys = ["big" + "k" * (MAX_KEY_BYTES - 7) + f"{number:04}" for number in range(MAX_OPS)]
+    much = [Put(key, b"x" * (MAX_COMMIT_BYTES // MAX_OPS)) for key in keys]
+    made = await store.commit(much, [Expect(key, 0) for key in keys])
+    changed = await store.commit([Put(one.key, one.value[1:]) for one in much], [Expect(key, made) for key in keys])
+    async with watching(store, "big", made - 1) as watch:
+        first_item, second_item = await take(2, watch)
+    assert [(change.key, change.previous) for change in first_item] == [(key, None) for key in keys]
+    assert [(change.key, change.previous) for change in second_item] == [(one.key, one.value) for one in much]
+    await store.commit([Delete(key) for key in keys], [Expect(key, changed) for key in keys])
+    assert (await store.list("big")).entries == ()
 
 
 @pytest.mark.parametrize(
@@ -221,8 +252,9 @@ async def test_what_is_in_bounds_is_taken(store: Store) -> None:
         [Put("k", b"1"), Put("k", b"2")],
         [Put("k", b"1"), Delete("k")],
         [Put(f"k{number}", b"") for number in range(MAX_OPS + 1)],
+        [Put(f"k{number}", b"x" * MAX_VALUE_BYTES) for number in range(MAX_COMMIT_BYTES // MAX_VALUE_BYTES + 1)],
     ],
-    ids=["long", "long-in-bytes", "empty", "empty-delete", "surrogate", "value", "twice", "put-delete", "many"],
+    ids=["long", "long-in-bytes", "empty", "empty-delete", "surrogate", "value", "twice", "put-delete", "many", "much"],
 )
 async def test_what_is_out_of_bounds_is_refused_whole(store: Store, ops: list[Put | Delete]) -> None:
     with pytest.raises(InvalidInput):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -71,6 +72,8 @@ from novacron.control.snapshots.schedules import ScheduleService
 from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.view import ScheduleView, SnapshotView
 from novacron.control.snapshots.worker import SnapshotWorker
+from novacron.control.store.address import Address, SqliteAddress, parse
+from novacron.control.store.identity import SEEN_FILE, Seen
 from novacron.control.store.kinds import (
     BULK_MIGRATIONS,
     IMAGES,
@@ -88,8 +91,8 @@ from novacron.control.store.kinds import (
     VMS,
     VOLUMES,
 )
+from novacron.control.store.opening import open_store
 from novacron.control.store.records import Records
-from novacron.control.store.sqlite import SqliteStore
 from novacron.control.stream import Stream, View
 from novacron.control.supervise import Work, keep_going
 from novacron.control.templates.routes import router as template_routes
@@ -145,9 +148,12 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
     """
     async with contextlib.AsyncExitStack() as stack:
         secret, pool_id = premises.prepare(config)
-        store = await SqliteStore.open(config.data_dir / STORE_FILE)
+        rng = random.SystemRandom()
+        store = await open_store(address_of(config), clock, rng)
         stack.push_async_callback(store.close)
-        records = Records(store, clock, random.SystemRandom())
+        seen = Seen(store, config.data_dir / SEEN_FILE, lambda: str(uuid.uuid4()))
+        await seen.admit()
+        records = Records(store, clock, rng)
         await records.start()
         stack.push_async_callback(records.stop)
         access = Access(store)
@@ -161,7 +167,8 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         await adopt_disks(records, clock, pool_id)
         doors = (image_door(records, config.pool_dir, secret),)
         app = application(config, records, access, link, figures, clock, pool_id, room, images, doors)
-        for name, work in workers(config, records, access, link, clock, images, room).items():
+        works = {**workers(config, records, access, link, clock, images, room), "store_seen": lambda: seen.run(clock)}
+        for name, work in works.items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
             stack.push_async_callback(_end, worker)
         yield House(
@@ -171,6 +178,11 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
             first_token=first_token,
             token_file=config.data_dir / TOKEN_FILE,
         )
+
+
+def address_of(config: ServerConfig) -> Address:
+    """Where the store is. :raise InvalidInput: the setting is no store's address."""
+    return parse(config.store) if config.store else SqliteAddress(config.data_dir / STORE_FILE)
 
 
 class Lines(Agents, Pulse, web.Door, Protocol):

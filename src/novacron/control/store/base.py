@@ -13,7 +13,8 @@ import msgspec
 
 MAX_KEY_BYTES = 512
 MAX_VALUE_BYTES = 1 << 20
-MAX_OPS = 1024  # a hundred VMs with their names and volumes at once; etcd is started with --max-txn-ops 1024
+MAX_OPS = 1024  # a hundred VMs with their names and volumes at once
+MAX_COMMIT_BYTES = 8 << 20  # of values; etcd is started with flags for both (etcd_errors.FLAGS)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -81,7 +82,8 @@ class Store(Protocol):
         When it returns, the change survives a crash of this process and of the machine.
 
         :raise CompareFailed: an expectation did not hold; nothing was applied.
-        :raise InvalidInput: a key or value over its bound, a key named twice, or more than MAX_OPS operations.
+        :raise InvalidInput: a key or value over its bound, a key named twice, more than MAX_OPS operations or
+            than MAX_COMMIT_BYTES of values.
         :raise StoreUnavailable: the outcome is unknown: win a conflicting write, never decide by reading.
         """
         ...

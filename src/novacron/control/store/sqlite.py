@@ -18,20 +18,10 @@ from typing import Self
 
 import msgspec
 
-from novacron.control.store import sqlite_file
-from novacron.control.store.base import (
-    MAX_KEY_BYTES,
-    MAX_OPS,
-    MAX_VALUE_BYTES,
-    Change,
-    Delete,
-    Entry,
-    Expect,
-    Page,
-    Put,
-)
+from novacron.control.store import bounds, sqlite_file
+from novacron.control.store.base import Change, Delete, Entry, Expect, Page, Put
 from novacron.control.store.sqlite_writer import PAGE_BYTES, Transaction, Writer
-from novacron.errors import Compacted, CompareFailed, InvalidInput, StoreUnavailable
+from novacron.errors import Compacted, CompareFailed, StoreUnavailable
 from novacron.model.event import revision_of, seq_of
 
 BITE_REVISIONS = 500  # a watch reads at most this many revisions of the log at once,
@@ -64,18 +54,20 @@ class SqliteStore:
         self._writer = Writer(opened.path, opened.writer, opened.revision, self._wake)
 
     @classmethod
-    async def open(cls, path: Path, *, durable: bool = True) -> Self:
+    async def open(cls, path: Path, *, durable: bool = True, floor: int = 0) -> Self:
         """The store in `path` (made when missing; its directory must exist). durable=False: no fsync, for tests.
+
+        floor: the revisions of one that nobody has written begin after it.
 
         :raise StoreCorrupt: damaged, not ours, or of a newer schema. :raise StoreUnavailable: in use, or no access.
         """
-        return cls(await asyncio.to_thread(_open, path, durable))
+        return cls(await asyncio.to_thread(_open, path, durable, floor))
 
     async def get(self, key: str) -> Entry | None:
         try:
             row = (
                 self._db()
-                .execute("SELECT value, created, modified FROM records WHERE key = ?", (_bytes_of(key),))
+                .execute("SELECT value, created, modified FROM records WHERE key = ?", (bounds.bytes_of(key),))
                 .fetchone()
             )
         except sqlite3.Error as wrong:
@@ -83,9 +75,9 @@ class SqliteStore:
         return None if row is None else Entry(key, *row)
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Page:
-        low, high = _range_of(prefix)
+        low, high = bounds.range_of(prefix)
         if after:
-            low = max(low, _bytes_of(after) + b"\0")  # the first key greater than `after`
+            low = max(low, bounds.bytes_of(after) + b"\0")  # the first key greater than `after`
         with _Snapshot(self._db(), self._path) as db:
             revision = sqlite_file.revision(db)
             rows = db.execute(
@@ -96,14 +88,14 @@ class SqliteStore:
         return Page(entries, revision, len(rows) > limit)
 
     async def commit(self, ops: Sequence[Put | Delete], expect: Sequence[Expect] = ()) -> int:
-        _check(ops, expect)
+        bounds.check(ops, expect)
         return await self._writer.submit(lambda transaction: _apply(transaction, ops, expect))
 
     async def watch(self, prefix: str, *, after: int) -> AsyncIterator[tuple[Change, ...]]:
-        bounds = _range_of(prefix)
+        reach = bounds.range_of(prefix)
         while not self._closed:
             pulse = self._pulse  # taken before reading: a commit during the read wakes the wait below
-            found, after, behind = self._bite(bounds, after)
+            found, after, behind = self._bite(reach, after)
             for changes in found:
                 yield changes
             if behind:
@@ -137,7 +129,7 @@ class SqliteStore:
             raise StoreUnavailable("the store is closed")
         return self._reader
 
-    def _bite(self, bounds: tuple[bytes, bytes], after: int) -> tuple[Transactions, int, bool]:
+    def _bite(self, reach: tuple[bytes, bytes], after: int) -> tuple[Transactions, int, bool]:
         """Changes after a revision, up to which revision they reach, and whether more may follow at once."""
         found: Transactions = []
         size = 0
@@ -149,7 +141,7 @@ class SqliteStore:
             rows = db.execute(
                 "SELECT seq, key, value, previous FROM changes"
                 " WHERE seq >= ? AND seq < ? AND key >= ? AND key < ? ORDER BY seq",
-                (seq_of(after + 1, 0), seq_of(upto + 1, 0), *bounds),
+                (seq_of(after + 1, 0), seq_of(upto + 1, 0), *reach),
             )
             for _, group in itertools.groupby(rows, lambda row: revision_of(row[0])):
                 if size > BITE_BYTES:
@@ -183,7 +175,7 @@ class _Snapshot:
             raise sqlite_file.meaning(error, self._path) from error
 
 
-def _open(path: Path, durable: bool) -> _Opened:
+def _open(path: Path, durable: bool, floor: int) -> _Opened:
     with contextlib.ExitStack() as undo:
         lock = sqlite_file.lock(path)
         undo.callback(os.close, lock)
@@ -191,38 +183,13 @@ def _open(path: Path, durable: bool) -> _Opened:
         try:
             reader = undo.enter_context(contextlib.closing(sqlite_file.connect(path, durable=durable)))
             writer = undo.enter_context(contextlib.closing(sqlite_file.connect(path, durable=durable)))
+            if floor:
+                sqlite_file.begin_after(writer, floor)
             revision = sqlite_file.revision(writer)
         except sqlite3.Error as wrong:
             raise sqlite_file.meaning(wrong, path) from wrong
         undo.pop_all()
         return _Opened(path, lock, reader, writer, revision)
-
-
-def _bytes_of(key: str) -> bytes:
-    try:
-        return key.encode()
-    except UnicodeEncodeError as wrong:
-        raise InvalidInput.field("key", "is not valid Unicode") from wrong
-
-
-def _range_of(prefix: str) -> tuple[bytes, bytes]:
-    """Every key with the prefix is >= the first and < the second: no byte of UTF-8 is 0xff."""
-    low = _bytes_of(prefix)
-    return low, low + b"\xff"
-
-
-def _check(ops: Sequence[Put | Delete], expect: Sequence[Expect]) -> None:
-    """:raise InvalidInput: out of the contract's bounds."""
-    if max(len(ops), len(expect)) > MAX_OPS:
-        raise InvalidInput.field("ops", f"{max(len(ops), len(expect))} in one transaction, {MAX_OPS} allowed")
-    for one in itertools.chain(ops, expect):
-        size = len(_bytes_of(one.key))
-        if not 0 < size <= MAX_KEY_BYTES:
-            raise InvalidInput.field("key", f"has {size} bytes, 1 to {MAX_KEY_BYTES} allowed")
-        if isinstance(one, Put) and len(one.value) > MAX_VALUE_BYTES:
-            raise InvalidInput.field("value", f"of {one.key} has {len(one.value)} bytes, {MAX_VALUE_BYTES} allowed")
-    if len({op.key for op in ops}) < len(ops):
-        raise InvalidInput.field("ops", "name a key twice")
 
 
 def _change_of(row: tuple[int, bytes, bytes | None, bytes | None]) -> Change:

@@ -58,7 +58,7 @@ def prepare(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         path.chmod(0o600)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as wrong:
         raise StoreUnavailable(f"cannot open the store {path}: {wrong.strerror}") from wrong
     try:
@@ -100,10 +100,26 @@ def compacted(db: sqlite3.Connection) -> int:
     return int(row[0])
 
 
+def begin_after(db: sqlite3.Connection, floor: int) -> None:
+    """The revisions of a store that nobody has written begin after `floor`. :raise sqlite3.Error"""
+    db.execute(
+        "UPDATE meta SET value = ? WHERE name = 'compacted' AND value = 0 AND NOT EXISTS (SELECT 1 FROM changes)",
+        (floor,),
+    )
+
+
 def revision(db: sqlite3.Connection) -> int:
     """The revision of the last transaction: in the log, or the log's end when all of it is forgotten."""
     row = db.execute("SELECT max(seq) FROM changes").fetchone()
     return compacted(db) if row[0] is None else revision_of(row[0])
+
+
+def check_schema(db: sqlite3.Connection, path: Path) -> None:
+    """:raise StoreCorrupt: it is not of this program's schema."""
+    if _version(db, path) != len(STEPS):
+        raise StoreCorrupt(
+            f"the store {path} has another schema than this program: start its server once, or a newer one"
+        )
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
@@ -131,7 +147,8 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
     return int(row[0])
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Names made, changed and deleted in it survive a crash. :raise OSError"""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

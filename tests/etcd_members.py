@@ -1,0 +1,152 @@
+"""Real etcd members for tests: on loopback ports, in a directory of the test, ended by it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from novacron.control.store.address import EtcdAddress
+from novacron.control.store.etcd_errors import FLAGS
+
+ENDING_S = 10.0
+STARTING_S = 60.0
+
+
+class Members:
+    """The members of one cluster. files: `ca`, `cert`, `key` for TLS that asks clients for a certificate."""
+
+    def __init__(
+        self,
+        directory: Path,
+        count: int = 1,
+        *,
+        flags: Sequence[str] = FLAGS.split(),
+        files: dict[str, Path] | None = None,
+    ) -> None:
+        self._directory = directory
+        self._flags = flags
+        self._files = files or {}
+        ports = _free_ports(2 * count)
+        self.ports, self._peer_ports = ports[:count], ports[count:]
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def address(self, prefix: str = "novacron", *, places: Sequence[int] | None = None) -> EtcdAddress:
+        """How a store reaches them; places: only these, in this order."""
+        chosen = range(len(self.ports)) if places is None else places
+        return EtcdAddress(tuple(f"127.0.0.1:{self.ports[place]}" for place in chosen), prefix, **self._files)
+
+    def start(self, place: int, *more: str) -> None:
+        """Start one member, as it was left or for the first time."""
+        scheme = "https" if self._files else "http"
+        peers = [f"http://127.0.0.1:{port}" for port in self._peer_ports]
+        client = f"{scheme}://127.0.0.1:{self.ports[place]}"
+        home = self._directory / f"m{place}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        log = (self._directory / f"m{place}.log").open("ab")
+        with log:
+            self._running[place] = subprocess.Popen(
+                # should this process die, the member dies with it
+                ["setpriv", "--pdeathsig", "KILL", "etcd", "--name", f"m{place}", "--data-dir", str(home),
+                 "--listen-client-urls", client, "--advertise-client-urls", client,
+                 "--listen-peer-urls", peers[place], "--initial-advertise-peer-urls", peers[place],
+                 "--initial-cluster", ",".join(f"m{number}={url}" for number, url in enumerate(peers)),
+                 "--initial-cluster-state", "new", "--logger", "zap", "--log-level", "error",
+                 *self._flags, *self._tls(), *more],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def start_all(self) -> None:
+        for place in range(len(self.ports)):
+            self.start(place)
+
+    def signal(self, place: int, number: signal.Signals) -> None:
+        self._running[place].send_signal(number)
+
+    def kill(self, place: int) -> None:
+        """SIGKILL one member; it is gone when this returns."""
+        process = self._running.pop(place)
+        process.kill()
+        process.wait(ENDING_S)
+
+    async def up(self, place: int) -> None:
+        """Wait until a started member answers with a majority of the others behind it."""
+        try:
+            async with asyncio.timeout(STARTING_S):
+                while not await asyncio.to_thread(self._is_healthy, place):
+                    await asyncio.sleep(0.05)
+        except TimeoutError as late:
+            ended = self._running[place].poll()
+            log = (self._directory / f"m{place}.log").read_text()[-2000:]
+            raise AssertionError(f"member {place} does not come up; it ended: {ended}; it said: {log}") from late
+
+    def _is_healthy(self, place: int) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[place]}/health", timeout=ENDING_S) as answer:
+                return json.load(answer) == {"health": "true"}
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        """End all, in whatever state they are."""
+        for place in tuple(self._running):
+            self.kill(place)
+
+    def leader(self) -> int:
+        """The place of the member that leads; asks each through its HTTP gateway."""
+        for place in self._running:
+            with contextlib.suppress(OSError):
+                status = self._status(place)
+                if status.get("leader") == status["header"]["member_id"]:
+                    return place
+        raise AssertionError("no member leads")
+
+    def _status(self, place: int) -> dict[str, dict[str, str]]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[place]}/v3/maintenance/status", b"{}")
+        with urllib.request.urlopen(request, timeout=ENDING_S) as answer:
+            status: dict[str, dict[str, str]] = json.load(answer)
+            return status
+
+    def _tls(self) -> list[str]:
+        if not self._files:
+            return []
+        ca, cert, key = (str(self._files[name]) for name in ("ca", "cert", "key"))
+        return ["--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key]
+
+
+@contextlib.contextmanager
+def members(directory: Path, count: int = 1, **more: object) -> Iterator[Members]:
+    """A cluster that is starting; its members are gone afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    cluster = Members(directory, count, **more)  # type: ignore[arg-type]
+    try:
+        cluster.start_all()
+        yield cluster
+    finally:
+        cluster.end()
+
+
+async def settled() -> None:
+    """gRPC has told this event loop how each call ended; else it would tell a closed one, during the next test."""
+    calls = [task for task in asyncio.all_tasks() if "_AioCall." in task.get_coro().__qualname__]  # type: ignore[union-attr]
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Below those from which the system gives: while a member is down nobody gets its port by chance."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(found) < count:
+            one = held.enter_context(contextlib.closing(socket.socket()))
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", random.randrange(low // 2, low)))
+                found.append(one.getsockname()[1])
+    return found
