@@ -131,7 +131,8 @@ def test_without_root_the_client_reconnects_and_the_demo_says_so(lab: Path) -> N
         if shutil.which("setpriv") is None:
             pytest.skip("no setpriv to give root away")
         argv = as_nobody(argv)
-    environment = {**os.environ, "XDG_RUNTIME_DIR": "", "HOME": "/nonexistent"}
+    built = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # by root perhaps, and found there
+    environment = {**os.environ, "XDG_RUNTIME_DIR": "", "HOME": "/nonexistent", "XDG_CACHE_HOME": built}
     shown = subprocess.run(
         argv, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=environment, cwd="/"
     )
