@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.system.test_demo import NOBODY, as_nobody, check_nothing_left, working_in
-from tests.system.test_lab_network import namespaces
+from tests.system.test_demo import NOBODY, as_nobody, check_nobody_in, check_nothing_left, working_in
 
 pytestmark = [
     pytest.mark.system,
@@ -126,7 +125,7 @@ def test_a_lab_stays_and_answers_and_goes(run: Run, home: dict[str, str]) -> Non
     ]
     run("down")
     check_nothing_left(PATH)
-    assert not inside & namespaces()
+    check_nobody_in(inside)
     assert NAME not in (Path(home["HOME"]) / ".config" / "novacron" / "client.toml").read_text()
     assert "there is no lab" in run("down").stdout
 
@@ -187,7 +186,7 @@ def test_whatever_became_of_its_supervisor_nothing_is_left(run: Run, how: signal
         until(lambda: not PATH.exists(), "the end of the lab")
     run("down")
     check_nothing_left(PATH)
-    assert not inside & namespaces()
+    check_nobody_in(inside)
 
 
 @needs_root
