@@ -10,11 +10,14 @@ import signal
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+from novacron.clock import SystemClock
 from novacron.control.store.address import EtcdAddress
+from novacron.control.store.etcd import EtcdStore
 from novacron.control.store.etcd_errors import FLAGS
+from novacron.control.store.etcd_origin import Way
 
 ENDING_S = 10.0
 STARTING_S = 60.0
@@ -131,6 +134,16 @@ def members(directory: Path, count: int = 1, **more: object) -> Iterator[Members
         yield cluster
     finally:
         cluster.end()
+
+
+@contextlib.asynccontextmanager
+async def opened(address: EtcdAddress, way: Way = "serve", floor: int = 0) -> AsyncIterator[EtcdStore]:
+    """The store there; closed afterwards."""
+    store = await EtcdStore.open(address, SystemClock(), random.Random(), way=way, floor=floor)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 async def settled() -> None:

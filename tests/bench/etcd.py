@@ -20,8 +20,8 @@ from novacron.control.store.etcd import EtcdStore
 from novacron.control.store.etcd_line import TXN
 from novacron.control.store.etcd_words_pb2 import Compare, PutRequest, TxnRequest
 from tests.bench.store import COMMITS, VALUE, in_flight, one_at_a_time, point_read, seen_by_a_watch
-from tests.etcd_members import Members, members
-from tests.system.test_etcd_store import Traffic, opened, traffic
+from tests.etcd_members import Members, members, opened
+from tests.system.test_etcd_store import Traffic, traffic
 
 ROUNDS = 5
 STRIKES = 4
@@ -74,10 +74,10 @@ async def strike(cluster: Members, running: Traffic, place: int, *, stop: bool) 
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as made, members(Path(made), 3) as cluster:
-        async with opened(cluster) as store:
+        async with opened(cluster.address()) as store:
             figures = await commits(store)
         gaps: dict[str, list[float]] = {}
-        async with opened(cluster) as store, traffic(store) as running:
+        async with opened(cluster.address()) as store, traffic(store) as running:
             for _ in range(STRIKES):
                 for name, stop in (("killed", False), ("stopped", True)):
                     gap = await strike(cluster, running, cluster.leader(), stop=stop)

@@ -9,7 +9,6 @@ import datetime
 import hashlib
 import ipaddress
 import json
-import random
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from novacron.clock import SystemClock
 from novacron.control.store import etcd_line, etcd_origin
 from novacron.control.store.address import EtcdAddress
 from novacron.control.store.base import Change, Delete, Expect, Put
@@ -36,7 +34,7 @@ from novacron.errors import (
     StoreCorrupt,
     StoreUnavailable,
 )
-from tests.etcd_members import Members, members, settled
+from tests.etcd_members import Members, members, opened, settled
 
 pytestmark = pytest.mark.anyio
 PATIENCE_S = 20.0
@@ -51,15 +49,6 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
 @pytest.fixture
 def address(etcd: Members, request: pytest.FixtureRequest) -> EtcdAddress:
     return etcd.address(f"t/{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}")
-
-
-@contextlib.asynccontextmanager
-async def opened(address: EtcdAddress, way: etcd_origin.Way = "serve", floor: int = 0) -> AsyncIterator[EtcdStore]:
-    store = await EtcdStore.open(address, SystemClock(), random.Random(), way=way, floor=floor)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture(autouse=True)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from novacron.clock import SystemClock
 from novacron.control.store.base import Change, Expect, Put
 from novacron.control.store.etcd import EtcdStore
 from novacron.errors import CompareFailed, StoreUnavailable
-from tests.etcd_members import Members, members, settled
+from tests.etcd_members import Members, members, opened, settled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 PATIENCE_S = 60.0
@@ -28,15 +26,6 @@ WRITERS = 4
 def cluster(tmp_path: Path) -> Iterator[Members]:
     with members(tmp_path, 3) as started:
         yield started
-
-
-@contextlib.asynccontextmanager
-async def opened(cluster: Members, places: Sequence[int] | None = None) -> AsyncIterator[EtcdStore]:
-    store = await EtcdStore.open(cluster.address(places=places), SystemClock(), random.Random())
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture(autouse=True)
@@ -129,14 +118,14 @@ async def traffic(store: EtcdStore) -> AsyncIterator[Traffic]:
 
 async def test_killed_members_lose_no_acknowledged_write_and_no_event(cluster: Members) -> None:
     """The member in use, then whoever leads, then each in turn; one returns before the next dies."""
-    async with opened(cluster) as store, traffic(store) as running:
+    async with opened(cluster.address()) as store, traffic(store) as running:
         for place in (0, cluster.leader(), 1, 2):
             cluster.kill(place)
             await running.goes_on()
             cluster.start(place)
             await cluster.up(place)
             await running.goes_on()
-    async with opened(cluster, (1,)) as other:
+    async with opened(cluster.address(places=(1,))) as other:
         entries = {entry.key: (entry.value, entry.modified) for entry in (await other.list("w/")).entries}
     assert entries == {
         name: (str(len(revisions)).encode(), revisions[-1]) for name, revisions in running.acknowledged.items()
@@ -145,7 +134,7 @@ async def test_killed_members_lose_no_acknowledged_write_and_no_event(cluster: M
 
 async def test_the_leader_killed_in_the_midst_of_a_stop_of_the_member_in_use(cluster: Members) -> None:
     """A silent member is worse than a dead one: nothing says that it is gone."""
-    async with opened(cluster) as store, traffic(store) as running:
+    async with opened(cluster.address()) as store, traffic(store) as running:
         cluster.signal(0, signal.SIGSTOP)
         await running.goes_on()
         cluster.signal(0, signal.SIGCONT)
@@ -159,7 +148,7 @@ async def test_the_leader_killed_in_the_midst_of_a_stop_of_the_member_in_use(clu
 
 
 async def test_without_a_majority_writes_are_refused_and_the_watch_waits(cluster: Members) -> None:
-    async with opened(cluster) as store:
+    async with opened(cluster.address()) as store:
         made = await store.commit([Put("w/a", b"1")])
         watch = store.watch("w/", after=0)
         assert (await anext(watch))[0].revision == made

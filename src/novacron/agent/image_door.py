@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from novacron.agent.durable import write_durably
+from novacron.durable import write_durably
 from novacron.errors import InvalidInput, NotFound
 from novacron.wire import ticket
 from novacron.wire.storage import DOOR_PATH

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from novacron.agent.durable import write_durably
+from novacron.durable import write_durably
 from novacron.errors import InvalidInput, NovaCronError, StaleGeneration, StoreCorrupt
 from novacron.model.identity import is_id
 from novacron.model.machine import MachineReport, MachineSpec

@@ -23,7 +23,6 @@ from novacron import __version__, config
 from novacron.agent.dial import dialer
 from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
-from novacron.agent.durable import write_durably
 from novacron.agent.gauge import Gauge
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.host import Host
@@ -54,6 +53,7 @@ from novacron.agent.verbs import Verbs, link_table, network_table, table
 from novacron.agent.volumes import Volumes
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
+from novacron.durable import write_durably
 from novacron.errors import Conflict, InvalidInput, NovaCronError
 from novacron.model.identity import is_id, new_id
 from novacron.model.machine import NetworkKind

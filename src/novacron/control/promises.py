@@ -17,13 +17,13 @@ from novacron.control.store.records import Records, Seen
 from novacron.model.machine import ENDED
 from novacron.model.migration import Migration, is_final
 from novacron.model.pool import UNIT_DRIVERS, Pool
-from novacron.model.vm import Desired, Vm, running_spec, status_of
+from novacron.model.vm import Vm, is_wanted, running_spec, status_of
 from novacron.model.volume import Volume, places
 
 
 def holds_room(vm: Vm) -> bool:
     """Whether its memory is promised: it is wanted running or paused, or it still runs."""
-    return vm.desired in (Desired.RUNNING, Desired.PAUSED) or status_of(vm) not in ENDED
+    return is_wanted(vm) or status_of(vm) not in ENDED
 
 
 def occupant_of(vm: Vm, migration: Migration | None) -> Occupant:

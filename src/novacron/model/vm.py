@@ -190,6 +190,11 @@ def status_of(vm: Vm) -> MachineStatus:
     return vm.observed.status if vm.observed else MachineStatus.ABSENT
 
 
+def is_wanted(vm: Vm) -> bool:
+    """Whether it is to be there, running or paused."""
+    return vm.desired in (Desired.RUNNING, Desired.PAUSED)
+
+
 def features_of(spec: VmSpec) -> tuple[str, ...]:
     """What its hypervisor must offer beyond the usual, as DriverFacts.features names it."""
     wished = (("tpm", spec.tpm), ("secure-boot", spec.secure_boot), ("network-boot", _needs_network_boot(spec)))

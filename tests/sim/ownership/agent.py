@@ -13,7 +13,7 @@ from novacron.model.ha import Protection
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.membership import Membership, MemberState, Pledge
 from novacron.model.timing import Timing
-from tests.sim.ownership.engine import Net
+from tests.sim.ownership.engine import Net, ask
 from tests.sim.ownership.host import Copy, Host
 from tests.sim.ownership.orders import Orders
 
@@ -220,25 +220,11 @@ class Agent:
         names = tuple(self._servers)
         name = to or names[self._at % len(names)]
         server = self._servers[name]
-        waiting = [True]
-
-        def done(value: Any) -> None:
-            if waiting[0]:
-                waiting[0] = False
-                answer(value)
-
-        came: list[Any] = []
-        take = self.process.mine(lambda: done(came[-1]))
-
-        def reply(value: Any) -> None:
-            def bring() -> None:
-                came.append(value)
-                take()
-
-            self.net.send(name, self.name, bring)
-
-        self.process.after(self.timing.request_s, lambda: done(None))
-        self.net.send(self.name, name, lambda: server.process.mine(lambda: request(server, reply))())
+        asker = (self.name, self.process)
+        ask(
+            self.net, asker, name, self.timing.request_s, answer,
+            lambda reply: lambda: server.process.mine(lambda: request(server, reply))(),
+        )  # fmt: skip
 
     def _reports(self) -> tuple[MachineReport, ...]:
         found = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from typing import Any
 
 Act = Callable[[], None]
 
@@ -124,3 +125,36 @@ class Net:
                 self._loop.at(self._cuts[a, b] + self._loop.rng.uniform(0.001, 0.5), arrive)
 
         return arrive
+
+
+def ask(
+    net: Net,
+    asker: tuple[str, Process],
+    name: str,
+    wait_s: float,
+    answer: Callable[[Any], None],
+    do: Callable[[Callable[[Any], None]], Act],
+) -> None:
+    """A question over the network. answer: called once, with None when nothing came in time. do: what happens at
+    `name` once it is there, given the way back.
+    """
+    own, process = asker
+    waiting = [True]
+
+    def done(value: Any) -> None:
+        if waiting[0]:
+            waiting[0] = False
+            answer(value)
+
+    came: list[Any] = []
+    take = process.mine(lambda: done(came[-1]))
+
+    def reply(value: Any) -> None:
+        def bring() -> None:
+            came.append(value)
+            take()
+
+        net.send(name, own, bring)
+
+    process.after(wait_s, lambda: done(None))
+    net.send(own, name, do(reply))

@@ -28,7 +28,7 @@ from novacron.model.timing import Timing
 from novacron.model.vm import Vm
 from tests.sim.ownership.agent import SOME_TIME, Agent
 from tests.sim.ownership.conductor import Conductor
-from tests.sim.ownership.engine import Clock, Loop, Net, Process
+from tests.sim.ownership.engine import Act, Clock, Loop, Net, Process, ask
 from tests.sim.ownership.store import Answer, State, Store, Transaction
 
 LOG = ("fences", "")
@@ -86,29 +86,15 @@ class Server:
     def order(self, node: str, verb: Callable[[Agent, Callable[[str], None]], None], answer: Answer) -> None:
         """Have an agent do something; `answer` is called once, with None when no answer came in time."""
         agent = self.agents[node]
-        waiting = [True]
 
-        def done(value: Any) -> None:
-            if waiting[0]:
-                waiting[0] = False
-                answer(value)
+        def obey(reply: Callable[[Any], None]) -> Act:
+            def arrived() -> None:
+                if agent.host.on:
+                    agent.process.mine(lambda: verb(agent, reply))()
 
-        came: list[Any] = []
-        take = self.process.mine(lambda: done(came[-1]))
+            return arrived
 
-        def reply(value: str) -> None:
-            def bring() -> None:
-                came.append(value)
-                take()
-
-            self.net.send(node, self.name, bring)
-
-        def obey() -> None:
-            if agent.host.on:
-                agent.process.mine(lambda: verb(agent, reply))()
-
-        self.process.after(self.timing.request_s, lambda: done(None))
-        self.net.send(self.name, node, obey)
+        ask(self.net, (self.name, self.process), node, self.timing.request_s, answer, obey)
 
     def warrant(self, vm: Vm, node: str) -> Order:
         """What an order to `node` about this VM speaks for, by what this server knows."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from novacron.agent.durable import write_durably
+from novacron.durable import write_durably
 from novacron.model.identity import is_id
 from novacron.model.network import Location, NetworkSpec, NetworkState, PortFilter
 

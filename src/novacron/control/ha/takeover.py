@@ -17,9 +17,7 @@ from novacron.model.ha import HaPolicy, Proof, Protection, is_guarded
 from novacron.model.machine import ENDED
 from novacron.model.membership import Membership, MemberState
 from novacron.model.migration import Migration, MigrationState, is_final
-from novacron.model.vm import Desired, Problem, Task, TaskKind, Vm, status_of
-
-WANTED = frozenset({Desired.RUNNING, Desired.PAUSED})
+from novacron.model.vm import Problem, Task, TaskKind, Vm, is_wanted, status_of
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +61,7 @@ def plan(member: Membership, claims: Collection[Claim], candidates: Sequence[Can
     lost, held = [], []
     for claim in claims:
         vm = claim.vm
-        if vm.node_id != member.id or vm.desired not in WANTED:
+        if vm.node_id != member.id or not is_wanted(vm):
             continue
         reason = refusal(claim, member)
         if reason is not None:
@@ -109,7 +107,7 @@ def restart_here(vm: Vm, protection: Protection, member: Membership, task_id: st
     """The record of a VM that ended with its node, or at its deadline there, and is to be started again where it is;
     None: nothing of the kind. member: of its node, which is up again.
     """
-    idle = vm.task is None and not vm.migration_id and vm.desired in WANTED
+    idle = vm.task is None and not vm.migration_id and is_wanted(vm)
     if protection.policy is HaPolicy.NONE or member.state is not MemberState.UP or vm.node_id != member.id:
         return None
     if not idle or vm.observed is None or status_of(vm) not in ENDED:

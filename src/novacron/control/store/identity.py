@@ -9,15 +9,14 @@ What follows the records of a store that was put back (which node owns a VM, wha
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from novacron.clock import Clock
-from novacron.control.store import sqlite_file
 from novacron.control.store.base import Expect, Put, Store
+from novacron.durable import write_durably
 from novacron.errors import CompareFailed, Reason, StoreCorrupt, StoreUnavailable
 
 KEY = "store/identity"
@@ -63,7 +62,7 @@ class Seen:
         if entry is None:
             raise StoreCorrupt(f"the store has no record {KEY} any more: restore it from a backup")
         seen = _Seen(_decode(entry.value), await self._store.revision())
-        replace(self._file, msgspec.json.encode(seen))
+        write_durably(self._file, msgspec.json.encode(seen))
 
     async def run(self, clock: Clock) -> None:
         """Note it for ever. :raise StoreUnavailable: it was put back meanwhile, and no start will take it."""
@@ -109,18 +108,6 @@ def restored(value: bytes) -> bytes:
     """The identity as it is in a store made from a backup."""
     identity = _decode(value)
     return msgspec.json.encode(Identity(identity.id, identity.restored + 1))
-
-
-def replace(file: Path, content: bytes) -> None:
-    """Put content into a file of the owner's (0600) so that after a crash it has the old or the new, whole."""
-    new = file.with_name(file.name + ".new")
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    new.rename(file)
-    sqlite_file.sync_directory(file.parent)
 
 
 def _decode(value: bytes) -> Identity:

@@ -13,7 +13,7 @@ from novacron.errors import NovaCronError, Reason
 from novacron.model.image import FileRole, Image
 from novacron.model.machine import ENDED, BootFiles, MachineReport, MachineSpec, MachineStatus, StopMode
 from novacron.model.pool import PoolSpec
-from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, VmSpec, is_broken, status_of
+from novacron.model.vm import Desired, Pins, Problem, Task, TaskKind, Vm, VmSpec, is_broken, is_wanted, status_of
 
 GUEST_SHUTDOWN = "guest_shutdown"
 """The reason in a report when the guest powered itself off."""
@@ -129,7 +129,7 @@ def observed(vm: Vm, report: MachineReport, now: datetime.datetime) -> Vm:
         return msgspec.structs.replace(vm, desired=Desired.STOPPED, problem=None)
     if report.status is MachineStatus.CRASHED:
         return with_problem(vm, "machine.crashed", report.reason, f"novacron vm start {vm.name}", now)
-    if report.status is MachineStatus.ABSENT and vm.desired in (Desired.RUNNING, Desired.PAUSED):
+    if report.status is MachineStatus.ABSENT and is_wanted(vm):
         return with_problem(vm, "machine.lost", "its node no longer has it", f"novacron vm start {vm.name}", now)
     if report.status is MachineStatus.STALLED:
         if report.full_volumes:
