@@ -39,8 +39,8 @@ ALWAYS = f"""
 qemu -nodefaults -no-user-config -only-migratable -no-shutdown -S
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny -msg timestamp=on -rtc base=utc
 -display none -uuid {VM} -name {VM},debug-threads=on
--chardev socket,id=monitor-agent,fd=7,server=on,wait=off -mon chardev=monitor-agent,mode=control
--chardev socket,id=monitor-rescue,fd=8,server=on,wait=off -mon chardev=monitor-rescue,mode=control
+-chardev socket,id=monitor-agent,fd=7,server=on,wait=on -mon chardev=monitor-agent,mode=control
+-chardev socket,id=monitor-rescue,fd=8,server=on,wait=on -mon chardev=monitor-rescue,mode=control
 """
 CONSOLE = "-chardev file,id=console,path=console.log,append=on -serial chardev:console"
 SCREEN = '-vnc unix:vnc.sock -device {"driver":"VGA","id":"screen","bus":"pcie.0","addr":"0x1","vgamem_mb":8}'

@@ -208,6 +208,12 @@ def test_what_another_put_there_is_not_read_as_ours(tmp_path: Path) -> None:
         assert run_dir.tail(name, 10) == b""
 
 
+def test_words_leave_out_that_qemu_waited_for_us(tmp_path: Path) -> None:
+    waits = "qemu: -chardev socket,id=monitor-agent: info: QEMU waiting for connection on: disconnected:unix:agent.qmp"
+    (tmp_path / "log").write_text(f"{waits}\nno such disk\n")
+    assert RunDir(tmp_path).words("log", 2048) == "no such disk"
+
+
 def test_writing_follows_no_link(tmp_path: Path) -> None:
     run_dir, outside = RunDir(tmp_path / "vm"), tmp_path / "outside"
     run_dir.path.mkdir()

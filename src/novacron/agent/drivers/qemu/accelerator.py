@@ -80,7 +80,7 @@ async def run_rom(binary: Path, accelerator: str, cache_dir: Path) -> str:
         try:
             if not await started.wait(DEADLINE_S):
                 return f"it did not get there within {DEADLINE_S:g} s"
-            words = run_dir.tail("stderr.log", 512).decode("utf-8", "replace").strip()
+            words = run_dir.words("stderr.log", 512)
             return (
                 started.ended.result()
                 if started.ended.result() == PROVEN

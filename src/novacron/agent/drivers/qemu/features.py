@@ -166,7 +166,7 @@ async def asked(
         with run_dir.listen("qmp") as listening:
             argv = [str(binary), "-nodefaults", "-no-user-config", "-display", "none", "-S", "-machine", "none"]
             argv += ["-accel", accelerator, "-mon", "chardev=qmp,mode=control", *more]
-            argv += ["-chardev", f"socket,id=qmp,fd={listening.fileno()},server=on,wait=off"]
+            argv += ["-chardev", f"socket,id=qmp,fd={listening.fileno()},server=on,wait=on"]  # why: command._monitors
             try:
                 fds = [listening.fileno()]
                 process = spawn(argv, directory=run_dir.path, stderr=stderr, uid=uid, gid=uid, pass_fds=fds)
@@ -177,7 +177,7 @@ async def asked(
             await monitor.connect(run_dir.connect("qmp"), GREETING_DEADLINE_S)
             yield monitor
         except (MonitorFailed, DeadlineExceeded) as wrong:
-            words = run_dir.tail("stderr.log", 2048).decode("utf-8", "replace").strip()
+            words = run_dir.words("stderr.log", 2048)
             raise DriverError(f"{binary} cannot be asked what it can do: {words or wrong.message}") from wrong
         finally:
             await monitor.close()

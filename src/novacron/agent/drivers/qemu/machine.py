@@ -143,7 +143,7 @@ class Machine:
     def last_words(self) -> str:
         """The end of what QEMU wrote to stderr."""
         with contextlib.suppress(OSError):
-            return self.run_dir.tail(STDERR_FILE, LAST_WORDS_BYTES).decode("utf-8", "replace").strip()
+            return self.run_dir.words(STDERR_FILE, LAST_WORDS_BYTES)
         return ""
 
     def oob(self) -> Monitor:

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+WAITING = "info: QEMU waiting for connection on:"
 SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -66,6 +67,11 @@ class RunDir:
                 return b""
             file.seek(max(0, seen.st_size - limit))
             return file.read(limit)
+
+    def words(self, name: str, limit: int) -> str:
+        """The tail of what QEMU wrote to a log, less its telling that it waits for the agent's connection."""
+        lines = self.tail(name, limit).decode("utf-8", "replace").splitlines()
+        return "\n".join(line for line in lines if WAITING not in line).strip()
 
     def cut(self, name: str, most: int) -> None:
         """Empty a plain file that has grown over `most` bytes; who appends to it goes on at the beginning."""
