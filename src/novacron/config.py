@@ -23,6 +23,7 @@ MAX_WEIGHT = 1000.0
 class ServerConfig:
     """The control plane.
 
+    name: what this server is called among several; empty: as its host.
     data_dir: first-start secrets and, unless `store` names another place, its store (mode 0700).
     store: `etcd://host:port,host:port/prefix?ca=FILE&cert=FILE&key=FILE` or `sqlite:FILE` (docs/store.md).
     pool_dir: the storage pool shared with the nodes.
@@ -40,6 +41,7 @@ class ServerConfig:
 
     data_dir: Path
     pool_dir: Path
+    name: str = ""
     store: str = ""
     host: str = "127.0.0.1"
     port: int = 8470
@@ -59,6 +61,8 @@ class ServerConfig:
     log_format: str = "text"
 
     def __post_init__(self) -> None:
+        if self.name:
+            check_name(self.name, "name")
         _check_port("port", self.port)
         _check_one_of("log_format", self.log_format, ("text", "json"))
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -88,7 +92,8 @@ class ServerConfig:
 class AgentConfig:
     """One node.
 
-    server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane.
+    server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane; servers: those of all its
+    servers, when there are several. The node keeps a line to each.
     state_dir: what must outlive a reboot (node id, machine records); run_dir: what must not (sockets, pids).
     pool_dir: the storage pool shared with the server. migration_host: address where streams are received.
     tunnel_host: address at which the other nodes reach this one's overlay networks; empty: migration_host.
@@ -99,7 +104,8 @@ class AgentConfig:
     uid_base: as root each machine runs as uid_base + its isolation slot; 0: as the agent's own user.
     """
 
-    server: str
+    server: str = ""
+    servers: tuple[str, ...] = ()
     secret_file: Path
     node_name: str
     state_dir: Path
@@ -122,17 +128,33 @@ class AgentConfig:
             raise InvalidInput.field("page_cache_mib", "is out of bounds", f"give 0 to {MAX_PAGE_CACHE_MIB}")
         _check_one_of("accelerator", self.accelerator, ("auto", "kvm", "tcg"))
         _check_one_of("log_format", self.log_format, ("text", "json"))
-        if not self.server.startswith(("https://", "http://", "unix:/")):
-            raise InvalidInput.field("server", "has no known scheme", "give https://host:port or unix:/path")
-        if self.server.startswith("http://") and not is_loopback(self.server[7:].rsplit(":", 1)[0].strip("[]")):
-            raise InvalidInput.field("server", "is plain http off loopback", "use https://")
+        if bool(self.server) == bool(self.servers):
+            raise InvalidInput.field(
+                "server", "must be given, or servers, not both", "give servers when there are several"
+            )
+        for address in self.addresses:
+            _check_server("server" if self.server else "servers", address)
+        if len(set(self.addresses)) < len(self.addresses):
+            raise InvalidInput.field("servers", "names one twice", "give each once")
         for name in ("migration_host", "tunnel_host"):
             _check_address(name, getattr(self, name) or self.migration_host)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All servers to which a line is kept."""
+        return self.servers or (self.server,)
 
     @property
     def tunnel_address(self) -> str:
         """Where the tunnels of overlay networks end on this node."""
         return self.tunnel_host or self.migration_host
+
+
+def _check_server(field: str, address: str) -> None:
+    if not address.startswith(("https://", "http://", "unix:/")):
+        raise InvalidInput.field(field, f"{address!r} has no known scheme", "give https://host:port or unix:/path")
+    if address.startswith("http://") and not is_loopback(address[7:].rsplit(":", 1)[0].strip("[]")):
+        raise InvalidInput.field(field, f"{address} is plain http off loopback", "use https://")
 
 
 def _check_address(field: str, value: str) -> None:

@@ -20,7 +20,8 @@
     ├── NoRoom                    507  no node can take it; one reason a node
     ├── Unavailable               503
     │   ├── NodeUnreachable       503  the node's line is down or went down during the call
-    │   └── StoreUnavailable      503  the store cannot be read or written
+    │   ├── StoreUnavailable      503  the store cannot be read or written
+    │   └── NotLeading            503  this server leads no more, and what only a leader may do was not done
     ├── DeadlineExceeded          504  an answer did not come in time; the outcome is unknown
     ├── StoreError                500
     │   ├── CompareFailed         409  a compare-and-swap lost: somebody wrote first
@@ -180,6 +181,10 @@ class NodeUnreachable(Unavailable):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+
+
+class NotLeading(Unavailable):
+    code = "not_leading"
 
 
 class DeadlineExceeded(NovaCronError):

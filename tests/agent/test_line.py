@@ -17,6 +17,7 @@ import pytest
 from novacron.agent.dial import dialer
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.line import Line
+from novacron.agent.works import Works
 from novacron.clock import SystemClock
 from novacron.control.link import Link
 from novacron.errors import DeadlineExceeded, InvalidInput, NodeUnreachable, TooLarge
@@ -72,7 +73,9 @@ class Place:
         clock = SystemClock()
         heartbeat = Heartbeat(self.agent.machines, self.agent, clock)
         self.agent.heartbeat = heartbeat
-        self.line = Line(dialer(address, secret), self.perform, heartbeat, self.agent.hello, clock, random.Random(1))
+        self.line = Line(
+            dialer(address, secret), Works(self.perform), heartbeat, self.agent.hello, clock, random.Random(1)
+        )
         self.running = asyncio.create_task(self.line.run())
 
     async def connected(self) -> None:

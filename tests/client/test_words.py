@@ -21,6 +21,7 @@ from novacron.client import (
     rehearsals,
     schedules,
     security_groups,
+    servers,
     snapshots,
     templates,
     vms,
@@ -38,6 +39,7 @@ from novacron.wire.rest import policies as wire_policies
 from novacron.wire.rest import pools as wire_pools
 from novacron.wire.rest import rehearsals as wire_rehearsals
 from novacron.wire.rest import security_groups as wire_groups
+from novacron.wire.rest import servers as wire_servers
 from novacron.wire.rest import snapshots as wire_snapshots
 from novacron.wire.rest import templates as wire_templates
 from novacron.wire.rest import vms as wire_vms
@@ -126,6 +128,7 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (nodes.Usage, wire_nodes.UsageOut),
     (nodes.Driver, wire_nodes.DriverOut),
     (nodes.Accelerator, wire_nodes.AcceleratorOut),
+    (servers.Server, wire_servers.Server),
     (images.Image, wire_images.Image),
     (images.ImageFile, wire_images.ImageFileOut),
     (images.UploadState, wire_images.Upload),

@@ -24,6 +24,7 @@ from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.observe import Figures
 from novacron.control.pools.service import ensure_default
 from novacron.control.room import Room
+from novacron.control.roster import Roster
 from novacron.control.store.base import Store
 from novacron.control.store.kinds import IMAGES, NODES, VMS
 from novacron.control.store.records import Records
@@ -31,6 +32,7 @@ from novacron.control.store.shelf import Stored
 from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import NodeUnreachable, Unavailable, Unsupported
 from novacron.model.image import DiskFormat, FileRole, Image, ImageFile, ImageState
+from novacron.model.leadership import STANDARD, Candidate
 from novacron.model.machine import Disk, MachineReport, MachineStatus
 from novacron.model.node import Accelerator, DriverFacts, Node, NodeFacts, NodeState, NodeUsage
 from novacron.model.prediction import Measurement
@@ -247,8 +249,12 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     room = Room(records, config)
     images = ImageService(records, room, clock, directory)
     await ensure_default(records, clock, pool_id)
-    app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images)
-    work = workers(config, records, access, agents, clock, images, room) if lines else {"access": access.run}
+    me = Candidate(records.new_id(), directory.name, "this process")
+    roster = Roster(store, clock, me, "http://novacron.test", STANDARD)
+    app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images, roster)
+    work = {"access": access.run, "roster": roster.run}
+    if lines:
+        work |= workers(config, records, agents, clock, images, room)
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)
     try:

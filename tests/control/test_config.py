@@ -91,6 +91,27 @@ def test_a_wrong_agent_setting_is_named(change: dict[str, Any], field: str) -> N
     assert refused.value.reasons[0].subject == field
 
 
+def test_an_agent_has_one_server_or_several() -> None:
+    assert load(AgentConfig, None, AGENT).addresses == ("unix:/s",)
+    several = AGENT | {"server": None, "servers": "https://a:1,https://b:2"}
+    assert load(AgentConfig, None, several).addresses == ("https://a:1", "https://b:2")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"server": None}, "server"),
+        ({"servers": ["https://a:1"]}, "server"),
+        ({"server": None, "servers": ["https://a:1", "http://b.example:2"]}, "servers"),
+        ({"server": None, "servers": ["https://a:1", "https://a:1"]}, "servers"),
+    ],
+)
+def test_wrong_servers_of_an_agent_are_named(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        load(AgentConfig, None, AGENT | change)
+    assert refused.value.reasons[0].subject == field
+
+
 def test_a_missing_setting_is_named() -> None:
     with pytest.raises(InvalidInput, match="pool_dir"):
         load(ServerConfig, None, {"data_dir": "/d"})

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from novacron.agent.dial import dialer
 from novacron.clock import SystemClock
+from novacron.control.line_listeners import Picture
 from novacron.control.link import Link
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, Reason, StaleGeneration, TooLarge
 from novacron.model.machine import MachineReport, MachineStatus
@@ -417,3 +418,22 @@ async def test_reports_without_end_drop_the_line_not_the_memory(server: Server) 
 async def test_an_empty_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="anybody"):
         Link(SystemClock(), "", "9.9")
+
+
+def test_a_line_remembers_what_its_node_has_and_no_longer_has() -> None:
+    def machine(vm_id: str, status: MachineStatus) -> MachineReport:
+        return MachineReport(vm_id=vm_id, generation=1, status=status, since=SystemClock().wall())
+
+    def told(*machines: MachineReport, complete: bool, networks: tuple[str, ...] | None) -> wire.Report:
+        return wire.Report(seq=1, complete=complete, machines=machines, usage=NodeUsage(), networks=networks)
+
+    picture = Picture(wire.Hello(protocol=1, node_id=NODE, node_name="n", facts=FACTS, machines=(), networks=("old",)))
+    both = machine("a", MachineStatus.RUNNING), machine("b", MachineStatus.RUNNING)
+    picture.take(told(*both, complete=True, networks=("new",)))
+    picture.take(told(machine("b", MachineStatus.CRASHED), complete=False, networks=None))
+    now = picture.hello()
+    assert [(one.vm_id, one.status.value) for one in now.machines] == [("a", "running"), ("b", "crashed")]
+    assert now.networks == ("new",)
+    picture.take(told(machine("a", MachineStatus.RUNNING), complete=True, networks=None))
+    assert [one.vm_id for one in picture.hello().machines] == ["a"]
+    assert picture.hello().networks == ("new",), "an older agent does not say"

@@ -11,7 +11,6 @@ import pytest
 
 from novacron.config import ServerConfig
 from novacron.control import once
-from novacron.control.access.service import Access
 from novacron.control.house import HOUSEKEEPING_S, workers
 from novacron.control.images.service import ImageService
 from novacron.control.room import Room
@@ -72,7 +71,7 @@ async def test_the_house_is_kept_small(tmp_path: Path) -> None:
     config = ServerConfig(data_dir=tmp_path, pool_dir=tmp_path, keep_revisions=10)
     room = Room(records, config)
     images = ImageService(records, room, clock, tmp_path)
-    work = workers(config, records, Access(store), TinyAgents(), clock, images, room)  # type: ignore[arg-type]
+    work = workers(config, records, TinyAgents(), clock, images, room)  # type: ignore[arg-type]
     kept = once.Once(store, f"{once.KEYS}admin/key", "request", clock.wall())
     await records.commit(*kept.note({}, 200))
     for number in range(30):

@@ -133,7 +133,7 @@ async def test_an_agent_killed_while_it_adjusts(tmp_path: Path) -> None:
         vm_id = await h.running_vm("a")
         h.cluster["a"].host.machines[vm_id].guest_takes_s = 5.0
         disk = await attach(h, vm_id)
-        await h.until(lambda: bool(h.cluster["a"].pending), "it is asked")
+        await h.until(lambda: h.cluster.waits_for("a"), "it is asked")
         await h.cluster.kill("a")
         assert disk not in told(h, vm_id).disks
         await h.cluster.boot("a")
@@ -147,7 +147,7 @@ async def test_a_server_killed_while_it_waits(tmp_path: Path) -> None:
         vm_id = await h.running_vm("a")
         h.cluster["a"].host.machines[vm_id].guest_takes_s = 5.0
         await attach(h, vm_id)
-        await h.until(lambda: bool(h.cluster["a"].pending), "it is asked")
+        await h.until(lambda: h.cluster.waits_for("a"), "it is asked")
         await h.replace_worker("reconciler")
         vm = await settled(h, vm_id)
         assert vm.booted == vm.spec == msgspec.structs.replace(vm.spec, disks=told(h, vm_id).disks)
@@ -158,7 +158,7 @@ async def test_a_newer_wish_takes_the_place_of_an_older_one(tmp_path: Path) -> N
         vm_id = await h.running_vm("a")
         h.cluster["a"].host.machines[vm_id].guest_takes_s = 5.0
         first = await attach(h, vm_id)
-        await h.until(lambda: bool(h.cluster["a"].pending), "it is asked")
+        await h.until(lambda: h.cluster.waits_for("a"), "it is asked")
         second = await attach(h, vm_id)
         assert (first.slot, second.slot) == (HOT_SLOT, HOT_SLOT + 1)
         vm = await settled(h, vm_id)
@@ -171,7 +171,7 @@ async def test_a_crash_meanwhile_is_seen_for_what_it_is(tmp_path: Path) -> None:
         vm_id = await h.running_vm("a")
         h.cluster["a"].host.machines[vm_id].guest_takes_s = 5.0
         await attach(h, vm_id)
-        await h.until(lambda: bool(h.cluster["a"].pending), "it is asked")
+        await h.until(lambda: h.cluster.waits_for("a"), "it is asked")
         h.cluster["a"].host.crash(vm_id)
         vm = await settled(h, vm_id)
         assert vm.problem is not None

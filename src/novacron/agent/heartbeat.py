@@ -16,6 +16,7 @@ COMPLETE_EVERY = 15
 """Every so many regular reports all machines are told, not only those that changed."""
 
 Send = Callable[[Report], Awaitable[None]]
+Networks = Callable[[], tuple[str, ...]]
 
 
 class Meter(Protocol):
@@ -27,10 +28,12 @@ class Meter(Protocol):
 class Heartbeat:
     """`run` once a line; changes that come while a report is on its way are told together in the next."""
 
-    def __init__(self, machines: Machines, meter: Meter, clock: Clock) -> None:
+    def __init__(self, machines: Machines, meter: Meter, clock: Clock, networks: Networks | None = None) -> None:
+        """networks: tells ids of the overlay networks that the node has something of."""
         self._machines = machines
         self._meter = meter
         self._clock = clock
+        self._networks = networks
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._due = False
@@ -75,4 +78,5 @@ class Heartbeat:
         told = everything if complete else tuple(one for one in everything if one.vm_id in self._changed)
         self._changed.clear()
         usage, copies = self._meter.usage(everything), self._machines.remains.all() if complete else ()
-        return Report(seq=seq, complete=complete, machines=told, usage=usage, copies=copies)
+        networks = self._networks() if complete and self._networks else None
+        return Report(seq=seq, complete=complete, machines=told, usage=usage, copies=copies, networks=networks)

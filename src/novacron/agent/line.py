@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from novacron.agent.dial import Dial
 from novacron.agent.heartbeat import Heartbeat
-from novacron.agent.works import Perform, Works
+from novacron.agent.works import Works
 from novacron.clock import Clock
 from novacron.errors import TooLarge
 from novacron.wire.agent import (
@@ -40,12 +40,15 @@ _from_server: msgspec.json.Decoder[FromServer] = msgspec.json.Decoder(FromServer
 
 
 class Line:
-    """`run` until cancelled. Calls under way when a line breaks go on; a repeat on the next line joins them."""
+    """The line to one server; `run` until cancelled.
+
+    Calls under way when it breaks go on; a repeat on the next line joins them, or on another server's.
+    """
 
     def __init__(
         self,
         dial: Dial,
-        perform: Perform,
+        works: Works,
         heartbeat: Heartbeat,
         hello: Callable[[], Awaitable[Hello]],
         clock: Clock,
@@ -56,7 +59,7 @@ class Line:
         self._hello = hello
         self._clock = clock
         self._rng = rng
-        self._works = Works(perform)
+        self._works = works
         self._progress: deque[MigrationProgress] = deque(maxlen=MAX_UNTOLD_PROGRESS)
         self._progressed = asyncio.Event()
         self._log = structlog.get_logger("line")
@@ -85,10 +88,6 @@ class Line:
                 self._log.warning("no line to the server", why=str(failed) or type(failed).__name__)
             await self._clock.sleep(retry_s * self._rng.uniform(0.5, 1.0))
             retry_s = min(retry_s * 2, LAST_RETRY_S)
-
-    async def finish(self, within_s: float) -> None:
-        """Give calls under way a moment to end."""
-        await self._works.finish(within_s)
 
     async def _greet(self, socket: ClientConnection) -> None:
         """Hello and Welcome. :raise _Misunderstood: the server speaks otherwise."""

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import random
 import secrets
@@ -51,6 +52,7 @@ from novacron.agent.storage.tool import Tools
 from novacron.agent.stream.cache import PageCache
 from novacron.agent.verbs import Verbs, link_table, network_table, table
 from novacron.agent.volumes import Volumes
+from novacron.agent.works import Works
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
 from novacron.durable import write_durably
@@ -119,7 +121,6 @@ class Agent:
         provisioner = Provisioner(depot, networks, settings.run_dir, settings.uid_base)
         ledger = Ledger(settings.state_dir / "machines")
         self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id)
-        self._heartbeat = Heartbeat(self.machines, self._host, clock)
         self.proxies = Proxies(settings.migration_host, settings.run_dir, provisioner.uid_of, _pages(settings))
         mover = Mover(
             ledger,
@@ -135,15 +136,14 @@ class Agent:
             ledger, provisioner, depot, self.driver, self.machines, settings.state_dir / "exports"
         )
         secret = read_secret(settings.secret_file)
-        server = Server(settings.server, secret, settings.tls_ca, lambda: int(clock.wall().timestamp()))
+        server = Server(settings.addresses, secret, settings.tls_ca, lambda: int(clock.wall().timestamp()))
         self.images = Images(depot, settings.state_dir / "fetching", server)
         self.door = ImageDoor(self.images.file, secret, server.now_s)
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), self.snapshots, self.images)
         self.links = LinkProber(settings.migration_host)
         verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links)})
-        dial = dialer(settings.server, secret, settings.tls_ca)
-        rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
-        self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
+        self.works = Works(verbs.perform)
+        self.lines = [self._line(address, secret, settings.tls_ca, clock) for address in settings.addresses]
 
     def open_door(self, settings: AgentConfig) -> contextlib.AbstractAsyncContextManager[None]:
         """Let other nodes fetch image files here, if the settings say so, for as long as the block runs."""
@@ -153,10 +153,23 @@ class Agent:
             settings.migration_host, settings.image_door_port, settings.state_dir / "image-door.pem"
         )
 
-    def _announce(self, frame: MigrationProgress) -> None:
-        self.line.announce(frame)
+    def _line(self, address: str, secret: str, tls_ca: Path | None, clock: Clock) -> Line:
+        heartbeat = Heartbeat(self.machines, self._host, clock, self.overlay.ids)
+        rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
+        hello = functools.partial(self._hello, heartbeat)
+        return Line(dialer(address, secret, tls_ca), self.works, heartbeat, hello, clock, rng)
 
-    async def _hello(self) -> Hello:
+    def _announce(self, frame: MigrationProgress) -> None:
+        for line in self.lines:  # whoever leads wants it; only that one knows
+            line.announce(frame)
+
+    async def keep_lines(self) -> None:
+        """Keep a line to each server, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for line in self.lines:
+                group.create_task(line.run(), name="line")
+
+    async def _hello(self, heartbeat: Heartbeat) -> Hello:
         facts = msgspec.structs.replace(
             await self._host.facts((await self.driver.probe(),)),
             image_door=self.door.address,
@@ -167,7 +180,7 @@ class Agent:
             node_id=self._node_id,
             node_name=self._name,
             facts=facts,
-            machines=self._heartbeat.told(),
+            machines=heartbeat.told(),
             networks=self.overlay.ids(),
             copies=self.machines.remains.all(),
         )
@@ -180,7 +193,7 @@ def _pages(settings: AgentConfig) -> PageCache | None:
 
 
 async def serve(settings: AgentConfig) -> None:
-    """Adopt what lives, then keep the line open until SIGTERM or SIGINT."""
+    """Adopt what lives, then keep the lines open until SIGTERM or SIGINT."""
     stopping = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
@@ -202,7 +215,7 @@ async def serve(settings: AgentConfig) -> None:
         trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
         expiring = asyncio.create_task(agent.machines.remains.expire(), name="expire")
         tending = asyncio.create_task(agent.overlay.tend(), name="tend")
-        running = asyncio.create_task(agent.line.run(), name="line")
+        running = asyncio.create_task(agent.keep_lines(), name="lines")
         stopped = asyncio.create_task(stopping.wait(), name="stopping")
         await asyncio.wait((running, trimming, expiring, tending, stopped), return_when=asyncio.FIRST_COMPLETED)
         for work in (running, trimming, expiring, tending):
@@ -215,7 +228,7 @@ async def serve(settings: AgentConfig) -> None:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         await doors.aclose()
-        await agent.line.finish(FINISH_WITHIN_S)
+        await agent.works.finish(FINISH_WITHIN_S)
         await agent.links.close()
         await agent.proxies.close()
         await agent.movements.close()

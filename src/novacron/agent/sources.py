@@ -24,16 +24,16 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Server(msgspec.Struct, frozen=True):
-    """How to reach the server (AgentConfig.server), what is shown to it and to doors, and the time for tickets."""
+    """How to reach a server (AgentConfig.addresses), what is shown to it and to doors, and the time for tickets."""
 
-    address: str
+    addresses: tuple[str, ...]
     secret: str
     tls_ca: Path | None
     now_s: Callable[[], int]
 
     def __repr__(self) -> str:
         """Without the secret."""
-        return f"Server({self.address})"
+        return f"Server({', '.join(self.addresses)})"
 
 
 async def opened(source: ImageSource, server: Server, digest: str, offset: int) -> AsyncIterator[bytes]:
@@ -46,9 +46,9 @@ async def opened(source: ImageSource, server: Server, digest: str, offset: int) 
         shown = ticket.issue(server.secret, digest, server.now_s())
         streams = await _dial(_door(source))
     else:
-        host, path = urlsplit(server.address).netloc or "localhost", IMAGES_PATH + digest
+        address, streams = await _first(server)
+        host, path = urlsplit(address).netloc or "localhost", IMAGES_PATH + digest
         shown = f"Bearer {server.secret}"
-        streams = await _dial(_to_server(server))
     asked = {"authorization": shown, "range": f"bytes={offset}-"}
     async with get(*streams, host, path, asked) as answer:
         if answer.status == 416:  # there is nothing from that offset on
@@ -81,11 +81,21 @@ async def _dial(dialling: Awaitable[Streams]) -> Streams:
         raise Unavailable(f"it cannot be reached: {wrong}") from wrong
 
 
-async def _to_server(server: Server) -> Streams:
-    if server.address.startswith("unix:"):
-        return await asyncio.open_unix_connection(server.address.removeprefix("unix:"), limit=STREAM_LIMIT)
-    parts = urlsplit(server.address)
-    secure = ssl.create_default_context(cafile=server.tls_ca) if parts.scheme == "https" else None
+async def _first(server: Server) -> tuple[str, Streams]:
+    """The first server that can be reached. :raise Unavailable: none can."""
+    for address in server.addresses[:-1]:
+        try:
+            return address, await _dial(_to_server(address, server.tls_ca))
+        except Unavailable:
+            continue
+    return server.addresses[-1], await _dial(_to_server(server.addresses[-1], server.tls_ca))
+
+
+async def _to_server(address: str, tls_ca: Path | None) -> Streams:
+    if address.startswith("unix:"):
+        return await asyncio.open_unix_connection(address.removeprefix("unix:"), limit=STREAM_LIMIT)
+    parts = urlsplit(address)
+    secure = ssl.create_default_context(cafile=tls_ca) if parts.scheme == "https" else None
     port = parts.port or (443 if secure else 80)
     return await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=STREAM_LIMIT)
 

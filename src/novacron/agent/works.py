@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable
 
 import msgspec
 
-from novacron.errors import Busy, DeadlineExceeded
+from novacron.errors import Busy, DeadlineExceeded, NotLeading
 from novacron.wire.agent import Call, Reply
 
 MAX_WORKS = 1024
@@ -29,28 +29,38 @@ class Work:
 
 
 class Works:
-    """A call repeated while its first asking is still being done joins it; afterwards the verb finds its work done."""
+    """A call repeated while its first asking is still being done joins it; afterwards the verb finds its work done.
+
+    One for all lines: a new leader's call joins that of the leader before it, which from then on is heard no more.
+    """
 
     def __init__(self, perform: Perform) -> None:
         self._perform = perform
+        self._term = 0  # the newest that a leader has spoken of
+        self._led: dict[Asker, int] = {}  # those who asked as leaders, and of which term
         self._by_key: dict[tuple[str, bytes], Work] = {}
         self._by_asker: dict[Asker, Work] = {}
 
     async def take(self, line: Hashable, call: Call, respond: Respond) -> None:
         """Have `call` done; `respond` gets its reply. Returns at once."""
         asker = (line, call.id)
+        if call.term and not self._may_lead(call.term):
+            late = NotLeading(f"the leader of revision {call.term} is followed by one of revision {self._term}")
+            await respond(Reply(id=call.id, error=late.as_data()))
+            return
         key = (call.verb, bytes(call.args))
         work = self._by_key.get(key)
         if work is not None:
             work.waiting[asker] = respond
-            self._by_asker[asker] = work
+            self._note(asker, work, call)
             self._allow(work, call)
         elif len(self._by_key) >= MAX_WORKS:
             busy = Busy(f"this node has {MAX_WORKS} calls under way")
             await respond(Reply(id=call.id, error=busy.as_data()))
         else:
             work = Work(key, {asker: respond})
-            self._by_key[key] = self._by_asker[asker] = work
+            self._by_key[key] = work
+            self._note(asker, work, call)
             work.task = asyncio.create_task(self._do(work, call), name=call.verb)
 
     def cancel(self, line: Hashable, call_id: int) -> None:
@@ -70,7 +80,21 @@ class Works:
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
 
+    def _may_lead(self, term: int) -> bool:
+        """A newer leader's word goes: nobody waits in the name of an older one, and what is being done goes on."""
+        if term > self._term:
+            self._term = term
+            for asker in [asker for asker, older in self._led.items() if older < term]:
+                self._leave(asker)
+        return term == self._term
+
+    def _note(self, asker: Asker, work: Work, call: Call) -> None:
+        self._by_asker[asker] = work
+        if call.term:
+            self._led[asker] = call.term
+
     def _leave(self, asker: Asker) -> Work | None:
+        self._led.pop(asker, None)
         work = self._by_asker.pop(asker, None)
         if work is not None:
             work.waiting.pop(asker, None)
@@ -94,5 +118,6 @@ class Works:
             waiting = dict(work.waiting)
             for asker in waiting:
                 self._by_asker.pop(asker, None)
+                self._led.pop(asker, None)
         for (_, call_id), respond in waiting.items():
             await respond(reply if call_id == reply.id else msgspec.structs.replace(reply, id=call_id))

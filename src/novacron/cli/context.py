@@ -57,9 +57,9 @@ def use(ctx: click.Context, name: str) -> None:
 def set_context(ctx: click.Context, name: str, server: str, token_file: Path | None, ca_file: Path | None) -> None:
     """Add or replace a context. The first one is in use at once."""
     from novacron.cli import contexts, safe
-    from novacron.client.endpoint import endpoint_of
+    from novacron.client.endpoint import endpoints_of
 
-    endpoint_of(server, ca_file)
+    endpoints_of(server, ca_file)
     file = session_of(ctx).config_file
     paths = [str(path.absolute()) if path else "" for path in (token_file, ca_file)]
     kept = contexts.with_context(contexts.read(file), name, contexts.Context(server, *paths))

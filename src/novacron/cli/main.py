@@ -32,7 +32,7 @@ NOUNS = {
     "events": ("novacron.cli.events:events", "Show changes of VMs, nodes, images and migrations."),
     "context": ("novacron.cli.context:context", "Remember servers by name."),
     "lab": ("novacron.lab.commands:lab", "Try NovaCron with several nodes on this machine."),
-    "server": ("novacron.cli.run:server", "Run a control plane."),
+    "server": ("novacron.cli.run:server", "Run a control plane, and see which servers there are."),
     "agent": ("novacron.cli.run:agent", "Run a node's agent."),
     "store": ("novacron.cli.run:store", "Look after the store itself: move it, back it up, bring it back."),
     "completion": ("novacron.cli.completion:completion", "Print the completion script of a shell."),

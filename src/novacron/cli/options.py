@@ -14,7 +14,7 @@ from novacron.cli.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "wide", "json", "yaml", "name")
-SERVER_FORMS = "https://host:port, http://127.0.0.1:port or unix:/path."
+SERVER_FORMS = "https://host:port, http://127.0.0.1:port or unix:/path; several with commas: whichever answers."
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 

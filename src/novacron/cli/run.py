@@ -7,12 +7,17 @@ import sys
 
 import click
 
+from novacron.cli.server_list import list_servers
+
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 
 
 @click.group()
 def server() -> None:
-    """Run a control plane."""
+    """Run a control plane, and see which servers there are."""
+
+
+server.add_command(list_servers)
 
 
 @server.command("run", context_settings=_PASS_ON)

@@ -15,6 +15,7 @@ from novacron.client.async_stage import Stage, exchange
 from novacron.client.call import Call, Page, answer_of
 from novacron.client.download import Landing, Write, fetch
 from novacron.client.endpoint import DEFAULT_SERVER
+from novacron.client.everywhere import AsyncEverywhere
 from novacron.client.flow import Flow
 from novacron.client.goals import Goal
 from novacron.client.images import Image, ImageFile, put_file
@@ -24,7 +25,6 @@ from novacron.client.line import (
     http_failures,
     http_options,
     open_line,
-    transport_options,
 )
 from novacron.client.listening import Listener, listen
 from novacron.client.migrations import Migration
@@ -64,14 +64,14 @@ class AsyncClient:
         tries: int = flow.TRIES,
         clock: Clock | None = None,
     ) -> None:
-        """server: `https://host:port`, `http://` on this machine, `unix:/path`. tries: of calls that may be repeated.
+        """server: `https://host:port`, `http://` on this machine, `unix:/path`; or those of several servers, separated
+        by commas: whichever answers is asked. tries: of calls that may be repeated.
 
         :raise InvalidInput: an argument is wrong; it says which.
         """
         self._line = open_line(server, token, ca_file, answer_within_s, on_notice, tries)
         self._clock = clock or SystemClock()
-        transport = httpx2.AsyncHTTPTransport(**transport_options(self._line))
-        self._http = httpx2.AsyncClient(transport=transport, **http_options(self._line))
+        self._http = httpx2.AsyncClient(transport=AsyncEverywhere(self._line), **http_options(self._line))
 
     async def __aenter__(self) -> Self:
         return self

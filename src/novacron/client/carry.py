@@ -13,9 +13,10 @@ import ssl
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from novacron.client.call import Response
+from novacron.client.endpoint import Endpoint
 from novacron.client.flow import SendPart
 from novacron.client.line import CONNECT_WITHIN_S, Body, Line
 from novacron.client.problem import broken, late, unreachable, untrusted
@@ -28,7 +29,7 @@ class Carrier:
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._address = urlsplit(line.endpoint.base_url)
+        self._endpoint = line.endpoint
         self._socket: socket.socket | None = None
         self._is_broken_off = False
 
@@ -42,11 +43,15 @@ class Carrier:
         """The whole answer, bounded. :raise Unavailable, DeadlineExceeded: no connection, it broke, or stood still."""
         to = self._socket or self._dial()
         try:
-            with _failures(self._line):
+            with _failures(self._line, self._endpoint):
                 return self._exchange(to, part)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _address(self) -> SplitResult:
+        return urlsplit(self._endpoint.base_url)
 
     def break_off(self) -> None:
         """From another thread: what `send` waits for ends now, or once the connection stands."""
@@ -60,7 +65,7 @@ class Carrier:
             to.close()
 
     def _dial(self) -> socket.socket:
-        endpoint = self._line.endpoint
+        endpoint = self._endpoint = self._line.endpoint
         try:
             if endpoint.socket:
                 to = socket.socket(socket.AF_UNIX)
@@ -76,6 +81,7 @@ class Carrier:
                 self._socket = to = context.wrap_socket(to, server_hostname=self._address.hostname)
         except OSError as wrong:
             self.close()
+            self._line.endpoints.move_on(endpoint)
             trusts = not isinstance(wrong, ssl.SSLCertVerificationError)
             raise (unreachable if trusts else untrusted)(endpoint.text, str(wrong)) from wrong
         to.settimeout(self._line.answer_within_s)
@@ -104,13 +110,15 @@ class Carrier:
 
 
 @contextlib.contextmanager
-def _failures(line: Line) -> Iterator[None]:
+def _failures(line: Line, tried: Endpoint) -> Iterator[None]:
     try:
         yield
     except TimeoutError as wrong:
-        raise late(line.endpoint.text, line.answer_within_s) from wrong
+        line.endpoints.move_on(tried)
+        raise late(tried.text, line.answer_within_s) from wrong
     except (OSError, http.client.HTTPException) as wrong:
-        raise broken(line.endpoint.text, str(wrong) or type(wrong).__name__) from wrong
+        line.endpoints.move_on(tried)
+        raise broken(tried.text, str(wrong) or type(wrong).__name__) from wrong
 
 
 def _shut(to: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Where a server is and how it is reached: https, http on this machine, or a unix socket."""
+"""Where servers are and how they are reached: https, http on this machine, or a unix socket."""
 
 from __future__ import annotations
 
@@ -45,6 +45,33 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInput.field(
                 "ca_file", f"cannot use {self.ca_file}: {wrong}", "give a readable PEM file"
             ) from wrong
+
+
+class Endpoints:
+    """The servers of one cluster, any of which answers; `now` is the one in use. Safe to use from several threads."""
+
+    def __init__(self, every: tuple[Endpoint, ...]) -> None:
+        self.every = every
+        self._place = 0
+
+    @property
+    def now(self) -> Endpoint:
+        return self.every[self._place]
+
+    @property
+    def text(self) -> str:
+        """All addresses, as a person would type them."""
+        return ",".join(one.text for one in self.every)
+
+    def move_on(self, tried: Endpoint) -> None:
+        """That one did not answer: use the one after it, unless somebody has moved on already."""
+        if self.now is tried:
+            self._place = (self._place + 1) % len(self.every)
+
+
+def endpoints_of(servers: str, ca_file: Path | None = None) -> Endpoints:
+    """The addresses in `servers`, separated by commas. :raise InvalidInput: as `endpoint_of`, of any of them."""
+    return Endpoints(tuple(endpoint_of(one, ca_file) for one in servers.split(",")))
 
 
 def endpoint_of(server: str, ca_file: Path | None = None) -> Endpoint:

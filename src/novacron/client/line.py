@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 
 from novacron import __version__
-from novacron.client.endpoint import Endpoint, endpoint_of
+from novacron.client.endpoint import Endpoint, Endpoints, endpoints_of
 from novacron.client.flow import Means
 from novacron.client.problem import broken, late, not_ours, problem_of, unreachable, untrusted
 from novacron.errors import InvalidInput
@@ -34,16 +34,21 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Line(msgspec.Struct, frozen=True):
-    """Where the server is, what is shown to it, and what flows are handed."""
+    """Where the servers are, what is shown to them, and what flows are handed."""
 
-    endpoint: Endpoint
+    endpoints: Endpoints
     token: str
     answer_within_s: float
     means: Means
 
     def __repr__(self) -> str:
         """Without the token: reprs end up in logs and tracebacks."""
-        return f"Line({self.endpoint.text})"
+        return f"Line({self.endpoints.text})"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server in use."""
+        return self.endpoints.now
 
     @property
     def headers(self) -> dict[str, str]:
@@ -60,14 +65,16 @@ def open_line(
     on_notice: Callable[[str], None] | None,
     tries: int,
 ) -> Line:
-    """A line to `server`; nothing is dialled yet. Without `on_notice`, trouble that is dealt with goes to the log.
+    """A line to `server`, or to several separated by commas; nothing is dialled yet.
+
+    Without `on_notice`, trouble that is dealt with goes to the log.
 
     :raise InvalidInput: the address is none, or the token cannot travel in a header (it is not repeated then).
     """
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise InvalidInput.field("token", "holds characters no token has", "give the token alone, on one line")
     means = Means(random.Random(), on_notice or _log.warning, tries)  # noqa: S311 (spreads retries, no secret)
-    return Line(endpoint_of(server, ca_file), token, answer_within_s, means)
+    return Line(endpoints_of(server, ca_file), token, answer_within_s, means)
 
 
 def http_options(line: Line) -> dict[str, Any]:
@@ -81,13 +88,13 @@ def http_options(line: Line) -> dict[str, Any]:
     }
 
 
-def transport_options(line: Line) -> dict[str, Any]:
-    """Arguments of httpx2's transports."""
+def transport_options(endpoint: Endpoint) -> dict[str, Any]:
+    """Arguments of httpx2's transport to a server."""
     # Without TLS: a context that trusts nobody, which costs no reading of the system's certificates.
-    verify = line.endpoint.tls() or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    verify = endpoint.tls() or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Servers let go of a connection that is idle for some seconds; using one just then would lose a request.
     limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_IDLE_S)
-    return {"verify": verify, "uds": line.endpoint.socket or None, "trust_env": False, "limits": limits}
+    return {"verify": verify, "uds": endpoint.socket or None, "trust_env": False, "limits": limits}
 
 
 def websocket_options(line: Line, within_s: float | None) -> dict[str, Any]:
@@ -139,26 +146,31 @@ class Body:
 
 @contextmanager
 def http_failures(line: Line) -> Iterator[None]:
-    """httpx2's failures as Unavailable or DeadlineExceeded."""
-    address = line.endpoint.text
+    """httpx2's failures as Unavailable or DeadlineExceeded. After one, the next server is in use."""
+    tried = line.endpoint
+    address = tried.text
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as wrong:
+        address = line.endpoints.text  # all of them were tried
         if "CERTIFICATE_VERIFY_FAILED" in str(wrong):
             raise untrusted(address, _words(wrong)) from wrong
         raise unreachable(address, _words(wrong)) from wrong
     except httpx2.TimeoutException as wrong:
+        line.endpoints.move_on(tried)
         raise late(address, line.answer_within_s) from wrong
     except (httpx2.TransportError, httpx2.StreamError) as wrong:
+        line.endpoints.move_on(tried)
         raise broken(address, _words(wrong)) from wrong
 
 
 @contextmanager
 def websocket_failures(line: Line) -> Iterator[None]:
-    """websockets' failures as Unavailable, or as what the server said when it refused."""
+    """websockets' failures as Unavailable, or as what the server said when it refused. As `http_failures`."""
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus  # here: only events need it
 
-    address = line.endpoint.text
+    tried = line.endpoint
+    address = tried.text
     try:
         yield
     except InvalidStatus as wrong:
@@ -166,10 +178,12 @@ def websocket_failures(line: Line) -> Iterator[None]:
     except InvalidHandshake as wrong:
         raise not_ours(f"it does not speak WebSocket: {_words(wrong)}") from wrong
     except ConnectionClosed as wrong:
+        line.endpoints.move_on(tried)
         raise broken(address, _words(wrong)) from wrong
     except ssl.SSLCertVerificationError as wrong:
         raise untrusted(address, _words(wrong)) from wrong
     except (OSError, EOFError) as wrong:
+        line.endpoints.move_on(tried)
         raise unreachable(address, _words(wrong)) from wrong
 
 

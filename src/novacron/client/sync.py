@@ -13,6 +13,7 @@ from novacron.client import flow, goals, migrations, snapshots, vms
 from novacron.client.call import Call, Page, answer_of
 from novacron.client.download import Landing, Write, fetch
 from novacron.client.endpoint import DEFAULT_SERVER
+from novacron.client.everywhere import Everywhere
 from novacron.client.flow import Flow, Give, Outcome
 from novacron.client.goals import Goal
 from novacron.client.images import Image, ImageFile, put_file
@@ -22,7 +23,6 @@ from novacron.client.line import (
     http_failures,
     http_options,
     open_line,
-    transport_options,
 )
 from novacron.client.migrations import Migration
 from novacron.client.snapshots import Snapshot
@@ -66,14 +66,14 @@ class Client:
         tries: int = flow.TRIES,
         clock: Clock | None = None,
     ) -> None:
-        """server: `https://host:port`, `http://` on this machine, `unix:/path`. tries: of calls that may be repeated.
+        """server: `https://host:port`, `http://` on this machine, `unix:/path`; or those of several servers, separated
+        by commas: whichever answers is asked. tries: of calls that may be repeated.
 
         :raise InvalidInput: an argument is wrong; it says which.
         """
         self._line = open_line(server, token, ca_file, answer_within_s, on_notice, tries)
         self._clock = clock
-        transport = httpx2.HTTPTransport(**transport_options(self._line))
-        self._http = httpx2.Client(transport=transport, **http_options(self._line))
+        self._http = httpx2.Client(transport=Everywhere(self._line), **http_options(self._line))
 
     def __enter__(self) -> Self:
         return self

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import socket
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,7 @@ from novacron.control.images.filler import Filler
 from novacron.control.images.routes import router as image_routes
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
-from novacron.control.line_listeners import HelloListener, ReportListener
+from novacron.control.leader import Leader
 from novacron.control.link import Agents, Link
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.kept_copies import KeptCopies
@@ -64,7 +65,10 @@ from novacron.control.rehearsals.routes import router as rehearsal_routes
 from novacron.control.rehearsals.service import RehearsalService
 from novacron.control.rehearsals.view import RehearsalView
 from novacron.control.rehearsals.worker import RehearsalWorker
+from novacron.control.reign import LedLines, reign
 from novacron.control.room import Room
+from novacron.control.roster import Roster
+from novacron.control.roster_routes import router as server_routes
 from novacron.control.snapshots.keeper import Keeper
 from novacron.control.snapshots.routes import router as snapshot_routes
 from novacron.control.snapshots.schedule_routes import router as schedule_routes
@@ -116,6 +120,7 @@ from novacron.control.volumes.routes import router as volume_routes
 from novacron.control.volumes.service import VolumeService
 from novacron.control.volumes.view import VolumeView
 from novacron.control.volumes.worker import VolumeWorker
+from novacron.model.leadership import ALONE, STANDARD, Candidate
 
 STORE_FILE = "store.db"
 HOUSEKEEPING_S = 60.0
@@ -133,6 +138,11 @@ class House:
     access: Access
     first_token: str | None
     token_file: Path
+    leading: asyncio.Task[None]
+
+    async def hand_over(self) -> None:
+        """Lead no more, now or later, so that another server goes on at once. Requests are still answered."""
+        await _end(self.leading)
 
     async def until_lost(self) -> None:
         """Return when the record cache has lost the store."""
@@ -141,16 +151,21 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]:
+async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> AsyncIterator[House]:
     """Everything up and working; closed in reverse afterwards. Agents and machines are not touched by that.
+
+    address: where the API is served, for people.
 
     :raise NovaCronError: what is on disk cannot be used.
     """
     async with contextlib.AsyncExitStack() as stack:
         secret, pool_id = premises.prepare(config)
         rng = random.SystemRandom()
-        store = await open_store(address_of(config), clock, rng)
+        where = address_of(config)
+        store = await open_store(where, clock, rng)
         stack.push_async_callback(store.close)
+        stack.enter_context(premises.taken(config.data_dir))
+        timing = ALONE if isinstance(where, SqliteAddress) else STANDARD
         seen = Seen(store, config.data_dir / SEEN_FILE, lambda: str(uuid.uuid4()))
         await seen.admit()
         records = Records(store, clock, rng)
@@ -162,16 +177,30 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         figures = Figures(records)
         room = Room(records, config)
         images = ImageService(records, room, clock, config.pool_dir)
-        await images.sweep()
+        if timing.is_alone:  # else what is being received may be another server's
+            await images.sweep()
         await ensure_default(records, clock, pool_id)
         await adopt_disks(records, clock, pool_id)
+        candidate = _candidate(config, records)
+        roster = Roster(store, clock, candidate, address, timing)
+        stack.push_async_callback(roster.leave)
         doors = (image_door(records, config.pool_dir, secret),)
-        app = application(config, records, access, link, figures, clock, pool_id, room, images, doors)
-        works = {**workers(config, records, access, link, clock, images, room), "store_seen": lambda: seen.run(clock)}
-        for name, work in works.items():
-            worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
-            stack.push_async_callback(_end, worker)
+        app = application(config, records, access, link, figures, clock, pool_id, room, images, roster, doors)
+        leader = Leader(store, clock, candidate, timing)
+
+        def makes(led: Records, lines: LedLines) -> Mapping[str, Work]:
+            return workers(config, led, lines, clock, images, room)
+
+        def lead() -> Awaitable[None]:
+            return leader.run(lambda term: reign(term, records, link, clock, makes, figures.worker_failed))
+
+        works: dict[str, Work] = {"access": access.run, "store_seen": lambda: seen.run(clock), "roster": roster.run}
+        running = {}
+        for name, work in {**works, "leader": lead}.items():
+            running[name] = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
+            stack.push_async_callback(_end, running[name])
         yield House(
+            leading=running["leader"],
             app=app,
             records=records,
             access=access,
@@ -180,21 +209,18 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         )
 
 
+def _candidate(config: ServerConfig, records: Records) -> Candidate:
+    name = config.name or socket.gethostname()
+    return Candidate(premises.server_id(config.data_dir, records.new_id()), name, str(uuid.uuid4()))
+
+
 def address_of(config: ServerConfig) -> Address:
     """Where the store is. :raise InvalidInput: the setting is no store's address."""
     return parse(config.store) if config.store else SqliteAddress(config.data_dir / STORE_FILE)
 
 
 class Lines(Agents, Pulse, web.Door, Protocol):
-    """All that is asked of the lines to the agents; `Link` is one."""
-
-    def on_hello(self, listener: HelloListener) -> None:
-        """Call `listener` when a node's line opens."""
-        ...
-
-    def on_report(self, listener: ReportListener) -> None:
-        """Call `listener` with each heartbeat, after the hello and in order."""
-        ...
+    """All that requests need of the lines to the agents; `Link` is one."""
 
 
 def application(
@@ -207,6 +233,7 @@ def application(
     pool_id: str,
     room: Room,
     images: ImageService,
+    roster: Roster,
     doors: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The web application on these parts; `doors`: paths for agents, with a secret of their own. It starts nothing."""
@@ -238,7 +265,6 @@ def application(
         network_routes(records, NetworkService(records, room, clock), network_view),
         group_routes(records, GroupService(records, room, clock), group_view),
         node_routes(records, NodeService(records, room, clock), node_view),
-        *moving,
         image_routes(records, images, image_view),
         snapshot_routes(records, SnapshotService(records, room, clock), snapshot_view, image_view),
         schedule_routes(records, ScheduleService(records, clock), schedule_view),
@@ -253,7 +279,7 @@ def application(
             events=Stream(records, views),
             door=lines,
             figures=figures,
-            routers=(*routers, *doors),
+            routers=(*routers, *moving, server_routes(roster), *doors),
             tls=config.tls_cert is not None,
         )
     )
@@ -299,13 +325,12 @@ def movers(
 def workers(
     config: ServerConfig,
     records: Records,
-    access: Access,
-    lines: Lines,
+    lines: LedLines,
     clock: Clock,
     images: ImageService,
     room: Room,
 ) -> Mapping[str, Work]:
-    """What runs for as long as the house is open, by name. Takes in what nodes say from now on."""
+    """What runs on the one server that leads, by name. Takes in what nodes say from now on."""
     observer = Observer(records, lines, clock)
     lines.on_hello(observer.hello)
     lines.on_report(observer.report)
@@ -327,7 +352,6 @@ def workers(
     return {
         "filler": Filler(records, images, clock, config.import_allow, config.import_ca).run,
         "cache": Cache(records, lines, clock, distribution).run,
-        "access": access.run,
         "reconciler": Reconciler(records, lines, clock, distribution).run,
         "conductor": conductor.run,
         "bulk_migrations": bulk.run,

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from novacron.model.migration import Progress
@@ -15,6 +16,26 @@ ProgressListener = Callable[[Progress], None]
 HelloListener = Callable[[Hello], Awaitable[None] | None]
 ReportListener = Callable[[str, Report], Awaitable[None] | None]
 LostListener = Callable[[str], Awaitable[None] | None]
+Unsubscribe = Callable[[], None]
+
+
+class Picture:
+    """What a node has said on its line, for who begins to listen later."""
+
+    def __init__(self, hello: Hello) -> None:
+        self._hello = hello
+        self._machines = {report.vm_id: report for report in hello.machines}
+
+    def take(self, report: Report) -> None:
+        if report.complete:
+            self._machines.clear()
+            networks = self._hello.networks if report.networks is None else report.networks
+            self._hello = msgspec.structs.replace(self._hello, copies=report.copies, networks=networks)
+        self._machines.update((one.vm_id, one) for one in report.machines)
+
+    def hello(self) -> Hello:
+        """The node's hello, as it would say it now."""
+        return msgspec.structs.replace(self._hello, machines=tuple(self._machines.values()))
 
 
 class LineListeners:
@@ -27,17 +48,23 @@ class LineListeners:
         self._progress: dict[str, ProgressListener] = {}
         self._log = structlog.get_logger("link")
 
-    def on_hello(self, listener: HelloListener) -> None:
-        """Call `listener(Hello)` when a node's line opens. Per node, hello, reports and lost come in order."""
-        self._hello.append(listener)
+    def on_hello(self, listener: HelloListener) -> Unsubscribe:
+        """Call `listener(Hello)` when a node's line opens; returns how to stop it.
 
-    def on_report(self, listener: ReportListener) -> None:
+        Per node, hello, reports and lost come in order.
+        """
+        self._hello.append(listener)
+        return lambda: self._hello.remove(listener)
+
+    def on_report(self, listener: ReportListener) -> Unsubscribe:
         """Call `listener(node_id, Report)` with each heartbeat."""
         self._report.append(listener)
+        return lambda: self._report.remove(listener)
 
-    def on_lost(self, listener: LostListener) -> None:
+    def on_lost(self, listener: LostListener) -> Unsubscribe:
         """Call `listener(node_id)` when a node's line has broken and no newer one has replaced it."""
         self._lost.append(listener)
+        return lambda: self._lost.remove(listener)
 
     def on_progress(self, migration_id: str, listener: ProgressListener | None) -> None:
         """See Agents.on_progress."""

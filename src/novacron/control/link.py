@@ -13,7 +13,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from novacron.clock import Clock
-from novacron.control.line_listeners import LineListeners, ProgressListener
+from novacron.control.line_listeners import LineListeners, Picture, ProgressListener
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, TooLarge, from_data
 from novacron.model.identity import is_id
 from novacron.model.node import NodeUsage
@@ -78,6 +78,7 @@ class _Line:
         self.websocket = websocket
         self.node_id = hello.node_id
         self.name = hello.node_name
+        self.picture = Picture(hello)
         self.pending: dict[int, asyncio.Future[Reply]] = {}
         self.in_order: set[int] = set()  # calls whose replies wait for the reports that came before them
         self.backlog: asyncio.Queue[Hello | Report | Reply] = asyncio.Queue(MAX_BACKLOG)
@@ -147,15 +148,18 @@ class Link(LineListeners):
         """What the node last said it uses."""
         return self._usage.get(node_id)
 
-    async def call(self, node_id: str, args: msgspec.Struct, answer: type[Answer], *, deadline_s: float) -> Answer:
-        """See Agents.call. :raise TooLarge: the arguments do not fit into a frame."""
+    async def call(
+        self, node_id: str, args: msgspec.Struct, answer: type[Answer], *, deadline_s: float, term: int = 0
+    ) -> Answer:
+        """See Agents.call. term: see wire.agent.Call. :raise TooLarge: the arguments do not fit into a frame."""
         line = self._lines.get(node_id)
         if line is None:
             raise NodeUnreachable(f"node {node_id} has no line to this server")
         call_id = next(self._ids)
         verb = NAME_OF[type(args)]
         raw = msgspec.Raw(_encode(args))
-        frame = _encode(Call(id=call_id, verb=verb, args=raw, deadline_ms=max(0, int(deadline_s * 1e3))))
+        deadline_ms = max(0, int(deadline_s * 1e3))
+        frame = _encode(Call(id=call_id, verb=verb, args=raw, deadline_ms=deadline_ms, term=term))
         if len(frame) > MAX_FRAME_BYTES:
             raise TooLarge(f"the arguments of {verb} take {len(frame)} bytes, over {MAX_FRAME_BYTES}")
         waiting: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -195,6 +199,14 @@ class Link(LineListeners):
     async def _send_cancel(self, line: _Line, call_id: int) -> None:
         with contextlib.suppress(NodeUnreachable):  # then there is nobody to tell
             await line.send(_encode(Cancel(id=call_id)))
+
+    def greet(self) -> None:
+        """Tell listeners of every open line as if it opened now, with all that its node has said since it did."""
+        for line in self._lines.values():
+            if line.backlog.full():
+                line.end(CLOSE_BUSY, "reports come faster than they are taken in")
+            else:
+                line.backlog.put_nowait(line.picture.hello())
 
     # -- the route -----------------------------------------------------------------------------------------
 
@@ -278,6 +290,7 @@ class Link(LineListeners):
                 case Report() | Reply():
                     if isinstance(frame, Report):
                         self._usage[line.node_id] = frame.usage
+                        line.picture.take(frame)
                     if line.backlog.full():
                         return CLOSE_BUSY, "reports come faster than they are taken in"
                     line.backlog.put_nowait(frame)

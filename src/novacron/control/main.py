@@ -67,7 +67,7 @@ async def run(config: ServerConfig) -> None:
         if config.socket:
             listening.append((stack.enter_context(_local(Path(config.socket))), False))
         url = listen.address_of(listening[0][0], tls=tls)
-        house = await stack.enter_async_context(open_house(config, SystemClock()))
+        house = await stack.enter_async_context(open_house(config, SystemClock(), url))
         gc.collect()
         gc.freeze()  # records read at the start stay: going over them again and again would stall every request
         servers = [
@@ -78,6 +78,7 @@ async def run(config: ServerConfig) -> None:
             _say(f"admin token, shown this once and kept in {house.token_file}: {house.first_token}")
         _say(f"ready {url}")
         await _until_over(stop, house, servers)
+        await house.hand_over()
         _log.info("ending; machines run on")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from novacron.config import ServerConfig
+from novacron import durable
 from novacron.errors import InvalidInput, Unavailable
 from novacron.model.identity import is_id
 
@@ -30,6 +32,35 @@ def prepare(config: ServerConfig, random_bytes: Callable[[int], bytes] = secrets
     for room in ("images", "volumes"):
         _directory("pool_dir", config.pool_dir / room, 0o711)
     return _secret(config.secret_file, random_bytes), _pool_id(config.pool_dir)
+
+
+@contextlib.contextmanager
+def taken(data_dir: Path) -> Iterator[None]:
+    """Hold the directory alone: who begins in it knows that the server before it is gone.
+
+    :raise InvalidInput: another server has it.
+    """
+    handle = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            remedy = "give each server a directory of its own"
+            raise InvalidInput.field("data_dir", f"another server uses {data_dir}", remedy) from held
+        yield
+    finally:
+        os.close(handle)
+
+
+def server_id(data_dir: Path, made: str) -> str:
+    """The server's id, kept in its data directory; `made` at its first start. :raise InvalidInput: it was damaged."""
+    file = data_dir / "server.id"
+    if not file.exists():
+        durable.write_durably(file, f"{made}\n".encode())
+    found = file.read_text().strip()
+    if not is_id(found):
+        raise InvalidInput.field("data_dir", f"{file} does not hold a server's id", "delete it: a new one is made")
+    return found
 
 
 def _directory(field: str, path: Path, mode: int) -> None:

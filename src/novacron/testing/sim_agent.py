@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from novacron.agent.drivers.base import NicPlug
 from novacron.agent.gauge import Gauge
@@ -22,6 +23,7 @@ from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
 from novacron.agent.verbs import Verbs, table
 from novacron.agent.volumes import Volumes
+from novacron.agent.works import Works
 from novacron.errors import NodeUnreachable, NovaCronError
 from novacron.model.identity import new_id
 from novacron.model.machine import MachineReport, NetworkKind, Nic
@@ -84,17 +86,17 @@ class SimAgent:
         self.plugged: set[str] = set()
         self.tunnel_address = f"192.0.2.{number}"
         self.networks = SimNetworks(world.clock, answers)
-        self.pending: set[asyncio.Future[Reply]] = set()
         self.pool = pool
         self._announce = announce
         self.root = root / name
         self._lost: list[tuple[str, bool, NovaCronError]] = []
-        self._works: set[asyncio.Task[Reply]] = set()
+        self._doing: set[asyncio.Task[Any]] = set()
         self._life = Life()
         self._life.dead = True
         self.ledger = SimLedger(self.root / "state" / "machines", self._life)
         self.machines: Machines
         self.verbs: Verbs
+        self.works: Works
         self.heartbeat: Heartbeat
 
     @property
@@ -125,9 +127,10 @@ class SimAgent:
             clock=clock,
         )
         snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
-        images = Images(depot, self.root / "state" / "fetching", Server("unix:/nowhere", "none", None, lambda: 0))
+        images = Images(depot, self.root / "state" / "fetching", Server(("unix:/nowhere",), "none", None, lambda: 0))
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), snapshots, images)
         self.verbs = Verbs({**doers, **self.networks.doers(life)})
+        self.works = Works(self._answer)
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()
 
@@ -142,12 +145,12 @@ class SimAgent:
     def kill(self) -> None:
         """kill -9: nothing more of it reaches its host, its files or the server."""
         self._life.dead = True
-        for work in tuple(self._works):
+        for work in tuple(self._doing):
             work.cancel()
 
     async def settled(self) -> None:
         """Wait until the works of the killed agent are over, and the threads that write its files."""
-        await asyncio.gather(*self._works, *self.ledger.writes, return_exceptions=True)
+        await asyncio.gather(*self._doing, *self.ledger.writes, return_exceptions=True)
 
     def lose(self, verb: str, *, after: bool = False, error: NovaCronError | None = None, times: int = 1) -> None:
         """The next `times` calls of `verb` are lost on the way there, or (`after`) their replies on the way back."""
@@ -160,19 +163,18 @@ class SimAgent:
                 self._lost.remove(loss)
                 raise loss[2]
 
-    def work(self, call: Call) -> asyncio.Task[Reply]:
-        work = asyncio.create_task(self._answer(call, self._life), name=f"{self.name} {call.verb}")
-        self._works.add(work)
-        work.add_done_callback(self._works.discard)
-        return work
-
-    async def _answer(self, call: Call, life: Life) -> Reply:
+    async def _answer(self, call: Call) -> Reply:
+        work, life = asyncio.current_task(), self._life
+        if work is not None:
+            self._doing.add(work)
+            work.add_done_callback(self._doing.discard)
         reply = await self.verbs.perform(call)
         if life.dead:
             raise asyncio.CancelledError  # the dead do not answer, whatever they still met with
         return reply
 
-    async def hello(self) -> Hello:
+    async def hello(self, heartbeat: Heartbeat | None = None) -> Hello:
+        """heartbeat: of the line it is said on; else the agent's first."""
         facts = NodeFacts(
             hostname=self.name,
             kernel="sim",
@@ -195,7 +197,7 @@ class SimAgent:
             node_id=self.node_id,
             node_name=self.name,
             facts=facts,
-            machines=self.heartbeat.told(),
+            machines=(heartbeat or self.heartbeat).told(),
             networks=tuple(self.networks.known),
             copies=self.machines.remains.all(),
         )

@@ -59,13 +59,17 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="wel
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="report"):
-    """A heartbeat. `machines`: all of them when `complete`, else only those that changed. copies: when complete."""
+    """A heartbeat. `machines`: all of them when `complete`, else only those that changed.
+
+    copies, networks: as in Hello, when complete; networks None: not told.
+    """
 
     seq: int
     complete: bool
     machines: tuple[MachineReport, ...]
     usage: NodeUsage
     copies: tuple[KeptCopy, ...] = ()
+    networks: tuple[str, ...] | None = None
 
 
 class MigrationProgress(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="progress"):
@@ -73,11 +77,16 @@ class MigrationProgress(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"
     progress: Progress
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="call"):
+class Call(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="call", omit_defaults=True):
+    """term: the store's revision at which the time of the leader that asks began, which grows with each leader, over
+    restored stores too; an agent that has heard of a newer one refuses. 0: a request of a person.
+    """
+
     id: int
     verb: str
     args: msgspec.Raw
     deadline_ms: int
+    term: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="cancel"):

@@ -6,7 +6,6 @@ same bytes neither loses them to the other.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,7 @@ from novacron.clock import Clock
 from novacron.control.images import catalogue
 from novacron.control.images.inspect import Inspected
 from novacron.control.images.shelf import Arrived, Shelf
+from novacron.control.images.turn import Turn
 from novacron.control.once import Change, Once, Outcome
 from novacron.control.store.kinds import IMAGES
 from novacron.control.store.records import Records
@@ -27,15 +27,16 @@ Held = frozenset[str] | None
 class Custody:
     """turn: held by whoever changes which files records point at."""
 
-    def __init__(self, records: Records, clock: Clock, shelf: Shelf) -> None:
+    def __init__(self, records: Records, clock: Clock, shelf: Shelf, pool_dir: Path) -> None:
         self._records = records
         self._clock = clock
         self._shelf = shelf
-        self.turn = asyncio.Lock()
+        self.turn = Turn(pool_dir)
 
     async def sweep(self, *, at_start: bool) -> None:
         """End what notes there are; at the start also what was being received. :raise Unavailable: no pool."""
         async with self.turn:
+            await self._records.caught_up(await self._records.store.revision())  # other servers keep files too
             for note, digest in await self._shelf.notes():
                 if digest or at_start:
                     await self._end(note, digest)

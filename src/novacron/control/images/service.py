@@ -1,7 +1,6 @@
 """Decides what requests about images mean, has their files kept, and records it.
 
 A record never points at a file that is not there (see custody).
-(One server a pool: with several, the turn of custody has to become one of the whole cluster.)
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class ImageService:
         self._clock = clock
         self.shelf = Shelf(pool_dir)
         self.uploads = Uploads(pool_dir)
-        self._custody = Custody(records, clock, self.shelf)
+        self._custody = Custody(records, clock, self.shelf, pool_dir)
 
     async def sweep(self) -> None:
         """Take away what a crash left of uploads and deletions. :raise Unavailable: the pool is not there."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import copy
 import random
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -85,6 +86,15 @@ def unchanged(kind: Kind[R], seen: Stored[R]) -> Write:
     return Write((), (Expect(kind.key(seen.record.id), seen.modified),))
 
 
+class _Stand:
+    """How far the cache has come; shared by all views of it."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.following = False
+        self.moved = asyncio.Condition()
+
+
 class Records:
     """The one way to records. `start` fills the cache and follows the store; `stop` ends that."""
 
@@ -95,17 +105,15 @@ class Records:
         self._shelves: dict[str, Shelf[Any]] = {kind.prefix: Shelf(kind) for kind in KINDS}
         self._kinds = {kind.prefix: kind for kind in KINDS}
         self._listeners: list[Listener] = []
-        self._revision = 0
-        self._moved = asyncio.Condition()
-        self._following = False
+        self._stand = _Stand()
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._follower: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Read everything once, then follow the watch. :raise StoreCorrupt: a record cannot be read."""
-        self._revision = await self.store.revision()
+        self._stand.revision = await self.store.revision()
         await self._load()
-        self._following = True
+        self._stand.following = True
         self._follower = asyncio.create_task(self._follow(), name="records-follow")
         await self.caught_up(await self.store.revision())  # what was loaded half old, half new is one moment now
 
@@ -115,15 +123,21 @@ class Records:
             await asyncio.gather(self._follower, return_exceptions=True)
             self._follower = None
 
+    def written_through(self, store: Store) -> Records:
+        """The same records, cache and listeners, whose writes go through `store`: the same one, behind a guard."""
+        view = copy.copy(self)
+        view.store = store
+        return view
+
     @property
     def revision(self) -> int:
         """The store revision the cache stands at."""
-        return self._revision
+        return self._stand.revision
 
     @property
     def following(self) -> bool:
         """Whether the cache still follows the store; when not, it is old for ever and every write is refused."""
-        return self._following
+        return self._stand.following
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` in the event loop with each revision's changes; returns how to stop it."""
@@ -232,11 +246,12 @@ class Records:
 
     async def caught_up(self, revision: int) -> None:
         """Wait until the cache holds `revision`. :raise StoreUnavailable: the cache no longer follows."""
-        if self._revision >= revision:
+        stand = self._stand
+        if stand.revision >= revision:
             return
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._revision >= revision or not self._following)
-        if self._revision < revision:
+        async with stand.moved:
+            await stand.moved.wait_for(lambda: stand.revision >= revision or not stand.following)
+        if stand.revision < revision:
             raise StoreUnavailable("the record cache has lost the store")
 
     # -- the cache ------------------------------------------------------------------------------------------
@@ -259,18 +274,18 @@ class Records:
 
     async def _follow(self) -> None:
         try:
-            async for changes in self.store.watch("", after=self._revision):
+            async for changes in self.store.watch("", after=self._stand.revision):
                 seen = [one for one in map(self._apply, changes) if one is not None]
-                async with self._moved:
-                    self._revision = changes[0].revision
-                    self._moved.notify_all()
+                async with self._stand.moved:
+                    self._stand.revision = changes[0].revision
+                    self._stand.moved.notify_all()
                 if seen:
                     for listener in tuple(self._listeners):
                         listener(seen)
         finally:
-            self._following = False
-            async with self._moved:
-                self._moved.notify_all()
+            self._stand.following = False
+            async with self._stand.moved:
+                self._stand.moved.notify_all()
 
     def _apply(self, change: Change) -> Seen | None:
         prefix = change.key[: change.key.find("/") + 1]

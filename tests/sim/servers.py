@@ -1,0 +1,326 @@
+"""Several servers over one store, in one process: each with records, lines and workers of its own, frozen and killed.
+
+A server that is frozen does nothing and hears nothing, but its clock goes on: what it awaits of the store, of agents
+and of the clock is held back until it is thawed, and then comes all at once, in no order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from novacron.clock import Clock
+from novacron.control.leader import Leader
+from novacron.control.line_listeners import HelloListener, ProgressListener, ReportListener, Unsubscribe
+from novacron.control.link import Answer
+from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.links import Links
+from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.service import MigrationService
+from novacron.control.nodes.health import Health
+from novacron.control.nodes.observer import Observer
+from novacron.control.pools.service import ensure_default
+from novacron.control.reign import LedLines, reign
+from novacron.control.store.base import Change, Delete, Entry, Expect, Page, Put, Store
+from novacron.control.store.records import Records
+from novacron.control.store.sqlite import SqliteStore
+from novacron.control.supervise import Work
+from novacron.control.vms.reconciler import Reconciler
+from novacron.control.volumes.worker import VolumeWorker
+from novacron.errors import NovaCronError, StoreUnavailable
+from novacron.model.leadership import STANDARD, Candidate
+from novacron.testing.hand_clock import HandClock
+from novacron.testing.sim_cluster import SimCluster
+from novacron.testing.sim_lines import SimLines
+from novacron.testing.sim_pool import POOL_ID
+from tests.sim.house import House
+
+
+class Frost:
+    """What holds a server's tasks back. `dead`: for good."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._held: list[asyncio.Future[None]] = []
+        self._frozen = self._dead = False
+
+    async def passed(self) -> None:
+        """Return when the server runs. :raise StoreUnavailable: it never will."""
+        if self._dead:
+            raise StoreUnavailable("this server is dead")
+        if self._frozen:
+            held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._held.append(held)
+            await held
+
+    async def around(self, doing: Awaitable[Any]) -> Any:
+        """Begin it when the server runs, and know of its outcome when the server runs."""
+        try:
+            await self.passed()
+        except BaseException:
+            if inspect.iscoroutine(doing):
+                doing.close()
+            raise
+        try:
+            outcome = await doing
+        except NovaCronError:
+            await self.passed()
+            raise
+        await self.passed()
+        return outcome
+
+    def freeze(self) -> None:
+        self._frozen = True
+
+    def thaw(self) -> None:
+        self._frozen = False
+        self._rng.shuffle(self._held)
+        for held in self._held:
+            if not held.done():
+                held.set_result(None)
+        self._held.clear()
+
+    def kill(self) -> None:
+        self._dead = True
+        for held in self._held:
+            if not held.done():
+                held.set_exception(StoreUnavailable("this server is dead"))
+        self._held.clear()
+
+
+class FrostClock:
+    """Implements Clock."""
+
+    def __init__(self, clock: Clock, frost: Frost) -> None:
+        self._clock, self._frost = clock, frost
+        self.monotonic_s, self.wall = clock.monotonic_s, clock.wall
+
+    async def sleep(self, seconds: float) -> None:
+        await self._frost.around(self._clock.sleep(seconds))
+
+
+class FrostStore:
+    """Implements Store. `at_door` may hold back a commit that has left the server, whatever becomes of that."""
+
+    def __init__(self, store: Store, frost: Frost) -> None:
+        self._store, self._frost = store, frost
+        self.at_door: Callable[[Sequence[Put | Delete]], Awaitable[None]] | None = None
+
+    async def get(self, key: str) -> Entry | None:
+        found: Entry | None = await self._frost.around(self._store.get(key))
+        return found
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Page:
+        page: Page = await self._frost.around(self._store.list(prefix, after=after, limit=limit))
+        return page
+
+    async def commit(self, ops: Sequence[Put | Delete], expect: Sequence[Expect] = ()) -> int:
+        async def arriving() -> int:
+            if self.at_door is not None:
+                await self.at_door(ops)
+            return await self._store.commit(ops, expect)
+
+        return int(await self._frost.around(arriving()))
+
+    async def watch(self, prefix: str, *, after: int) -> AsyncIterator[tuple[Change, ...]]:
+        async for changes in self._store.watch(prefix, after=after):
+            await self._frost.passed()
+            yield changes
+
+    async def revision(self) -> int:
+        return int(await self._frost.around(self._store.revision()))
+
+    async def compact(self, revision: int) -> None:
+        await self._frost.around(self._store.compact(revision))
+
+    async def close(self) -> None:
+        """The store is everybody's."""
+
+
+class FrostLines:
+    """Implements reign.Lines. It hears when it runs."""
+
+    def __init__(self, lines: SimLines, frost: Frost, clock: Clock) -> None:
+        self._lines, self._frost, self._clock = lines, frost, clock
+        self._heard_s: dict[str, float] = {}
+        self.is_connected = lines.is_connected
+        self.greet = lines.greet
+        lines.on_hello(self._heard(lambda hello: hello.node_id))
+        lines.on_report(self._heard(lambda node_id, _report: node_id))
+
+    def _heard(self, who: Callable[..., str]) -> Callable[..., Awaitable[None]]:
+        async def hear(*told: Any) -> None:
+            await self._frost.passed()
+            self._heard_s[who(*told)] = self._clock.monotonic_s()
+
+        return hear
+
+    def heard_ago_s(self, node_id: str) -> float | None:
+        heard_s = self._heard_s.get(node_id)
+        return None if heard_s is None else self._clock.monotonic_s() - heard_s
+
+    async def call(
+        self, node_id: str, args: msgspec.Struct, answer: type[Answer], *, deadline_s: float, term: int = 0
+    ) -> Answer:
+        calling = self._lines.call(node_id, args, answer, deadline_s=deadline_s, term=term)
+        found: Answer = await self._frost.around(calling)
+        return found
+
+    def on_progress(self, migration_id: str, listener: ProgressListener | None) -> None:
+        self._lines.on_progress(migration_id, listener)
+
+    def on_hello(self, listener: HelloListener) -> Unsubscribe:
+        return self._lines.on_hello(self._thawed(listener))
+
+    def on_report(self, listener: ReportListener) -> Unsubscribe:
+        return self._lines.on_report(self._thawed(listener))
+
+    def _thawed(self, listener: Callable[..., Awaitable[None] | None]) -> Callable[..., Awaitable[None]]:
+        async def tell(*told: Any) -> None:
+            await self._frost.passed()
+            answer = listener(*told)
+            if inspect.isawaitable(answer):
+                await answer
+
+        return tell
+
+
+class SimServer:
+    """One server's process. `start`, then `freeze` and `thaw`, `kill` or `stop`."""
+
+    def __init__(self, name: str, house: House, store: Store, seed: int) -> None:
+        rng = random.Random(f"{name} {seed}")
+        self.name = name
+        self.frost = Frost(rng)
+        self.clock = FrostClock(house.clock, self.frost)
+        self.store = FrostStore(store, self.frost)
+        self.records = Records(self.store, self.clock, rng)
+        self._house = house
+        self._inner = house.cluster.another_server()
+        self._lines = FrostLines(self._inner, self.frost, self.clock)
+        self.leader = Leader(self.store, self.clock, Candidate(name, name, f"{name}-{seed}"), STANDARD)
+        self._leading: asyncio.Task[None] | None = None
+        self.failures: list[str] = []
+
+    async def start(self) -> None:
+        await self.records.start()
+        for agent in self._house.cluster.agents:
+            await self._inner.connect(agent)
+        self._leading = asyncio.create_task(self.leader.run(self._reign), name=f"leader {self.name}")
+
+    def _reign(self, term: Any) -> Awaitable[None]:
+        return reign(term, self.records, self._lines, self.clock, self._workers, self.failures.append)
+
+    def _workers(self, records: Records, lines: LedLines) -> Mapping[str, Work]:
+        room, clock = self._house.room, self.clock
+        planner = Planner(records, room, lines, clock)
+        service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
+        observer = Observer(records, lines, clock)
+        lines.on_hello(observer.hello)
+        lines.on_report(observer.report)
+        return {
+            "reconciler": Reconciler(records, lines, clock).run,
+            "conductor": Conductor(records, lines, clock, service).run,
+            "observer": observer.run,
+            "health": Health(records, lines, clock).run,
+            "volumes": VolumeWorker(records, lines, clock).run,
+        }
+
+    @property
+    def leads(self) -> bool:
+        """Whether it may act as the leader now; a frozen one believes it until its time has passed."""
+        return self.leader.term is not None and self.leader.term.holds()
+
+    async def cut_off(self, agent: str) -> None:
+        """Its line to that agent breaks, and stays so."""
+        await self._inner.disconnect(agent)
+
+    async def kill(self) -> None:
+        """kill -9: its lines break, nothing more of it reaches anybody."""
+        self.frost.kill()
+        for agent in self._house.cluster.agents:
+            await self._inner.disconnect(agent)
+        await self._end()
+
+    async def stop(self) -> None:
+        """A clean end."""
+        await self._end()
+        for agent in self._house.cluster.agents:
+            await self._inner.disconnect(agent)
+
+    async def _end(self) -> None:
+        if self._leading is not None:
+            self._leading.cancel()
+            await asyncio.gather(self._leading, return_exceptions=True)
+            self._leading = None
+            await self.records.stop()
+
+
+class Servers:
+    """A house whose work is done by whichever of several servers leads."""
+
+    def __init__(self, house: House, store: Store, seed: int) -> None:
+        self.house = house
+        self._store = store
+        self._seed = seed
+        self._begun = 0
+        self.running: dict[str, SimServer] = {}
+
+    async def begin(self, name: str) -> SimServer:
+        """Start a server of that name, for the first time or again: another process."""
+        self._begun += 1
+        made = SimServer(name, self.house, self._store, self._seed * 1000 + self._begun)
+        self.running[name] = made
+        await made.start()
+        return made
+
+    def leaders(self) -> list[SimServer]:
+        return [one for one in self.running.values() if one.leads]
+
+    async def a_leader(self, other_than: SimServer | None = None) -> SimServer:
+        """The server that leads, once one does."""
+        await self.house.until(lambda: any(one is not other_than for one in self.leaders()), "a leader")
+        return next(one for one in self.leaders() if one is not other_than)
+
+    async def kill(self, server: SimServer) -> None:
+        self.running.pop(server.name, None)
+        await server.kill()
+
+    async def stop(self, server: SimServer) -> None:
+        self.running.pop(server.name, None)
+        await server.stop()
+
+
+@asynccontextmanager
+async def servers(
+    root: Path, names: str = "xyz", *, transfer_s: float = 0.2, seed: int = 0, nodes: str = "ab"
+) -> AsyncIterator[Servers]:
+    """That many servers on one store, one of them leading; all ended afterwards."""
+    root.mkdir(exist_ok=True)
+    clock = HandClock()
+    store = await SqliteStore.open(root / "store.db", durable=False)
+    records = Records(store, clock, random.Random(seed))
+    await records.start()
+    await ensure_default(records, clock, POOL_ID)
+    cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s)
+    made = Servers(House(records, cluster, clock, root), store, seed)
+    try:
+        await cluster.start()
+        for name in names:
+            await made.begin(name)
+        await made.a_leader()
+        yield made
+    finally:
+        for server in tuple(made.running.values()):
+            server.frost.thaw()
+            await made.kill(server)
+        await cluster.stop()
+        await records.stop()
+        await store.close()
