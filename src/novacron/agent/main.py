@@ -13,13 +13,15 @@ import secrets
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 
 from novacron import __version__, config
+from novacron.agent.credentials import Badge, Credentials, by_secret
 from novacron.agent.dial import dialer
 from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
@@ -43,6 +45,7 @@ from novacron.agent.network.travel import Movements
 from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.proxies import Proxies
+from novacron.agent.renewer import Renewer
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
@@ -134,15 +137,17 @@ class Agent:
         self.snapshots = Snapshots(
             ledger, provisioner, depot, self.driver, self.machines, settings.state_dir / "exports"
         )
-        secret = read_secret(settings.secret_file)
-        server = Server(settings.server, secret, settings.tls_ca, lambda: int(clock.wall().timestamp()))
+        badge = Badge(settings.state_dir)
+        shown = credentials_of(settings, badge)
+        server = Server(settings.server, shown, lambda: int(clock.wall().timestamp()))
         self.images = Images(depot, settings.state_dir / "fetching", server)
-        self.door = ImageDoor(self.images.file, secret, server.now_s)
+        self.door = ImageDoor(self.images.file, shown.ticket_key, server.now_s)
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), self.snapshots, self.images)
         self.links = LinkProber(settings.migration_host)
         verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links)})
-        dial = dialer(settings.server, secret, settings.tls_ca)
+        dial = dialer(settings.server, shown.secret, shown.tls)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
+        self.renewer = None if shown.secret else Renewer(settings.server, badge, self._node_id, clock, rng)
         self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
 
     def open_door(self, settings: AgentConfig) -> contextlib.AbstractAsyncContextManager[None]:
@@ -152,6 +157,15 @@ class Agent:
         return self.door.opened(
             settings.migration_host, settings.image_door_port, settings.state_dir / "image-door.pem"
         )
+
+    def works(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """What runs for as long as the agent does."""
+        yield "trim", self.machines.trim_consoles()
+        yield "expire", self.machines.remains.expire()
+        yield "tend", self.overlay.tend()
+        yield "line", self.line.run()
+        if self.renewer is not None:
+            yield "renew", self.renewer.run()
 
     def _announce(self, frame: MigrationProgress) -> None:
         self.line.announce(frame)
@@ -173,6 +187,19 @@ class Agent:
         )
 
 
+def credentials_of(settings: AgentConfig, badge: Badge) -> Credentials:
+    """What the node shows: the certificate it joined with, where the server can be shown one; else the shared secret.
+
+    :raise InvalidInput: it has neither, or what it has cannot be used.
+    """
+    if badge.is_there and settings.server.startswith("https://"):
+        return badge.credentials()
+    if settings.secret_file is not None:
+        return by_secret(read_secret(settings.secret_file), settings.tls_ca)
+    remedy = "join first: `novacron agent join`; or give a copy of the server's agent.secret"
+    raise InvalidInput.field("secret_file", "is missing, and the node has not joined a cluster", remedy)
+
+
 def _pages(settings: AgentConfig) -> PageCache | None:
     """What is kept of incoming streams. It goes with this process: the file has no name."""
     limit_bytes = settings.page_cache_mib << 20
@@ -186,7 +213,7 @@ async def serve(settings: AgentConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     log = structlog.get_logger("agent")
     agent = Agent(settings, SystemClock())
-    running = stopped = trimming = expiring = tending = None
+    works: list[asyncio.Task[None]] = []
     doors = contextlib.AsyncExitStack()
     try:
         agent.proxies.sweep()
@@ -199,27 +226,27 @@ async def serve(settings: AgentConfig) -> None:
         await agent.overlay.adopt()
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
-        trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
-        expiring = asyncio.create_task(agent.machines.remains.expire(), name="expire")
-        tending = asyncio.create_task(agent.overlay.tend(), name="tend")
-        running = asyncio.create_task(agent.line.run(), name="line")
-        stopped = asyncio.create_task(stopping.wait(), name="stopping")
-        await asyncio.wait((running, trimming, expiring, tending, stopped), return_when=asyncio.FIRST_COMPLETED)
-        for work in (running, trimming, expiring, tending):
+        works += [asyncio.create_task(work, name=name) for name, work in agent.works()]
+        works.append(asyncio.create_task(_until(stopping), name="stopping"))
+        await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+        for work in works:
             if work.done():
                 await work
         log.info("stopping; machines run on")
     finally:
-        ending = [task for task in (running, trimming, expiring, tending, stopped) if task is not None]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
         await doors.aclose()
         await agent.line.finish(FINISH_WITHIN_S)
         await agent.links.close()
         await agent.proxies.close()
         await agent.movements.close()
         await agent.driver.close()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 # -- what lies in the state directory ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from novacron.agent.credentials import by_secret
 from novacron.agent.drivers.base import NicPlug
 from novacron.agent.gauge import Gauge
 from novacron.agent.heartbeat import Heartbeat
@@ -125,7 +126,9 @@ class SimAgent:
             clock=clock,
         )
         snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
-        images = Images(depot, self.root / "state" / "fetching", Server("unix:/nowhere", "none", None, lambda: 0))
+        images = Images(
+            depot, self.root / "state" / "fetching", Server("unix:/nowhere", by_secret("none", None), lambda: 0)
+        )
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), snapshots, images)
         self.verbs = Verbs({**doers, **self.networks.doers(life)})
         self.heartbeat = Heartbeat(self.machines, self, clock)
