@@ -17,6 +17,7 @@ from novacron.model.placement import WEIGHTS, PlacementPolicy, Weights
 
 MAX_PAGE_CACHE_MIB = 1 << 20
 MAX_WEIGHT = 1000.0
+SHORTEST_CERTIFICATE_S, LONGEST_CERTIFICATE_S = 10, 366 * 86_400
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,10 @@ class ServerConfig:
     pool_dir: the storage pool shared with the nodes.
     host, port: where the API listens; port 0 picks one. Off loopback it needs tls_cert and tls_key.
     socket: a unix socket for agents and tools on this machine, empty for none.
-    agent_secret_file: the secret agents show, made at first start when missing.
+    cluster_dir: the cluster's CA and this server's certificate (`novacron cluster init`, docs/joining.md); it takes
+    the place of tls_cert and tls_key, and nodes then come in by certificates.
+    node_certificate_lasts_s: how long those last; nodes renew them at two thirds of that.
+    agent_secret_file: the secret agents on this machine show, made at first start when missing.
     import_allow: hosts (`host`, `host:port`) and networks (CIDR) outside the public network from which image files may
     be imported; import_ca: certificates trusted there besides the system's.
     cpu_overcommit, disk_overcommit: virtual CPUs promised per real one, bytes promised to disks per byte of a pool.
@@ -48,6 +52,8 @@ class ServerConfig:
     socket: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    cluster_dir: Path | None = None
+    node_certificate_lasts_s: int = 30 * 86_400
     agent_secret_file: Path | None = None
     keep_revisions: int = 100_000
     cpu_overcommit: float = 4.0
@@ -67,10 +73,15 @@ class ServerConfig:
         _check_one_of("log_format", self.log_format, ("text", "json"))
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidInput.field("tls_cert", "needs tls_key and the other way round", "give both or neither")
-        if self.tls_cert is None and not is_loopback(self.host):
-            raise InvalidInput.field(
-                "host", f"{self.host} is not loopback and there is no TLS", "give tls_cert and tls_key, or 127.0.0.1"
-            )
+        if self.tls_cert is not None and self.cluster_dir is not None:
+            remedy = "give cluster_dir alone: agents trust only what the cluster's CA signed"
+            raise InvalidInput.field("tls_cert", "stands beside cluster_dir", remedy)
+        if not self.has_tls and not is_loopback(self.host):
+            remedy = "give cluster_dir, or tls_cert and tls_key, or 127.0.0.1"
+            raise InvalidInput.field("host", f"{self.host} is not loopback and there is no TLS", remedy)
+        if not SHORTEST_CERTIFICATE_S <= self.node_certificate_lasts_s <= LONGEST_CERTIFICATE_S:
+            bounds = f"give {SHORTEST_CERTIFICATE_S} to {LONGEST_CERTIFICATE_S} seconds"
+            raise InvalidInput.field("node_certificate_lasts_s", "is out of bounds", bounds)
         if self.cpu_overcommit < 1:
             raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
         if self.disk_overcommit <= 0:
@@ -81,6 +92,11 @@ class ServerConfig:
                 raise InvalidInput.field(field, "is out of bounds", f"give a number from 0 to {MAX_WEIGHT:g}")
         if self.migrations_per_node < 1:
             raise InvalidInput.field("migrations_per_node", "must be at least 1", "give a number from 1 up")
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the TCP listener speaks TLS, and nothing else."""
+        return self.tls_cert is not None or self.cluster_dir is not None
 
     @property
     def secret_file(self) -> Path:
@@ -94,6 +110,8 @@ class AgentConfig:
 
     server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane; servers: those of all its
     servers, when there are several. The node keeps a line to each.
+    secret_file: a copy of the server's agent.secret; not for a node that has joined with `novacron agent join`, whose
+    certificate lies in the state directory.
     state_dir: what must outlive a reboot (node id, machine records); run_dir: what must not (sockets, pids).
     pool_dir: the storage pool shared with the server. migration_host: address where streams are received.
     tunnel_host: address at which the other nodes reach this one's overlay networks; empty: migration_host.
@@ -106,11 +124,11 @@ class AgentConfig:
 
     server: str = ""
     servers: tuple[str, ...] = ()
-    secret_file: Path
     node_name: str
     state_dir: Path
     run_dir: Path
     pool_dir: Path
+    secret_file: Path | None = None
     migration_host: str = "127.0.0.1"
     tunnel_host: str = ""
     tls_ca: Path | None = None

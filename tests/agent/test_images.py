@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from novacron.agent.credentials import by_secret
 from novacron.agent.image_door import MAX_VISITORS, ImageDoor
 from novacron.agent.images import Images
 from novacron.agent.sources import Server
@@ -25,6 +26,7 @@ from novacron.agent.storage.depot import Depot
 from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.tool import Tools
 from novacron.clock import SystemClock
+from novacron.control.doorman import BySecret
 from novacron.control.images.door import router
 from novacron.control.problems import handle_errors
 from novacron.control.store.kinds import IMAGES
@@ -58,9 +60,9 @@ class Node:
             DirectoryPool(root / "own", tools=tools),
             lambda spec: DirectoryPool(Path(spec.options["path"]), tools=tools),
         )
-        self.server = Server((server,), secret, None, lambda: int(time.time()))
+        self.server = Server((server,), by_secret(secret, None), lambda: int(time.time()))
         self.images = Images(depot, root / "fetching", self.server)
-        self.door = ImageDoor(self.images.file, secret, self.server.now_s)
+        self.door = ImageDoor(self.images.file, ticket.key_of(secret), self.server.now_s)
         self.pool = PoolSpec(id=POOL_ID, options={"path": str(root / "local")})
 
     def fetch(self, *sources: ImageSource, digest: str = DIGEST, size: int = len(FILE)) -> ImageFetch:
@@ -117,7 +119,7 @@ async def a_control(directory: Path, listen: socket.socket) -> AsyncIterator[Con
     await records.start()
     app = FastAPI(openapi_url=None)
     handle_errors(app)
-    app.router.routes.extend(router(records, directory, SECRET).routes)
+    app.router.routes.extend(router(records, directory, BySecret(SECRET)).routes)
     server = _Server(uvicorn.Config(app, lifespan="off", log_level="warning", timeout_graceful_shutdown=1))
     running = asyncio.create_task(server.serve(sockets=[listen]))
     try:
@@ -404,7 +406,7 @@ def request(path: str, authorization: str = "", method: str = "GET", extra: str 
 
 
 def a_ticket(digest: str = DIGEST, secret: str = SECRET, at_s: int = 0) -> str:
-    return ticket.issue(secret, digest, int(time.time()) + at_s)
+    return ticket.issue(ticket.key_of(secret), digest, int(time.time()) + at_s)
 
 
 CASES = [

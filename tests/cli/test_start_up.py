@@ -64,12 +64,25 @@ def test_server_and_agent_become_their_process(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(os, "execv", lambda path, words: became.append([path, *words]))
     run("server run --data-dir /d --port 0 --help")
     run("agent run -x")
+    run("agent join https://s --node-name n")
+    run("agent renew --help")
+    run("cluster init /c --host s")
+    run("cluster ca-switch /c")
     run("store migrate --from sqlite:a --to sqlite:b")
     run("store backup --help")
     run("store restore f --to sqlite:b")
     assert became == [
         [sys.executable, sys.executable, "-P", "-m", "novacron.control", "--data-dir", "/d", "--port", "0", "--help"],
         [sys.executable, sys.executable, "-P", "-m", "novacron.agent", "-x"],
+        *(
+            [sys.executable, sys.executable, "-P", "-m", *words.split()]
+            for words in (
+                "novacron.agent.join join https://s --node-name n",
+                "novacron.agent.join renew --help",
+                "novacron.control.cluster_admin init /c --host s",
+                "novacron.control.cluster_admin ca-switch /c",
+            )
+        ),
         *(
             [sys.executable, sys.executable, "-P", "-m", "novacron.control.store_admin", *words.split()]
             for words in ("migrate --from sqlite:a --to sqlite:b", "backup --help", "restore f --to sqlite:b")

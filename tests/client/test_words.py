@@ -33,6 +33,7 @@ from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migration_plans as wire_plans
 from novacron.wire.rest import migrations as wire_migrations
 from novacron.wire.rest import networks as wire_networks
+from novacron.wire.rest import node_identities as wire_identities
 from novacron.wire.rest import nodes as wire_nodes
 from novacron.wire.rest import placement as wire_placement
 from novacron.wire.rest import policies as wire_policies
@@ -65,6 +66,7 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (vms.StopRequest, wire_vms.StopRequest),
     (vms.CopiesCreate, wire_vms.CopiesCreate),
     (nodes.NodeUpdate, wire_nodes.NodeUpdate),
+    (nodes.NodeTokenCreate, wire_identities.NodeTokenCreate),
     (placement.Placement, wire_placement.Placement),
     (placement.Taint, wire_placement.Taint),
     (placement.Toleration, wire_placement.Toleration),
@@ -119,6 +121,8 @@ ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (placement_plans.NodeFit, wire_placement.NodeFit),
     (nodes.Facts, wire_nodes.FactsOut),
     (nodes.CpuBaseline, wire_nodes.CpuBaseline),
+    (nodes.NodeToken, wire_identities.NodeToken),
+    (nodes.NodeRevoked, wire_identities.NodeRevoked),
     (nodes.Baseline, wire_nodes.BaselineOut),
     (nodes.BoundVm, wire_nodes.BoundVm),
     (nodes.CpuBaselinePlan, wire_nodes.CpuBaselinePlan),

@@ -98,3 +98,18 @@ async def test_only_a_node_that_is_down_and_empty_is_forgotten(api: Api) -> None
     problem_of(await api.http.get("/api/v1/nodes/empty"), 404, "not_found")
     problem_of(await api.http.delete("/api/v1/nodes/empty"), 404, "not_found")
     problem_of(await api.http.patch("/api/v1/nodes/empty", json={}), 404, "not_found")
+
+
+async def test_without_a_cluster_there_are_no_tokens_and_nothing_to_revoke(api: Api) -> None:
+    node = await api.node()
+    problem = problem_of(await api.http.post("/api/v1/node-tokens", json={}), 409, "conflict")
+    assert "novacron cluster init" in problem["reasons"][0]["remedy"]
+    problem = problem_of(await api.http.post(f"/api/v1/nodes/{node.name}/revoke"), 409, "conflict")
+    assert problem["reasons"][0]["code"] == "certificate.none"
+    problem_of(await api.http.post("/api/v1/nodes/node-9/revoke"), 404, "not_found")
+
+
+@pytest.mark.parametrize("body", [{"lasts_s": 9}, {"lasts_s": 86_401}, {"node": "../x"}, {"nodes": "x"}])
+async def test_what_a_token_may_be_asked_for(api: Api, body: dict[str, object]) -> None:
+    problem = problem_of(await api.http.post("/api/v1/node-tokens", json=body), 422, "invalid_input")
+    assert fields_of(problem) == list(body)

@@ -37,11 +37,18 @@ def test_loopback_is_the_default_and_needs_no_tls() -> None:
         assert not is_loopback(host)
 
 
+def test_a_clusters_ca_is_tls_enough_off_loopback() -> None:
+    config = load(ServerConfig, None, SERVER | {"host": "192.0.2.1", "cluster_dir": "/c"})
+    assert (config.has_tls, config.cluster_dir) == (True, Path("/c"))
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
         ({"host": "0.0.0.0"}, "host"),
         ({"tls_cert": "/c"}, "tls_cert"),
+        ({"tls_cert": "/c", "tls_key": "/k", "cluster_dir": "/c"}, "tls_cert"),
+        ({"node_certificate_lasts_s": "9"}, "node_certificate_lasts_s"),
         ({"port": "70000"}, "port"),
         ({"cpu_overcommit": "0.5"}, "cpu_overcommit"),
         ({"log_format": "xml"}, "log_format"),

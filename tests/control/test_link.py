@@ -259,7 +259,8 @@ async def test_a_node_that_comes_back_while_its_loss_is_told_is_not_lost(server:
 async def test_a_wrong_secret_never_gets_a_line(server: Server, secret: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await server.dial(secret=secret)
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 401
+    assert b"agent.secret" in (refused.value.response.body or b"")
     assert server.heard == []
 
 

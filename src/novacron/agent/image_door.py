@@ -1,7 +1,7 @@
 """The image door: a small TLS listener where other nodes fetch image files this node fetched before.
 
 Its certificate is made at the first start and known by its fingerprint; who comes shows a ticket for one digest, sealed
-with the agents' secret. It gives whole files or their ends, and nothing else.
+with the nodes' ticket key. It gives whole files or their ends, and nothing else.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ FileOf = Callable[[str], Path]
 class ImageDoor:
     """Open for the length of `opened`; `address` is host:port then, `fingerprint` the sha256 of what it shows."""
 
-    def __init__(self, file_of: FileOf, secret: str, now_s: Callable[[], int]) -> None:
+    def __init__(self, file_of: FileOf, ticket_key: bytes, now_s: Callable[[], int]) -> None:
         self._file_of = file_of
-        self._secret = secret
+        self._ticket_key = ticket_key
         self._now_s = now_s
         self._visits: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("image-door")
@@ -107,7 +107,7 @@ class ImageDoor:
         digest = path[1] if path else ""
         if not digest or asked.method != b"GET":
             await _say(connection, writer, 404)
-        elif not ticket.holds(headers.get("authorization", ""), self._secret, digest, self._now_s()):
+        elif not ticket.holds(headers.get("authorization", ""), self._ticket_key, digest, self._now_s()):
             self._log.warning("a visitor without a ticket")
             await _say(connection, writer, 401)
         else:

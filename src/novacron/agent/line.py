@@ -12,11 +12,13 @@ import structlog
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from novacron.agent import membership
+from novacron.agent.credentials import of_tls
 from novacron.agent.dial import Dial
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.works import Works
 from novacron.clock import Clock
-from novacron.errors import TooLarge
+from novacron.errors import NovaCronError, TooLarge
 from novacron.wire.agent import (
     MAX_FRAME_BYTES,
     PROTOCOL,
@@ -80,12 +82,18 @@ class Line:
                     await self._live(socket)
             except InvalidStatus as refused:
                 status = refused.response.status_code
-                hint = "check the agent's secret file" if status in (401, 403) else "is it a NovaCron server?"
-                self._log.error("the server refuses the line", status=status, hint=hint)
+                said = membership.refusal(bytes(refused.response.body or b"{}"), status)
+                hints = [reason.remedy for reason in said.reasons] or ["is it a NovaCron server?"]
+                self._log.error("the server refuses the line", status=status, why=said.message, remedy=hints)
+            except NovaCronError as unusable:
+                hints = [reason.remedy for reason in unusable.reasons]
+                self._log.error("no line can be opened", why=unusable.message, remedy=hints)
             except ConnectionClosed as closed:
                 self._log.warning("the line broke", why=str(closed))
             except (OSError, TimeoutError, WebSocketException, _Misunderstood) as failed:
-                self._log.warning("no line to the server", why=str(failed) or type(failed).__name__)
+                reason = of_tls(failed)
+                why = reason.message if reason else str(failed) or type(failed).__name__
+                self._log.warning("no line to the server", why=why, remedy=reason.remedy if reason else "")
             await self._clock.sleep(retry_s * self._rng.uniform(0.5, 1.0))
             retry_s = min(retry_s * 2, LAST_RETRY_S)
 

@@ -14,13 +14,15 @@ import secrets
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 
 from novacron import __version__, config
+from novacron.agent.credentials import Badge, Credentials, by_secret
 from novacron.agent.dial import dialer
 from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
@@ -43,6 +45,7 @@ from novacron.agent.network.travel import Movements
 from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.proxies import Proxies
+from novacron.agent.renewer import Renewer
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
@@ -135,15 +138,18 @@ class Agent:
         self.snapshots = Snapshots(
             ledger, provisioner, depot, self.driver, self.machines, settings.state_dir / "exports"
         )
-        secret = read_secret(settings.secret_file)
-        server = Server(settings.addresses, secret, settings.tls_ca, lambda: int(clock.wall().timestamp()))
+        badge = Badge(settings.state_dir)
+        shown = credentials_of(settings, badge)
+        server = Server(settings.addresses, shown, lambda: int(clock.wall().timestamp()))
         self.images = Images(depot, settings.state_dir / "fetching", server)
-        self.door = ImageDoor(self.images.file, secret, server.now_s)
+        self.door = ImageDoor(self.images.file, shown.ticket_key, server.now_s)
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), self.snapshots, self.images)
         self.links = LinkProber(settings.migration_host)
         verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links)})
         self.works = Works(verbs.perform)
-        self.lines = [self._line(address, secret, settings.tls_ca, clock) for address in settings.addresses]
+        self.lines = [self._line(address, shown, clock) for address in settings.addresses]
+        rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
+        self.renewer = None if shown.secret else Renewer(settings.addresses, badge, self._node_id, clock, rng)
 
     def open_door(self, settings: AgentConfig) -> contextlib.AbstractAsyncContextManager[None]:
         """Let other nodes fetch image files here, if the settings say so, for as long as the block runs."""
@@ -153,11 +159,20 @@ class Agent:
             settings.migration_host, settings.image_door_port, settings.state_dir / "image-door.pem"
         )
 
-    def _line(self, address: str, secret: str, tls_ca: Path | None, clock: Clock) -> Line:
+    def _line(self, address: str, shown: Credentials, clock: Clock) -> Line:
         heartbeat = Heartbeat(self.machines, self._host, clock, self.overlay.ids)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         hello = functools.partial(self._hello, heartbeat)
-        return Line(dialer(address, secret, tls_ca), self.works, heartbeat, hello, clock, rng)
+        return Line(dialer(address, shown.secret, shown.tls), self.works, heartbeat, hello, clock, rng)
+
+    def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """What runs for as long as the agent does."""
+        yield "trim", self.machines.trim_consoles()
+        yield "expire", self.machines.remains.expire()
+        yield "tend", self.overlay.tend()
+        yield "lines", self.keep_lines()
+        if self.renewer is not None:
+            yield "renew", self.renewer.run()
 
     def _announce(self, frame: MigrationProgress) -> None:
         for line in self.lines:  # whoever leads wants it; only that one knows
@@ -186,6 +201,19 @@ class Agent:
         )
 
 
+def credentials_of(settings: AgentConfig, badge: Badge) -> Credentials:
+    """What the node shows: the certificate it joined with, where all servers can be shown one; else the shared secret.
+
+    :raise InvalidInput: it has neither, or what it has cannot be used.
+    """
+    if badge.is_there and all(address.startswith("https://") for address in settings.addresses):
+        return badge.credentials()
+    if settings.secret_file is not None:
+        return by_secret(read_secret(settings.secret_file), settings.tls_ca)
+    remedy = "join first: `novacron agent join`; or give a copy of the server's agent.secret"
+    raise InvalidInput.field("secret_file", "is missing, and the node has not joined a cluster", remedy)
+
+
 def _pages(settings: AgentConfig) -> PageCache | None:
     """What is kept of incoming streams. It goes with this process: the file has no name."""
     limit_bytes = settings.page_cache_mib << 20
@@ -199,7 +227,7 @@ async def serve(settings: AgentConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     log = structlog.get_logger("agent")
     agent = Agent(settings, SystemClock())
-    running = stopped = trimming = expiring = tending = None
+    tasks: list[asyncio.Task[None]] = []
     doors = contextlib.AsyncExitStack()
     try:
         agent.proxies.sweep()
@@ -212,27 +240,27 @@ async def serve(settings: AgentConfig) -> None:
         await agent.overlay.adopt()
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
-        trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
-        expiring = asyncio.create_task(agent.machines.remains.expire(), name="expire")
-        tending = asyncio.create_task(agent.overlay.tend(), name="tend")
-        running = asyncio.create_task(agent.keep_lines(), name="lines")
-        stopped = asyncio.create_task(stopping.wait(), name="stopping")
-        await asyncio.wait((running, trimming, expiring, tending, stopped), return_when=asyncio.FIRST_COMPLETED)
-        for work in (running, trimming, expiring, tending):
-            if work.done():
-                await work
+        tasks += [asyncio.create_task(task, name=name) for name, task in agent.tasks()]
+        tasks.append(asyncio.create_task(_until(stopping), name="stopping"))
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                await task
         log.info("stopping; machines run on")
     finally:
-        ending = [task for task in (running, trimming, expiring, tending, stopped) if task is not None]
-        for task in ending:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await doors.aclose()
         await agent.works.finish(FINISH_WITHIN_S)
         await agent.links.close()
         await agent.proxies.close()
         await agent.movements.close()
         await agent.driver.close()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 # -- what lies in the state directory ----------------------------------------------------------------------

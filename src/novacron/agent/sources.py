@@ -8,11 +8,11 @@ import hashlib
 import hmac
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
+from novacron.agent.credentials import Credentials
 from novacron.errors import NotFound, Unavailable
 from novacron.http_get import STREAM_LIMIT, Answer, get
 from novacron.wire import ticket
@@ -27,13 +27,8 @@ class Server(msgspec.Struct, frozen=True):
     """How to reach a server (AgentConfig.addresses), what is shown to it and to doors, and the time for tickets."""
 
     addresses: tuple[str, ...]
-    secret: str
-    tls_ca: Path | None
+    credentials: Credentials
     now_s: Callable[[], int]
-
-    def __repr__(self) -> str:
-        """Without the secret."""
-        return f"Server({', '.join(self.addresses)})"
 
 
 async def opened(source: ImageSource, server: Server, digest: str, offset: int) -> AsyncIterator[bytes]:
@@ -43,14 +38,14 @@ async def opened(source: ImageSource, server: Server, digest: str, offset: int) 
     """
     if source.door:
         host, path = source.door, DOOR_PATH + digest
-        shown = ticket.issue(server.secret, digest, server.now_s())
+        asked = {"authorization": ticket.issue(server.credentials.ticket_key, digest, server.now_s())}
         streams = await _dial(_door(source))
     else:
         address, streams = await _first(server)
         host, path = urlsplit(address).netloc or "localhost", IMAGES_PATH + digest
-        shown = f"Bearer {server.secret}"
-    asked = {"authorization": shown, "range": f"bytes={offset}-"}
-    async with get(*streams, host, path, asked) as answer:
+        secret = server.credentials.secret
+        asked = {"authorization": f"Bearer {secret}"} if secret else {}
+    async with get(*streams, host, path, {**asked, "range": f"bytes={offset}-"}) as answer:
         if answer.status == 416:  # there is nothing from that offset on
             return
         async for piece in _from_offset(answer, offset):
@@ -85,17 +80,17 @@ async def _first(server: Server) -> tuple[str, Streams]:
     """The first server that can be reached. :raise Unavailable: none can."""
     for address in server.addresses[:-1]:
         try:
-            return address, await _dial(_to_server(address, server.tls_ca))
+            return address, await _dial(_to_server(address, server.credentials))
         except Unavailable:
             continue
-    return server.addresses[-1], await _dial(_to_server(server.addresses[-1], server.tls_ca))
+    return server.addresses[-1], await _dial(_to_server(server.addresses[-1], server.credentials))
 
 
-async def _to_server(address: str, tls_ca: Path | None) -> Streams:
+async def _to_server(address: str, shown: Credentials) -> Streams:
     if address.startswith("unix:"):
         return await asyncio.open_unix_connection(address.removeprefix("unix:"), limit=STREAM_LIMIT)
     parts = urlsplit(address)
-    secure = ssl.create_default_context(cafile=tls_ca) if parts.scheme == "https" else None
+    secure = shown.tls() if parts.scheme == "https" else None
     port = parts.port or (443 if secure else 80)
     return await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=STREAM_LIMIT)
 

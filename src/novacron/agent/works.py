@@ -40,6 +40,7 @@ class Works:
         self._led: dict[Asker, int] = {}  # those who asked as leaders, and of which term
         self._by_key: dict[tuple[str, bytes], Work] = {}
         self._by_asker: dict[Asker, Work] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # also of what is called off and still undoes itself
 
     async def take(self, line: Hashable, call: Call, respond: Respond) -> None:
         """Have `call` done; `respond` gets its reply. Returns at once."""
@@ -54,7 +55,7 @@ class Works:
             work.waiting[asker] = respond
             self._note(asker, work, call)
             self._allow(work, call)
-        elif len(self._by_key) >= MAX_WORKS:
+        elif len(self._tasks) >= MAX_WORKS:
             busy = Busy(f"this node has {MAX_WORKS} calls under way")
             await respond(Reply(id=call.id, error=busy.as_data()))
         else:
@@ -62,12 +63,15 @@ class Works:
             self._by_key[key] = work
             self._note(asker, work, call)
             work.task = asyncio.create_task(self._do(work, call), name=call.verb)
+            self._tasks.add(work.task)
+            work.task.add_done_callback(self._tasks.discard)
 
     def cancel(self, line: Hashable, call_id: int) -> None:
-        """This asker no longer waits; work for which nobody waits is cancelled."""
+        """This asker no longer waits; work for which nobody waits is cancelled, and not joined by a later call."""
         work = self._leave((line, call_id))
         if work is not None and not work.waiting and work.task is not None:
             work.task.cancel()
+            self._forget(work)
 
     def abandon(self, line: Hashable) -> None:
         """A line broke: its works go on to their ends, for nobody knows that they should not."""
@@ -76,9 +80,8 @@ class Works:
 
     async def finish(self, within_s: float) -> None:
         """Wait for works under way, but not longer."""
-        tasks = [work.task for work in self._by_key.values() if work.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=within_s)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=within_s)
 
     def _may_lead(self, term: int) -> bool:
         """A newer leader's word goes: nobody waits in the name of an older one, and what is being done goes on."""
@@ -100,6 +103,11 @@ class Works:
             work.waiting.pop(asker, None)
         return work
 
+    def _forget(self, work: Work) -> None:
+        """From now on a call like it begins anew."""
+        if self._by_key.get(work.key) is work:
+            del self._by_key[work.key]
+
     def _allow(self, work: Work, call: Call) -> None:
         """Who joins may wait longer than who came first."""
         until = asyncio.get_running_loop().time() + call.deadline_ms / 1e3
@@ -114,7 +122,7 @@ class Works:
             late = DeadlineExceeded(f"{call.verb} was not done within its {call.deadline_ms} ms")
             reply = Reply(id=call.id, error=late.as_data())
         finally:
-            del self._by_key[work.key]
+            self._forget(work)
             waiting = dict(work.waiting)
             for asker in waiting:
                 self._by_asker.pop(asker, None)

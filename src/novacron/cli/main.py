@@ -34,6 +34,7 @@ NOUNS = {
     "lab": ("novacron.lab.commands:lab", "Try NovaCron with several nodes on this machine."),
     "server": ("novacron.cli.run:server", "Run a control plane, and see which servers there are."),
     "agent": ("novacron.cli.run:agent", "Run a node's agent."),
+    "cluster": ("novacron.cli.run:cluster", "Look after the CA by which servers and nodes know each other."),
     "store": ("novacron.cli.run:store", "Look after the store itself: move it, back it up, bring it back."),
     "completion": ("novacron.cli.completion:completion", "Print the completion script of a shell."),
     "version": ("novacron.cli.version:version", "Print the version."),

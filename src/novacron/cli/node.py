@@ -10,6 +10,7 @@ import click
 from novacron.cli.complete import names
 from novacron.cli.node_cpu import cpu_baseline
 from novacron.cli.node_drain import bring_back, drain
+from novacron.cli.node_join import revoke, token
 from novacron.cli.node_link import links, probe_link
 from novacron.cli.options import asks, confirm, confirms, prints, selects
 from novacron.cli.session import Session
@@ -24,7 +25,7 @@ NODE = click.argument("node", metavar="NODE", shell_complete=names("nodes"))
 
 @click.group()
 def node() -> None:
-    """Look after the hosts that run VMs. NODE is a name or an id; a node joins when its agent runs."""
+    """Look after the hosts that run VMs. NODE is a name or an id; `node token` lets one join."""
 
 
 @node.command("list")
@@ -131,7 +132,7 @@ def taint(session: Session, node: str, changes: tuple[str, ...]) -> None:
 @confirms
 @asks
 def delete(session: Session, node: str, yes: bool) -> None:
-    """Forget a node that is down and owns no VM."""
+    """Forget a node that is down and owns no VM. Its certificates are revoked with that."""
     from novacron.cli import safe
     from novacron.client import nodes
 
@@ -146,6 +147,8 @@ node.add_command(probe_link)
 node.add_command(links)
 node.add_command(drain)
 node.add_command(bring_back)
+node.add_command(token)
+node.add_command(revoke)
 
 
 def _set_cordoned(session: Session, ref: str, cordoned: bool) -> None:

@@ -1,4 +1,4 @@
-"""`novacron server run`, `agent run` and `store …`: become that process. Nothing of it is loaded here."""
+"""`novacron server run`, `agent …`, `cluster …` and `store …`: become that process. Nothing of it is loaded here."""
 
 from __future__ import annotations
 
@@ -37,6 +37,60 @@ def agent() -> None:
 def run_agent(arguments: tuple[str, ...]) -> None:
     """Run this host's agent in the foreground. All options are its own: `novacron agent run --help`."""
     _become("novacron.agent", arguments)
+
+
+@agent.command("join", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def join(arguments: tuple[str, ...]) -> None:
+    """Have this host join a cluster: URL --token-file FILE --node-name NAME --state-dir DIR."""
+    _become("novacron.agent.join", ("join", *arguments))
+
+
+@agent.command("renew", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def renew(arguments: tuple[str, ...]) -> None:
+    """Get this host's next certificate now: URL --state-dir DIR; its agent may run, and does so by itself in time."""
+    _become("novacron.agent.join", ("renew", *arguments))
+
+
+@click.group()
+def cluster() -> None:
+    """Look after the CA by which servers and nodes know each other. DIRECTORY is that of --cluster-dir."""
+
+
+@cluster.command("init", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def init_cluster(arguments: tuple[str, ...]) -> None:
+    """Make the CA and a certificate for this server: DIRECTORY --host NAME|ADDRESS (repeatable)."""
+    _become("novacron.control.cluster_admin", ("init", *arguments))
+
+
+@cluster.command("issue-server", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def issue_server(arguments: tuple[str, ...]) -> None:
+    """Make the server's certificate anew, for other names: DIRECTORY --host NAME|ADDRESS (repeatable)."""
+    _become("novacron.control.cluster_admin", ("issue-server", *arguments))
+
+
+@cluster.command("ca-add", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def add_ca(arguments: tuple[str, ...]) -> None:
+    """Make the next CA, trusted beside the present one: DIRECTORY. First of three steps of a rotation."""
+    _become("novacron.control.cluster_admin", ("ca-add", *arguments))
+
+
+@cluster.command("ca-switch", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def switch_ca(arguments: tuple[str, ...]) -> None:
+    """Sign with the next CA from now on: DIRECTORY. Second step, once every node has renewed its certificate."""
+    _become("novacron.control.cluster_admin", ("ca-switch", *arguments))
+
+
+@cluster.command("ca-drop", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def drop_ca(arguments: tuple[str, ...]) -> None:
+    """Trust the old CA no more: DIRECTORY. Third step, once every node has renewed again."""
+    _become("novacron.control.cluster_admin", ("ca-drop", *arguments))
 
 
 @click.group()

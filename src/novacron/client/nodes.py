@@ -231,6 +231,39 @@ def links(ref: str) -> Call[LinkList]:
     return Call(method="GET", path=path_of("nodes", ref_of("node", ref), "links"), answer=LinkList)
 
 
+class NodeTokenCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """node: only for the node of this name, which may be known already; None: for a new node of any name."""
+
+    node: str | None = None
+    lasts_s: int = 600
+
+
+class NodeToken(msgspec.Struct, frozen=True, kw_only=True):
+    """token: a secret, shown this once."""
+
+    token: str
+    node: str | None
+    expires_at: datetime.datetime
+
+
+class NodeRevoked(msgspec.Struct, frozen=True, kw_only=True):
+    """A node whose certificates are honoured no more."""
+
+    node_id: str
+    node: str
+    reason: str
+
+
+def create_token(wish: NodeTokenCreate) -> Call[NodeToken]:
+    """A token with which one node joins, once and soon."""
+    return Call(method="POST", path=path_of("node-tokens"), answer=NodeToken, body=wish)
+
+
+def revoke(ref: str) -> Call[NodeRevoked]:
+    """Honour none of the node's certificates any more; its lines end at once, its VMs run on."""
+    return Call(method="POST", path=path_of("nodes", ref_of("node", ref), "revoke"), answer=NodeRevoked)
+
+
 def get(ref: str) -> Call[Node]:
     return Call(method="GET", path=path_of("nodes", ref_of("node", ref)), answer=Node)
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from novacron.control import peer
 from novacron.errors import Malformed
 
 EXTENSION = "novacron.body"
@@ -41,6 +42,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {EXTENSION: self._claim}  # type: ignore[dict-item]
+        peer.note(self.scope, self.transport)  # type: ignore[arg-type]
         self._seen_bytes = 0
 
     def on_body(self, body: bytes) -> None:

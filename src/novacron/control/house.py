@@ -32,6 +32,11 @@ from novacron.control.images.filler import Filler
 from novacron.control.images.routes import router as image_routes
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
+from novacron.control.joining import ledger
+from novacron.control.joining.authority import Authority
+from novacron.control.joining.parts import Joining
+from novacron.control.joining.routes import router as joining_routes
+from novacron.control.joining.service import JoinService
 from novacron.control.leader import Leader
 from novacron.control.link import Agents, Link
 from novacron.control.migrations.conductor import Conductor
@@ -131,7 +136,7 @@ _log = structlog.get_logger("house")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class House:
-    """What is served. first_token: the admin's, when this is the first start."""
+    """What is served. first_token: the admin's, when this is the first start. authority: of a cluster, for its TLS."""
 
     app: FastAPI
     records: Records
@@ -139,6 +144,7 @@ class House:
     first_token: str | None
     token_file: Path
     leading: asyncio.Task[None]
+    authority: Authority | None = None
 
     async def hand_over(self) -> None:
         """Lead no more, now or later, so that another server goes on at once. Requests are still answered."""
@@ -173,7 +179,9 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         stack.push_async_callback(records.stop)
         access = Access(store)
         first_token = await access.start(config.data_dir)
-        link = Link(clock, secret, novacron.__version__)
+        joining = Joining(config, records, clock, secret)
+        await joining.start()
+        link = Link(clock, secret, novacron.__version__, joining.doorman)
         figures = Figures(records)
         room = Room(records, config)
         images = ImageService(records, room, clock, config.pool_dir)
@@ -184,8 +192,10 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         candidate = _candidate(config, records)
         roster = Roster(store, clock, candidate, address, timing)
         stack.push_async_callback(roster.leave)
-        doors = (image_door(records, config.pool_dir, secret),)
-        app = application(config, records, access, link, figures, clock, pool_id, room, images, roster, doors)
+        doors = (image_door(records, config.pool_dir, joining.doorman), *joining.doors())
+        app = application(
+            config, records, access, link, figures, clock, pool_id, room, images, roster, doors, joining.service
+        )
         leader = Leader(store, clock, candidate, timing)
 
         def makes(led: Records, lines: LedLines) -> Mapping[str, Work]:
@@ -195,10 +205,7 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
             return leader.run(lambda term: reign(term, records, link, clock, makes, figures.worker_failed))
 
         works: dict[str, Work] = {"access": access.run, "store_seen": lambda: seen.run(clock), "roster": roster.run}
-        running = {}
-        for name, work in {**works, "leader": lead}.items():
-            running[name] = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
-            stack.push_async_callback(_end, running[name])
+        running = _begun({**works, **joining.works(link), "leader": lead}, clock, figures, stack)
         yield House(
             leading=running["leader"],
             app=app,
@@ -206,7 +213,18 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
             access=access,
             first_token=first_token,
             token_file=config.data_dir / TOKEN_FILE,
+            authority=joining.authority,
         )
+
+
+def _begun(
+    works: Mapping[str, Work], clock: Clock, figures: Figures, stack: contextlib.AsyncExitStack
+) -> Mapping[str, asyncio.Task[None]]:
+    running = {}
+    for name, work in works.items():
+        running[name] = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
+        stack.push_async_callback(_end, running[name])
+    return running
 
 
 def _candidate(config: ServerConfig, records: Records) -> Candidate:
@@ -235,12 +253,15 @@ def application(
     images: ImageService,
     roster: Roster,
     doors: Sequence[APIRouter] = (),
+    joining: JoinService | None = None,
 ) -> FastAPI:
-    """The web application on these parts; `doors`: paths for agents, with a secret of their own. It starts nothing."""
+    """The web application on these parts; it starts nothing. doors: for agents, each checks who asks."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
     moving, moving_views = _moving(records, room, lines, clock, pool_id)
     image_view, template_view, pool_view = ImageView(records), TemplateView(records), PoolView(records, pool_id)
-    volume_view, network_view, group_view = VolumeView(records), NetworkView(records), GroupView(records)
+    volume_view = VolumeView(records)
+    networking, networking_views = _networking(records, room, clock)
+    keeping, keeping_views = _keeping(records, room, clock, image_view)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
@@ -249,10 +270,9 @@ def application(
         TEMPLATES.prefix: template_view.data,
         POOLS.prefix: pool_view.data,
         VOLUMES.prefix: volume_view.data,
+        **networking_views,
+        **keeping_views,
     }
-    views |= {NETWORKS.prefix: network_view.data, SECURITY_GROUPS.prefix: group_view.data}
-    snapshot_view, schedule_view = SnapshotView(records), ScheduleView(records)
-    views |= {SNAPSHOTS.prefix: snapshot_view.data, SCHEDULES.prefix: schedule_view.data}
     vm_service = VmService(records, lines, room, clock, pool_id)
     routers = (
         vm_routes(records, vm_service, vm_view),
@@ -262,12 +282,9 @@ def application(
         nic_routes(NicService(records, room, clock), vm_view),
         media_routes(MediaService(records, clock), vm_view),
         disk_routes(DiskService(records, room, clock, pool_id), vm_view),
-        network_routes(records, NetworkService(records, room, clock), network_view),
-        group_routes(records, GroupService(records, room, clock), group_view),
         node_routes(records, NodeService(records, room, clock), node_view),
+        joining_routes(joining or JoinService(records, clock)),
         image_routes(records, images, image_view),
-        snapshot_routes(records, SnapshotService(records, room, clock), snapshot_view, image_view),
-        schedule_routes(records, ScheduleService(records, clock), schedule_view),
         pool_routes(records, PoolService(records, room, clock, pool_id), pool_view),
         volume_routes(records, VolumeService(records, room, clock, pool_id), volume_view),
     )
@@ -279,10 +296,32 @@ def application(
             events=Stream(records, views),
             door=lines,
             figures=figures,
-            routers=(*routers, *moving, server_routes(roster), *doors),
-            tls=config.tls_cert is not None,
+            routers=(*routers, *moving, *networking, *keeping, server_routes(roster), *doors),
+            tls=config.has_tls,
         )
     )
+
+
+def _networking(records: Records, room: Room, clock: Clock) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
+    """What is asked of networks and security groups, and how they are shown."""
+    networks, groups = NetworkView(records), GroupView(records)
+    routers = (
+        network_routes(records, NetworkService(records, room, clock), networks),
+        group_routes(records, GroupService(records, room, clock), groups),
+    )
+    return routers, {NETWORKS.prefix: networks.data, SECURITY_GROUPS.prefix: groups.data}
+
+
+def _keeping(
+    records: Records, room: Room, clock: Clock, images: ImageView
+) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
+    """What is asked of snapshots and their schedules, and how they are shown."""
+    snapshots, schedules = SnapshotView(records), ScheduleView(records)
+    routers = (
+        snapshot_routes(records, SnapshotService(records, room, clock), snapshots, images),
+        schedule_routes(records, ScheduleService(records, clock), schedules),
+    )
+    return routers, {SNAPSHOTS.prefix: snapshots.data, SCHEDULES.prefix: schedules.data}
 
 
 def _moving(
@@ -343,6 +382,7 @@ def workers(
         while True:
             await clock.sleep(HOUSEKEEPING_S)
             await once.sweep(records.store, clock.wall())
+            await ledger.sweep(records.store, clock.wall())
             revision = await records.store.revision()
             if revision > config.keep_revisions:
                 await records.store.compact(revision - config.keep_revisions)

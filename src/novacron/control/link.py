@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import itertools
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from novacron.clock import Clock
+from novacron.control.doorman import BySecret, Doorman
 from novacron.control.line_listeners import LineListeners, Picture, ProgressListener
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, TooLarge, from_data
 from novacron.model.identity import is_id
 from novacron.model.node import NodeUsage
+from novacron.model.node_identity import Shown
 from novacron.wire.agent import (
     MAX_FRAME_BYTES,
     NAME_OF,
@@ -65,7 +67,7 @@ _AT_ONCE = "migration."
 """Replies to these verbs are handed on at once, past waiting reports: a guest may be standing still."""
 
 CLOSE_NORMAL, CLOSE_GARBAGE, CLOSE_TOO_BIG, CLOSE_BUSY = 1000, 1007, 1009, 1013
-CLOSE_SECRET, CLOSE_REPLACED, CLOSE_PROTOCOL = 4401, 4409, 4426
+CLOSE_SHOWN_OUT, CLOSE_OTHER_NODE, CLOSE_REPLACED, CLOSE_PROTOCOL = 4401, 4403, 4409, 4426
 
 _encode = msgspec.json.Encoder().encode
 _from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
@@ -74,8 +76,9 @@ _from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
 class _Line:
     """One open WebSocket of one node: the calls that wait on it, the reports not yet told."""
 
-    def __init__(self, websocket: WebSocket, hello: Hello) -> None:
+    def __init__(self, websocket: WebSocket, hello: Hello, shown: Shown | None) -> None:
         self.websocket = websocket
+        self.shown = shown
         self.node_id = hello.node_id
         self.name = hello.node_name
         self.picture = Picture(hello)
@@ -120,12 +123,11 @@ class Link(LineListeners):
     (uvicorn: ws_max_size=MAX_FRAME_BYTES, ws_per_message_deflate=False) and ping (ws_ping_interval).
     """
 
-    def __init__(self, clock: Clock, secret: str, server_version: str) -> None:
+    def __init__(self, clock: Clock, secret: str, server_version: str, doorman: Doorman | None = None) -> None:
+        """doorman: who lets agents in; None: all who show the secret."""
         super().__init__()
-        if not secret:
-            raise ValueError("an empty secret would let anybody in")
         self._clock = clock
-        self._secret = f"Bearer {secret}".encode()
+        self._doorman = doorman or BySecret(secret)
         self._welcome = _encode(Welcome(protocol=PROTOCOL, server_version=server_version))
         self._lines: dict[str, _Line] = {}
         self._latest: dict[str, _Line] = {}  # the last line of each node, open or not
@@ -147,6 +149,15 @@ class Link(LineListeners):
     def usage(self, node_id: str) -> NodeUsage | None:
         """What the node last said it uses."""
         return self._usage.get(node_id)
+
+    def certified(self) -> Mapping[str, Shown]:
+        """By node id, the certificate that its open line was opened with."""
+        return {node_id: line.shown for node_id, line in self._lines.items() if line.shown is not None}
+
+    def cut(self, node_id: str, reason: str) -> None:
+        """End the node's line now. None there: fine."""
+        if (line := self._lines.get(node_id)) is not None:
+            line.end(CLOSE_SHOWN_OUT, reason)
 
     async def call(
         self, node_id: str, args: msgspec.Struct, answer: type[Answer], *, deadline_s: float, term: int = 0
@@ -212,19 +223,20 @@ class Link(LineListeners):
 
     async def serve(self, websocket: WebSocket) -> None:
         """One agent's line, from its handshake to its end."""
-        shown = websocket.headers.get("authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(shown, self._secret):
-            self._log.warning("an agent showed a wrong secret", client=_client(websocket))
-            await websocket.close(CLOSE_SECRET, "wrong secret")
+        try:
+            shown = self._doorman.at_door(websocket)
+        except NovaCronError as refused:
+            answer = Response(_encode(refused.as_data()), refused.status, media_type="application/json")
+            await websocket.send_denial_response(answer)
             return
         await websocket.accept()
-        greeting = await self._greet(websocket)
+        greeting = await self._greet(websocket, shown)
         if isinstance(greeting, Hello):
-            await self._keep(_Line(websocket, greeting))
+            await self._keep(_Line(websocket, greeting, shown))
         else:
             await _close(websocket, *greeting)
 
-    async def _greet(self, websocket: WebSocket) -> Hello | tuple[int, str]:
+    async def _greet(self, websocket: WebSocket, shown: Shown | None) -> Hello | tuple[int, str]:
         """The agent's Hello, or why the line is closed."""
         try:
             async with asyncio.timeout(HELLO_WITHIN_S):
@@ -238,6 +250,10 @@ class Link(LineListeners):
         if frame.protocol != PROTOCOL:
             self._log.warning("an agent speaks another protocol", node=frame.node_name, theirs=frame.protocol)
             return CLOSE_PROTOCOL, f"this server speaks protocol {PROTOCOL}, not {frame.protocol}"
+        try:
+            self._doorman.at_hello(shown, frame)
+        except NovaCronError as refused:
+            return CLOSE_OTHER_NODE, refused.message
         return frame
 
     async def _keep(self, line: _Line) -> None:
@@ -346,7 +362,3 @@ async def _close(websocket: WebSocket, code: int, reason: str) -> None:
         return
     with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):  # it went first
         await websocket.close(code, reason[:100])
-
-
-def _client(websocket: WebSocket) -> str:
-    return f"{websocket.client.host}:{websocket.client.port}" if websocket.client else "unix socket"

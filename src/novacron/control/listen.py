@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from novacron.config import ServerConfig
+from novacron.control import peer
 from novacron.control.body import Connection
 from novacron.errors import InvalidInput
 from novacron.wire.agent import MAX_FRAME_BYTES
@@ -45,12 +46,15 @@ class Server(uvicorn.Server):
         yield
 
 
-def server_for(app: ASGIApp, config: ServerConfig, *, tls: bool) -> Server:
-    """A server for one listener. GRACE_S after it is told to end, what still runs is cut off."""
+def server_for(app: ASGIApp, config: ServerConfig, *, tls: bool, context: ssl.SSLContext | None = None) -> Server:
+    """A server for one listener. GRACE_S after it is told to end, what still runs is cut off.
+
+    context: of its TLS; None: made of the settings' certificate.
+    """
     made = uvicorn.Config(
         app,
         http=Connection,
-        ws="websockets-sansio",
+        ws=peer.WebSockets,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -61,6 +65,7 @@ def server_for(app: ASGIApp, config: ServerConfig, *, tls: bool) -> Server:
         timeout_graceful_shutdown=GRACE_S,
         ssl_certfile=str(config.tls_cert) if tls and config.tls_cert else None,
         ssl_keyfile=str(config.tls_key) if tls and config.tls_key else None,
+        ssl_context_factory=(lambda _config, _usual: context) if tls and context else None,
     )
     try:
         made.load()

@@ -61,7 +61,7 @@ async def run(config: ServerConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    tls = config.tls_cert is not None
+    tls = config.has_tls
     async with contextlib.AsyncExitStack() as stack:
         listening = [(stack.enter_context(contextlib.closing(listen.tcp(config.host, config.port))), tls)]
         if config.socket:
@@ -97,7 +97,8 @@ async def _serving(
     house: House, config: ServerConfig, listening: socket.socket, *, tls: bool
 ) -> AsyncIterator[asyncio.Task[None]]:
     """The application on one listener; afterwards its connections have ended."""
-    server = listen.server_for(house.app, config, tls=tls)
+    context = house.authority.context() if house.authority else None
+    server = listen.server_for(house.app, config, tls=tls, context=context)
     running = asyncio.create_task(server.serve(sockets=[listening]), name="serve")
     try:
         up = asyncio.create_task(server.is_up())

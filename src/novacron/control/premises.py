@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from novacron.config import ServerConfig
 from novacron import durable
+from novacron.config import ServerConfig
 from novacron.errors import InvalidInput, Unavailable
 from novacron.model.identity import is_id
 

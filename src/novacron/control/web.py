@@ -29,6 +29,7 @@ from novacron.control.problems import handle_errors, problem, problems
 from novacron.control.store.records import Records
 from novacron.errors import Reason, StoreUnavailable, TooLarge
 from novacron.wire import agent as agent_wire
+from novacron.wire import joining as joining_wire
 from novacron.wire import storage as storage_wire
 
 MAX_BODY_BYTES = 1 << 20
@@ -38,7 +39,7 @@ UPLOAD = re.compile(re.escape(PREFIX) + r"/images/[^/]+/(?:files/[^/]+|uploads/[
 READY_WITHIN_S = 2.0
 OPENAPI = "/api/openapi.json"
 DOCS = "/api/docs"
-OPEN = ("/healthz", "/readyz", agent_wire.PATH, storage_wire.IMAGES_PATH)
+OPEN = ("/healthz", "/readyz", agent_wire.PATH, storage_wire.IMAGES_PATH, joining_wire.ROOM)
 BROWSABLE = (OPENAPI, DOCS, "/metrics")
 
 _encode = msgspec.json.Encoder().encode

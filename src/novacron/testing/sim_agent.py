@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from novacron.agent.credentials import by_secret
 from novacron.agent.drivers.base import NicPlug
 from novacron.agent.gauge import Gauge
 from novacron.agent.heartbeat import Heartbeat
@@ -127,7 +128,9 @@ class SimAgent:
             clock=clock,
         )
         snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
-        images = Images(depot, self.root / "state" / "fetching", Server(("unix:/nowhere",), "none", None, lambda: 0))
+        images = Images(
+            depot, self.root / "state" / "fetching", Server(("unix:/nowhere",), by_secret("none", None), lambda: 0)
+        )
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), snapshots, images)
         self.verbs = Verbs({**doers, **self.networks.doers(life)})
         self.works = Works(self._answer)

@@ -1,19 +1,19 @@
-"""Where agents fetch image files from the server: by digest, whole or from an offset on, with the agents' secret."""
+"""Where agents fetch image files from the server: by digest, whole or from an offset on, shown what a line is shown."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from novacron.control.doorman import Doorman
 from novacron.control.images.catalogue import is_a_volumes
 from novacron.control.store.kinds import IMAGES
 from novacron.control.store.records import Records
-from novacron.errors import NotFound, Unauthenticated
+from novacron.errors import NotFound
 from novacron.model.image import ImageState
 from novacron.wire.storage import IMAGES_PATH
 
@@ -24,16 +24,13 @@ class _Answer(FileResponse):
     chunk_size = PIECE_BYTES
 
 
-def router(records: Records, pool_dir: Path, secret: str) -> APIRouter:
+def router(records: Records, pool_dir: Path, doorman: Doorman) -> APIRouter:
     """The one path. Only files of sealed images, and those that volumes still stand on, are given."""
     routes = APIRouter()
-    bearer = f"Bearer {secret}".encode()
 
     @routes.get(IMAGES_PATH + "{digest}", include_in_schema=False)
     async def image_file(request: Request, digest: str) -> Response:
-        shown = request.headers.get("authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(shown, bearer):
-            raise Unauthenticated("the agents' secret is needed here")
+        doorman.at_door(request)
         if not is_given(records, digest):
             raise NotFound("no such image file")
         path = pool_dir / "images" / digest

@@ -6,6 +6,7 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.answers import check_match
+from novacron.control.joining import ledger
 from novacron.control.once import Change, Outcome
 from novacron.control.room import Room
 from novacron.control.store.kinds import LINKS, NODES
@@ -42,7 +43,7 @@ class NodeService:
         return await Change(self._records, NODES, ref, held).write(change)
 
     async def delete(self, ref: str, held: frozenset[str] | None) -> None:
-        """Forget a node that is down and owns no VM. Should its agent come back, it joins anew.
+        """Forget a node that is down and owns no VM; its certificates count no more. To come back, it joins anew.
 
         :raise StateConflict: it is not down. :raise Conflict: VMs belong to it; a reason for each kind of tie.
         :raise NotFound, PreconditionFailed
@@ -53,8 +54,10 @@ class NodeService:
                 stored = self._records.find(NODES, ref)
                 check_match(held, stored)
                 self._check_forgettable(stored.record)
+                gone = await ledger.revocation(self._records.store, stored.record.id, "the node was deleted")
+                writes = [remove(NODES, stored), *self._links_of(stored.record), *((gone,) if gone else ()), ticket]
                 try:
-                    await self._records.commit(remove(NODES, stored), *self._links_of(stored.record), ticket)
+                    await self._records.commit(*writes)
                 except CompareFailed:
                     await self._records.caught_up(await self._records.store.revision())
                     continue
