@@ -14,9 +14,11 @@ import msgspec
 from novacron.errors import InvalidInput
 from novacron.model.identity import check_name
 from novacron.model.placement import WEIGHTS, PlacementPolicy, Weights
+from novacron.model.timing import STANDARD, Timing
 
 MAX_PAGE_CACHE_MIB = 1 << 20
 MAX_WEIGHT = 1000.0
+MIN_HEARTBEAT_S, MAX_HEARTBEAT_S = 0.2, 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class ServerConfig:
     agent_secret_file: the secret agents show, made at first start when missing.
     import_allow: hosts (`host`, `host:port`) and networks (CIDR) outside the public network from which image files may
     be imported; import_ca: certificates trusted there besides the system's.
+    heartbeat_s: between heartbeats of each node; every other time of ownership (docs/high-availability.md) goes with
+    it. All servers of a cluster have the same.
     cpu_overcommit, disk_overcommit: virtual CPUs promised per real one, bytes promised to disks per byte of a pool.
     memory_reserve_mib: kept for each host itself. placement_policy: where VMs go that wish for nothing else;
     placement_weights: what counts how much when nodes are compared.
@@ -48,6 +52,7 @@ class ServerConfig:
     tls_key: Path | None = None
     agent_secret_file: Path | None = None
     keep_revisions: int = 100_000
+    heartbeat_s: float = STANDARD.heartbeat_s
     cpu_overcommit: float = 4.0
     memory_reserve_mib: int = 512
     disk_overcommit: float = 10.0
@@ -69,6 +74,9 @@ class ServerConfig:
             )
         if self.cpu_overcommit < 1:
             raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
+        if not MIN_HEARTBEAT_S <= self.heartbeat_s <= MAX_HEARTBEAT_S:
+            bounds = f"give {MIN_HEARTBEAT_S:g} to {MAX_HEARTBEAT_S:g}"
+            raise InvalidInput.field("heartbeat_s", "is out of bounds", bounds)
         if self.disk_overcommit <= 0:
             raise InvalidInput.field("disk_overcommit", "must be more than 0", "1 promises what there is, 2 twice that")
         for name, weight in msgspec.structs.asdict(self.placement_weights).items():
@@ -77,6 +85,11 @@ class ServerConfig:
                 raise InvalidInput.field(field, "is out of bounds", f"give a number from 0 to {MAX_WEIGHT:g}")
         if self.migrations_per_node < 1:
             raise InvalidInput.field("migrations_per_node", "must be at least 1", "give a number from 1 up")
+
+    @property
+    def timing(self) -> Timing:
+        """The times of ownership."""
+        return STANDARD.shortened(STANDARD.heartbeat_s / self.heartbeat_s)
 
     @property
     def secret_file(self) -> Path:

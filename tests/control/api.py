@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from novacron.clock import SystemClock
 from novacron.config import ServerConfig
 from novacron.control.access.service import Access
-from novacron.control.house import application, workers
+from novacron.control.house import application, guardians, workers
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.observe import Figures
@@ -248,7 +248,12 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     images = ImageService(records, room, clock, directory)
     await ensure_default(records, clock, pool_id)
     app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images)
-    work = workers(config, records, access, agents, clock, images, room) if lines else {"access": access.run}
+    work = {"access": access.run}
+    if lines:
+        work = {
+            **workers(config, records, access, agents, clock, images, room),
+            **guardians(config, records, agents, clock, room, pool_id),
+        }
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)
     try:

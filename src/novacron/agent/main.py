@@ -25,6 +25,7 @@ from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
 from novacron.agent.durable import write_durably
 from novacron.agent.gauge import Gauge
+from novacron.agent.guard import Guard
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.host import Host
 from novacron.agent.image_door import ImageDoor
@@ -33,6 +34,7 @@ from novacron.agent.ledger import Ledger
 from novacron.agent.line import Line
 from novacron.agent.link_probe import LinkProber
 from novacron.agent.machines import Machines
+from novacron.agent.member import Member
 from novacron.agent.mover import Mover
 from novacron.agent.network import Networks, ability
 from novacron.agent.network.dnsmasq import Dnsmasq
@@ -55,6 +57,7 @@ from novacron.agent.volumes import Volumes
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
 from novacron.errors import Conflict, InvalidInput, NovaCronError
+from novacron.model.ha import FenceClass
 from novacron.model.identity import is_id, new_id
 from novacron.model.machine import NetworkKind
 from novacron.wire.agent import PROTOCOL, Hello, MigrationProgress
@@ -118,7 +121,10 @@ class Agent:
         }
         provisioner = Provisioner(depot, networks, settings.run_dir, settings.uid_base)
         ledger = Ledger(settings.state_dir / "machines")
-        self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id)
+        guard = Guard(ledger, self.driver, clock, FenceClass.TIMER)
+        provisioner.deadline_of = guard.deadline_of
+        self.member = Member(guard, self._host.boot_id, clock)
+        self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id, self.member.check)
         self._heartbeat = Heartbeat(self.machines, self._host, clock)
         self.proxies = Proxies(settings.migration_host, settings.run_dir, provisioner.uid_of, _pages(settings))
         mover = Mover(
@@ -143,7 +149,7 @@ class Agent:
         verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links)})
         dial = dialer(settings.server, secret, settings.tls_ca)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
-        self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng)
+        self.line = Line(dial, verbs.perform, self._heartbeat, self._hello, clock, rng, self.member)
 
     def open_door(self, settings: AgentConfig) -> contextlib.AbstractAsyncContextManager[None]:
         """Let other nodes fetch image files here, if the settings say so, for as long as the block runs."""
@@ -170,6 +176,7 @@ class Agent:
             machines=self._heartbeat.told(),
             networks=self.overlay.ids(),
             copies=self.machines.remains.all(),
+            takes_part=True,
         )
 
 
@@ -186,7 +193,7 @@ async def serve(settings: AgentConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     log = structlog.get_logger("agent")
     agent = Agent(settings, SystemClock())
-    running = stopped = trimming = expiring = tending = None
+    running = stopped = trimming = expiring = tending = belonging = None
     doors = contextlib.AsyncExitStack()
     try:
         agent.proxies.sweep()
@@ -202,15 +209,17 @@ async def serve(settings: AgentConfig) -> None:
         trimming = asyncio.create_task(agent.machines.trim_consoles(), name="trim")
         expiring = asyncio.create_task(agent.machines.remains.expire(), name="expire")
         tending = asyncio.create_task(agent.overlay.tend(), name="tend")
+        belonging = asyncio.create_task(agent.member.run(), name="member")
         running = asyncio.create_task(agent.line.run(), name="line")
         stopped = asyncio.create_task(stopping.wait(), name="stopping")
-        await asyncio.wait((running, trimming, expiring, tending, stopped), return_when=asyncio.FIRST_COMPLETED)
-        for work in (running, trimming, expiring, tending):
+        works = (running, trimming, expiring, tending, belonging)
+        await asyncio.wait((*works, stopped), return_when=asyncio.FIRST_COMPLETED)
+        for work in works:
             if work.done():
                 await work
         log.info("stopping; machines run on")
     finally:
-        ending = [task for task in (running, trimming, expiring, tending, stopped) if task is not None]
+        ending = [task for task in (running, trimming, expiring, tending, belonging, stopped) if task is not None]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)

@@ -24,6 +24,10 @@ from novacron.control.bulk_migrations.routes import router as bulk_routes
 from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.bulk_migrations.view import BulkMigrationView
 from novacron.control.bulk_migrations.worker import BulkWorker
+from novacron.control.ha.protected import Protected
+from novacron.control.ha.rescuer import Rescuer
+from novacron.control.ha.sights import Sights
+from novacron.control.ha.warden import Warden
 from novacron.control.images.cache import Cache
 from novacron.control.images.distribution import Distribution
 from novacron.control.images.door import router as image_door
@@ -31,7 +35,7 @@ from novacron.control.images.filler import Filler
 from novacron.control.images.routes import router as image_routes
 from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
-from novacron.control.line_listeners import HelloListener, ReportListener
+from novacron.control.line_listeners import Answerer, HelloListener, ReportListener
 from novacron.control.link import Agents, Link
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.kept_copies import KeptCopies
@@ -52,6 +56,7 @@ from novacron.control.networks.view import GroupView, NetworkView
 from novacron.control.networks.weaver import Weaver
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
+from novacron.control.nodes.registrar import Registrar
 from novacron.control.nodes.routes import router as node_routes
 from novacron.control.nodes.service import NodeService
 from novacron.control.nodes.view import NodeView, Pulse
@@ -116,6 +121,7 @@ from novacron.control.volumes.routes import router as volume_routes
 from novacron.control.volumes.service import VolumeService
 from novacron.control.volumes.view import VolumeView
 from novacron.control.volumes.worker import VolumeWorker
+from novacron.wire.membership import Terms
 
 STORE_FILE = "store.db"
 HOUSEKEEPING_S = 60.0
@@ -167,7 +173,11 @@ async def open_house(config: ServerConfig, clock: Clock) -> AsyncIterator[House]
         await adopt_disks(records, clock, pool_id)
         doors = (image_door(records, config.pool_dir, secret),)
         app = application(config, records, access, link, figures, clock, pool_id, room, images, doors)
-        works = {**workers(config, records, access, link, clock, images, room), "store_seen": lambda: seen.run(clock)}
+        works = {
+            **workers(config, records, access, link, clock, images, room),
+            **guardians(config, records, link, clock, room, pool_id),
+            "store_seen": lambda: seen.run(clock),
+        }
         for name, work in works.items():
             worker = asyncio.create_task(keep_going(name, work, clock, figures.worker_failed), name=name)
             stack.push_async_callback(_end, worker)
@@ -194,6 +204,10 @@ class Lines(Agents, Pulse, web.Door, Protocol):
 
     def on_report(self, listener: ReportListener) -> None:
         """Call `listener` with each heartbeat, after the hello and in order."""
+        ...
+
+    def on_question(self, terms: Terms, answerer: Answerer) -> None:
+        """Tell nodes the terms, and have `answerer` answer what they ask."""
         ...
 
 
@@ -334,12 +348,28 @@ def workers(
         "rehearsals": RehearsalWorker(records, lines, clock, distribution).run,
         "weaver": weaver.run,
         "observer": observer.run,
-        "health": Health(records, lines, clock).run,
         "prober": prober.run,
         "volumes": VolumeWorker(records, lines, clock, distribution).run,
         "snapshots": SnapshotWorker(records, lines, images, clock, distribution).run,
         "schedules": Keeper(records, SnapshotService(records, room, clock), clock).run,
         "housekeeping": keep_house,
+    }
+
+
+def guardians(
+    config: ServerConfig, records: Records, lines: Lines, clock: Clock, room: Room, pool_id: str
+) -> Mapping[str, Work]:
+    """Who watches over nodes and over the VMs of those that fail. Answers what nodes ask from now on."""
+    server_id, timing, sights = premises.server_id(config.data_dir), config.timing, Sights(records, clock)
+    lines.on_question(
+        Terms(server_id=server_id, servers=(server_id,), timing=timing), Registrar(records, sights).answer
+    )
+    protected = Protected(records)
+    warden = Warden(records, sights, protected, server_id, clock, timing)
+    return {
+        "warden": warden.run,
+        "health": Health(records, lines, clock, sights, warden, timing).run,
+        "rescuer": Rescuer(records, protected, room, clock, pool_id).run,
     }
 
 

@@ -15,6 +15,7 @@ from novacron.errors import InvalidInput, Unavailable
 from novacron.model.identity import is_id
 
 SECRET_BYTES = 32
+SERVER_ID_FILE = "server.id"
 
 
 def prepare(config: ServerConfig, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> tuple[str, str]:
@@ -32,6 +33,35 @@ def prepare(config: ServerConfig, random_bytes: Callable[[int], bytes] = secrets
     return _secret(config.secret_file, random_bytes), _pool_id(config.pool_dir)
 
 
+def server_id(data_dir: Path) -> str:
+    """This server's id, made at its first start and kept: nodes name the servers they ask for time by it.
+
+    :raise InvalidInput: the file was damaged, or cannot be used.
+    """
+    file = data_dir / SERVER_ID_FILE
+    try:
+        if not file.exists():
+            write_new(file, f"{uuid.uuid4()}\n")
+        found = file.read_text().strip()
+    except OSError as wrong:
+        raise InvalidInput.field(
+            "data_dir", f"cannot use {file}: {wrong.strerror}", "give a directory of ours"
+        ) from wrong
+    if not is_id(found):
+        raise InvalidInput.field("data_dir", f"{file} does not hold a server's id", "delete it: a new one is made")
+    return found
+
+
+def write_new(file: Path, text: str) -> None:
+    """A file for its owner alone, on disk when this returns; one that is there stays as it is. :raise OSError"""
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+
+
 def _directory(field: str, path: Path, mode: int) -> None:
     try:
         if not path.is_dir():
@@ -45,12 +75,7 @@ def _directory(field: str, path: Path, mode: int) -> None:
 
 def _secret(file: Path, random_bytes: Callable[[int], bytes]) -> str:
     try:
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(handle, "w") as out:
-                out.write(random_bytes(SECRET_BYTES).hex() + "\n")
-                out.flush()
-                os.fsync(out.fileno())
+        write_new(file, random_bytes(SECRET_BYTES).hex() + "\n")
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
             raise InvalidInput.field("agent_secret_file", f"{file} can be read by others", f"chmod 600 {file}")
         secret = file.read_text().strip()

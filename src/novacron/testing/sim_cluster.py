@@ -19,6 +19,8 @@ await cluster.stop()
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +33,11 @@ from novacron.control.link import Answer
 from novacron.errors import DeadlineExceeded, NodeUnreachable, from_data
 from novacron.model.node import NodeUsage
 from novacron.testing.fake_driver import FakeWorld
+from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_agent import SimAgent
 from novacron.testing.sim_pool import SimPool
 from novacron.wire.agent import NAME_OF, Call, Reply, Report
+from novacron.wire.membership import Question, Standing
 
 
 class SimCluster(LineListeners):
@@ -111,6 +115,19 @@ class SimCluster(LineListeners):
 
         self._lines[agent.node_id] = asyncio.create_task(agent.heartbeat.run(send), name=f"heartbeat {name}")
         await self.tell_hello(hello)
+        if self.terms is not None and agent.takes_part:
+            agent.member.met(self.terms, functools.partial(self._ask, agent))
+
+    async def _ask(self, agent: SimAgent, question: Question, deadline_s: float) -> Standing:
+        """See agent.member.Ask. What it asked may be written although its line breaks meanwhile."""
+        if not self.is_connected(agent.node_id):
+            raise NodeUnreachable(f"the line to {agent.name} broke")
+        held = self.clock.held() if isinstance(self.clock, HandClock) else contextlib.nullcontext()
+        with held:  # the store answers in real time: no node is to be silent because a disk was slow
+            standing = await self.answer(agent.node_id, question)
+        if standing is None or not self.is_connected(agent.node_id):
+            raise DeadlineExceeded(f"no answer within {deadline_s:g} s")
+        return standing
 
     async def disconnect(self, name: str) -> None:
         """Break the line; the agent lives, and what it is doing goes on."""
