@@ -14,10 +14,12 @@ import msgspec
 from novacron.errors import InvalidInput
 from novacron.model.identity import check_name
 from novacron.model.placement import WEIGHTS, PlacementPolicy, Weights
+from novacron.model.timing import STANDARD, Timing
 
 MAX_PAGE_CACHE_MIB = 1 << 20
 MAX_WEIGHT = 1000.0
 SHORTEST_CERTIFICATE_S, LONGEST_CERTIFICATE_S = 10, 366 * 86_400
+MIN_HEARTBEAT_S, MAX_HEARTBEAT_S = 0.2, 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class ServerConfig:
     agent_secret_file: the secret agents on this machine show, made at first start when missing.
     import_allow: hosts (`host`, `host:port`) and networks (CIDR) outside the public network from which image files may
     be imported; import_ca: certificates trusted there besides the system's.
+    heartbeat_s: between heartbeats of each node; every other time of ownership (docs/high-availability.md) goes with
+    it. All servers of a cluster have the same.
     cpu_overcommit, disk_overcommit: virtual CPUs promised per real one, bytes promised to disks per byte of a pool.
     memory_reserve_mib: kept for each host itself. placement_policy: where VMs go that wish for nothing else;
     placement_weights: what counts how much when nodes are compared.
@@ -56,6 +60,7 @@ class ServerConfig:
     node_certificate_lasts_s: int = 30 * 86_400
     agent_secret_file: Path | None = None
     keep_revisions: int = 100_000
+    heartbeat_s: float = STANDARD.heartbeat_s
     cpu_overcommit: float = 4.0
     memory_reserve_mib: int = 512
     disk_overcommit: float = 10.0
@@ -84,6 +89,9 @@ class ServerConfig:
             raise InvalidInput.field("node_certificate_lasts_s", "is out of bounds", bounds)
         if self.cpu_overcommit < 1:
             raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
+        if not MIN_HEARTBEAT_S <= self.heartbeat_s <= MAX_HEARTBEAT_S:
+            bounds = f"give {MIN_HEARTBEAT_S:g} to {MAX_HEARTBEAT_S:g}"
+            raise InvalidInput.field("heartbeat_s", "is out of bounds", bounds)
         if self.disk_overcommit <= 0:
             raise InvalidInput.field("disk_overcommit", "must be more than 0", "1 promises what there is, 2 twice that")
         for name, weight in msgspec.structs.asdict(self.placement_weights).items():
@@ -97,6 +105,11 @@ class ServerConfig:
     def has_tls(self) -> bool:
         """Whether the TCP listener speaks TLS, and nothing else."""
         return self.tls_cert is not None or self.cluster_dir is not None
+
+    @property
+    def timing(self) -> Timing:
+        """The times of ownership."""
+        return STANDARD.shortened(STANDARD.heartbeat_s / self.heartbeat_s)
 
     @property
     def secret_file(self) -> Path:

@@ -19,19 +19,25 @@ from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.line import Line
 from novacron.agent.works import Works
 from novacron.clock import SystemClock
+from novacron.control.line_listeners import Answerer
 from novacron.control.link import Link
-from novacron.errors import DeadlineExceeded, InvalidInput, NodeUnreachable, TooLarge
+from novacron.errors import DeadlineExceeded, InvalidInput, NodeUnreachable, StoreUnavailable, TooLarge, Unavailable
+from novacron.model import membership
 from novacron.model.machine import MachineReport, MachineSpec, MachineStatus
+from novacron.model.membership import Membership, Pledge
 from novacron.model.migration import Progress
-from novacron.testing.hand_clock import HandClock
+from novacron.model.timing import STANDARD
 from novacron.testing.sim_cluster import SimCluster
 from novacron.wire import agent as wire
+from novacron.wire.membership import Beat, Join, Question, Standing, Terms
 from tests.agent.waiting import until
 from tests.control.serving import SECRET, on_loopback, on_unix_socket, serving
 
 pytestmark = pytest.mark.anyio
 
 VM = "01890000-0000-7000-8000-0000000000aa"
+TIMING = STANDARD.shortened(10)
+TERMS = Terms(server_id="one", servers=("one",), timing=TIMING)
 START = wire.Start(spec=MachineSpec(vm_id=VM, generation=1, vcpus=1, memory_mib=64))
 
 
@@ -40,7 +46,7 @@ class Place:
 
     def __init__(self, tmp_path: Path, listen: Callable[[], socket.socket]) -> None:
         self.listen = listen
-        self.cluster = SimCluster(tmp_path, HandClock(), ["n"])
+        self.cluster = SimCluster(tmp_path, SystemClock(), ["n"])
         self.agent = self.cluster["n"]
         self.performed: list[str] = []
         self.cancelled: list[str] = []
@@ -49,11 +55,14 @@ class Place:
         self.heard: list[str] = []
         self.reports: list[wire.Report] = []
         self._served = contextlib.AsyncExitStack()
+        self.answerer: Answerer | None = None
 
     async def serve(self) -> str:
         self.link = Link(SystemClock(), SECRET, "9.9")
         self.link.on_hello(lambda frame: self.heard.append(f"hello {len(frame.machines)}"))
         self.link.on_report(lambda _, frame: self.reports.append(frame))
+        if self.answerer is not None:
+            self.link.on_question(lambda: TERMS, self.answerer)
         return await self._served.enter_async_context(serving(self.link, self.listen()))
 
     async def shut(self) -> None:
@@ -73,9 +82,9 @@ class Place:
         clock = SystemClock()
         heartbeat = Heartbeat(self.agent.machines, self.agent, clock)
         self.agent.heartbeat = heartbeat
-        self.line = Line(
-            dialer(address, secret), Works(self.perform), heartbeat, self.agent.hello, clock, random.Random(1)
-        )
+        dial, rng = dialer(address, secret), random.Random(1)
+        works = Works(self.perform)
+        self.line = Line(dial, works, heartbeat, self.agent.hello, clock, rng, self.agent.member)
         self.running = asyncio.create_task(self.line.run())
 
     async def connected(self) -> None:
@@ -117,6 +126,52 @@ async def test_a_verb_is_done_and_its_change_reported_at_once(place: Place) -> N
     assert place.reports[0].machines[0].status is not MachineStatus.ABSENT
     place.agent.host.crash(VM, "gone")
     await until(lambda: bool(place.reports[-1].machines) and place.reports[-1].machines[0].reason == "gone")
+
+
+class Memory:
+    """Keeps one node's membership record."""
+
+    def __init__(self) -> None:
+        self.member: Membership | None = None
+        self.is_away = False
+
+    async def answer(self, node_id: str, question: Question) -> Standing:
+        if self.is_away:
+            raise StoreUnavailable("it is not known whether it was written")
+        now: Membership | None = None
+        if isinstance(question, Beat) and self.member is not None:
+            now = membership.beaten(self.member, question.epoch, question.beats, question.ttl_s)
+        elif isinstance(question, Join):
+            pledge = Pledge(
+                boot_id=question.boot_id,
+                fence_class=question.fence_class,
+                ttl_s=question.ttl_s,
+                servers=question.servers,
+            )
+            now = membership.joined(self.member, node_id, question.state, question.epoch, pledge)
+        self.member = now or self.member
+        return Standing(id=question.id, counted=now is not None, member=self.member)
+
+
+async def test_a_node_joins_and_heartbeats_over_its_line(place: Place) -> None:
+    memory = Memory()
+    await place.shut()
+    place.answerer = memory.answer
+    await place.serve()
+    await until(lambda: memory.member is not None and memory.member.beats > 3)
+    assert memory.member is not None
+    assert (memory.member.epoch, memory.member.servers) == (1, ("one",))
+    await until(lambda: place.agent.member.tenure.epoch == 1)
+    with pytest.raises(Unavailable) as refused:
+        await place.start()
+    assert [reason.code for reason in refused.value.reasons] == ["order.epoch"]
+    order = wire.Start(spec=START.spec, epoch=1)
+    report = await place.link.call(place.agent.node_id, order, MachineReport, deadline_s=5.0)
+    assert report.status is MachineStatus.RUNNING
+    memory.is_away = True
+    before_s = place.agent.member.tenure.deadline_s
+    await until(lambda: not place.agent.member.is_heard)
+    assert place.agent.member.tenure.deadline_s - before_s < TIMING.heartbeat_s
 
 
 async def test_a_cancelled_call_is_cancelled_here(place: Place) -> None:

@@ -71,7 +71,8 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
             address = await stack.enter_async_context(serving(link, on_loopback()))
             heartbeat = Heartbeat(made.agent.machines, made.agent, clock)
             hello = functools.partial(made.agent.hello, heartbeat)
-            made.lines.append(Line(dialer(address, SECRET), works, heartbeat, hello, clock, random.Random(1)))
+            dial, rng, member = dialer(address, SECRET), random.Random(1), made.agent.member
+            made.lines.append(Line(dial, works, heartbeat, hello, clock, rng, member))
         running = [asyncio.create_task(line.run()) for line in made.lines]
         await until(lambda: all(link.is_connected(made.agent.node_id) for link in (made.one, made.two)))
         yield made

@@ -11,7 +11,15 @@ import msgspec
 import pytest
 
 from novacron.agent.ledger import Role
-from novacron.errors import MachineDied, MigrationFailed, NodeUnreachable, NotFound, StaleGeneration, StateConflict
+from novacron.errors import (
+    Busy,
+    MachineDied,
+    MigrationFailed,
+    NodeUnreachable,
+    NotFound,
+    StaleGeneration,
+    StateConflict,
+)
 from novacron.model.machine import Disk, MachineReport, MachineSpec, MachineStatus, Nic
 from novacron.model.migration import Figures, Goals, Progress
 from novacron.testing.hand_clock import HandClock
@@ -370,3 +378,26 @@ async def test_there_and_back_again(walk: Walk) -> None:
         await walk.release()
     await walk.call("b", moving.Release(vm_id=VM, generation=3, migration_id=back), Figures)
     assert walk.cluster.world.running(VM) == ["a"]
+
+
+async def test_what_a_migration_holds_is_booted_by_no_order_from_before_it_ended(walk: Walk) -> None:
+    await walk.accept()
+    await walk.send()
+    walk.cluster["a"].host.crash(VM)
+    with pytest.raises(Busy):
+        await walk.start()
+    assert walk.cluster.world.running(VM) == []
+    await walk.discard()
+    await walk.call("a", wire.Start(spec=SPEC, over=MIGRATION), MachineReport)
+    assert walk.cluster.world.running(VM) == ["a"]
+
+
+async def test_a_copy_that_stands_still_after_its_migration_has_ended_makes_room_for_a_newer_start(walk: Walk) -> None:
+    await walk.accept()
+    await walk.send()
+    newer = msgspec.structs.replace(SPEC, generation=3)
+    with pytest.raises(StateConflict):
+        await walk.call("a", wire.Start(spec=newer), MachineReport)
+    await walk.discard()
+    report = await walk.call("a", wire.Start(spec=newer, over=MIGRATION), MachineReport)
+    assert (report.status, report.generation) == (MachineStatus.RUNNING, 3)

@@ -52,7 +52,7 @@ def vm(**changes: Any) -> dict[str, Any]:
         "nics": [{"id": NODE_ID, "mac": "52:54:00:00:00:01", "network": "user", "forwards": [{"guest_port": 22}]}],
         "endpoints": [{"nic_id": NODE_ID, "guest_port": 22, "host": "127.0.0.1", "host_port": 40022}],
         "media": [], "guest_agent": False, "cloud_init": False, "max_vcpus": 0, "max_memory_mib": 0, "tpm": False,
-        "secure_boot": False, "shared_memory": False, "placement": {}, "parent_id": None, "snapshot_id": None,
+        "secure_boot": False, "shared_memory": False, "placement": {}, "ha": {}, "parent_id": None, "snapshot_id": None,
         "created_at": NOW, "updated_at": NOW, "state_since": NOW, "revision": 10,
     }  # fmt: skip
     return json.loads(Vm.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]
@@ -67,7 +67,8 @@ def node(**changes: Any) -> dict[str, Any]:
             "cpu_flags": ["sse2"], "cpu_count": 4, "memory_mib": 16384, "agent_version": "0.1.0",
             "drivers": [{"name": "qemu", "version": "7.2.0", "accelerator": {"name": "tcg", "reason": "no kvm"}}],
         },
-        "heard_ago_s": 0.5, "vm_count": 1, "memory_committed_mib": 2048, "created_at": NOW, "updated_at": NOW,
+        "heard_ago_s": 0.5, "epoch": 3,
+        "fence_class": "timer", "vm_count": 1, "memory_committed_mib": 2048, "created_at": NOW, "updated_at": NOW,
         "revision": 20,
     }  # fmt: skip
     return json.loads(Node.model_validate(data | changes).model_dump_json())  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from novacron.client import (
     bulk_migrations,
+    ha,
     images,
     migration_policies,
     migrations,
@@ -29,6 +30,7 @@ from novacron.client import (
 )
 from novacron.wire.rest import bulk_migrations as wire_bulk
 from novacron.wire.rest import devices as wire_devices
+from novacron.wire.rest import ha as wire_ha
 from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migration_plans as wire_plans
 from novacron.wire.rest import migrations as wire_migrations
@@ -68,6 +70,7 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (nodes.NodeUpdate, wire_nodes.NodeUpdate),
     (nodes.NodeTokenCreate, wire_identities.NodeTokenCreate),
     (placement.Placement, wire_placement.Placement),
+    (ha.Ha, wire_ha.Ha),
     (placement.Taint, wire_placement.Taint),
     (placement.Toleration, wire_placement.Toleration),
     (placement.VmRule, wire_placement.VmRule),

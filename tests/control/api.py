@@ -18,13 +18,14 @@ from starlette.websockets import WebSocket
 from novacron.clock import SystemClock
 from novacron.config import ServerConfig
 from novacron.control.access.service import Access
-from novacron.control.house import application, workers
+from novacron.control.application import application
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.observe import Figures
 from novacron.control.pools.service import ensure_default
 from novacron.control.room import Room
 from novacron.control.roster import Roster
+from novacron.control.staff import guardians, watching, workers
 from novacron.control.store.base import Store
 from novacron.control.store.kinds import IMAGES, NODES, VMS
 from novacron.control.store.records import Records
@@ -254,7 +255,9 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images, roster)
     work = {"access": access.run, "roster": roster.run}
     if lines:
+        watch = watching(config, records, agents, clock, roster)
         work |= workers(config, records, agents, clock, images, room)
+        work |= guardians(config, records, agents, clock, room, pool_id, watch)
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)
     try:

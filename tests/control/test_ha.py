@@ -258,6 +258,19 @@ def test_no_fence_class_lets_go_what_it_does_not_guard() -> None:
             assert worth == (takeover.refusal(claim("v", protection), dead) is None)
 
 
+def test_what_counts_is_what_is_wished_and_what_the_machine_was_started_with() -> None:
+    def of(wished: Protection, booted: Protection | None) -> Protection:
+        spec = VmSpec(image_id="i", ha=wished)
+        runs = None if booted is None else msgspec.structs.replace(spec, ha=booted)
+        return takeover.protection_of(vm("v", spec=spec, booted=runs))
+
+    none, timed = Protection(), Protection(policy=HaPolicy.RESTART, min_class=FenceClass.TIMER)
+    assert of(timed, None) == of(timed, timed) == timed
+    assert of(timed, none).policy is HaPolicy.NONE  # it has no deadline
+    assert of(none, timed).policy is HaPolicy.NONE
+    assert of(timed, RESTART).min_class is of(RESTART, timed).min_class is FenceClass.WATCHDOG
+
+
 def test_restarts_go_by_priority_and_who_finds_no_room_is_told_why() -> None:
     first = msgspec.structs.replace(RESTART, priority=90)
     claims = [claim("v0"), claim("v1", first), claim("v2"), claim("v3", desired=Desired.STOPPED), claim("v4", node="b")]

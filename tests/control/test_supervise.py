@@ -11,9 +11,9 @@ import pytest
 
 from novacron.config import ServerConfig
 from novacron.control import once
-from novacron.control.house import HOUSEKEEPING_S, workers
 from novacron.control.images.service import ImageService
 from novacron.control.room import Room
+from novacron.control.staff import HOUSEKEEPING_S, workers
 from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.supervise import FIRST_PAUSE_S, LAST_PAUSE_S, STEADY_S, keep_going

@@ -14,15 +14,21 @@ from novacron.config import ServerConfig
 from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.bulk_migrations.worker import BulkWorker
+from novacron.control.ha.protected import Protected
+from novacron.control.ha.rescuer import Rescuer
+from novacron.control.ha.sights import Sights
+from novacron.control.ha.warden import Warden
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.decide import has_belongings, is_paused
+from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.links import Links
 from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.service import MigrationService
 from novacron.control.networks.weaver import Weaver
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
+from novacron.control.nodes.registrar import Registrar
 from novacron.control.pools.prober import Prober
 from novacron.control.pools.service import ensure_default
 from novacron.control.rehearsals.service import RehearsalService
@@ -36,16 +42,22 @@ from novacron.control.store.records import Records, Write, create, update
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker
+from novacron.model.ha import Protection
 from novacron.model.image import FileRole, Image, ImageFile, ImageState
 from novacron.model.machine import ENDED, Disk, Firmware, Nic
 from novacron.model.migration import DiskMove, Goals, Migration, MigrationKind, MigrationState, Strategy, is_final
 from novacron.model.pool import Pool, PoolDriver
+from novacron.model.timing import STANDARD
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, VmState, state_of, status_of
 from novacron.model.volume import Place, Volume
 from novacron.testing import fake_disks
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
 from novacron.testing.sim_pool import POOL_ID
+from novacron.wire.membership import Question, Standing, Terms
+
+SERVER = "server"
+NO_HA = Protection()
 
 WAYS = {
     "live": (MigrationKind.LIVE, Strategy.PRECOPY),
@@ -79,6 +91,8 @@ class House:
         self.bulk = BulkMigrationService(records, self.room, clock, self.surveyor)
         self.rehearsals = RehearsalService(records, self.room, clock, self.migrations, POOL_ID)
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self._watch()
+        self.journal = Journal(records, clock)
         self._written: dict[str, int] = {}  # by VM: what its guest wrote last, on disks that nodes do not share
         self._local_pool = self._other_pool = ""
 
@@ -92,11 +106,30 @@ class House:
             "volumes": lambda: VolumeWorker(self.records, self.cluster, self.clock),
             "prober": self._prober,
             "observer": self._observer,
-            "health": lambda: Health(self.records, self.cluster, self.clock),
+            "health": self._health,
+            "warden": lambda: self.warden,
+            "rescuer": lambda: Rescuer(self.records, self.protected, self.room, self.clock, POOL_ID),
             "snapshots": lambda: SnapshotWorker(self.records, self.cluster, self.images, self.clock),
             "schedules": lambda: Keeper(self.records, self.snapshots, self.clock),
         }
         self._workers[name] = asyncio.create_task(kinds[name]().run(), name=name)
+
+    def _watch(self) -> None:
+        """As when a server starts: it has seen no heartbeat, and answers from now on."""
+        self.sights = Sights(self.records, self.clock)
+        self.protected = Protected(self.records)
+        self.warden = Warden(self.records, self.sights, self.protected, SERVER, self.clock, STANDARD)
+        terms = Terms(server_id=SERVER, servers=(SERVER,), timing=STANDARD)
+        registrar = Registrar(self.records, self.sights, lambda: (SERVER,))
+
+        async def answer(node_id: str, question: Question) -> Standing:
+            with self.clock.held():  # the store takes real time: no node is to be silent because a disk was slow
+                return await registrar.answer(node_id, question)
+
+        self.cluster.on_question(lambda: terms, answer)
+
+    def _health(self) -> Health:
+        return Health(self.records, self.cluster, self.clock, self.sights, self.warden, STANDARD)
 
     def _prober(self) -> Prober:
         prober = Prober(self.records, self.cluster, self.clock)
@@ -160,7 +193,9 @@ class House:
 
     # -- nouns ---------------------------------------------------------------------------------------------
 
-    async def running_vm(self, node: str = "a", *nics: Nic, local: bool = False, uefi: bool = False) -> str:
+    async def running_vm(
+        self, node: str = "a", *nics: Nic, local: bool = False, uefi: bool = False, ha: Protection = NO_HA
+    ) -> str:
         """A VM that runs on the node, made the way the service makes one. local: its disk is on that node alone. uefi:
         it has variables, which go along where nodes have pools of their own, and no disk.
         """
@@ -183,6 +218,7 @@ class House:
                 disks=() if uefi else (Disk(volume_id=volume_id, size_bytes=1 << 20, pool_id=pool_id),),
                 nics=nics,
                 firmware=Firmware.UEFI if uefi else Firmware.AUTO,
+                ha=ha,
             ),
             desired=Desired.RUNNING,
             task=Task(id=self.records.new_id(), kind=TaskKind.CREATE, requested_at=now),
@@ -363,8 +399,15 @@ def _with(record: R, **change: object) -> R:
 
 @asynccontextmanager
 async def house(
-    root: Path, *, transfer_s: float = 0.2, seed: int = 0, nodes: str = "ab", own_pools: bool = False
+    root: Path,
+    *,
+    transfer_s: float = 0.2,
+    seed: int = 0,
+    nodes: str = "ab",
+    own_pools: bool = False,
+    heartbeats: bool = True,
 ) -> AsyncIterator[House]:
+    """heartbeats: else nodes are judged by their lines, as those of older versions: hours are to pass quickly."""
     root.mkdir(exist_ok=True)
     clock = HandClock()
     store = await SqliteStore.open(root / "store.db", durable=False)
@@ -373,6 +416,8 @@ async def house(
     await ensure_default(records, clock, POOL_ID)
     cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s, own_pools=own_pools)
     made = House(records, cluster, clock, root)
+    if not heartbeats:
+        cluster.on_question(None, None)
     made.observer = Observer(records, cluster, clock)
     cluster.on_hello(lambda hello: made.observer.hello(hello))
     cluster.on_report(lambda node_id, report: made.observer.report(node_id, report))
@@ -382,6 +427,7 @@ async def house(
         await cluster.start()
         for worker in (
             *("reconciler", "conductor", "bulk", "health", "observer"),
+            *("warden", "rescuer"),
             *("weaver", "volumes", "prober", "snapshots", "schedules", "rehearsals"),
         ):
             made.start_worker(worker)

@@ -17,6 +17,10 @@ from typing import Any
 import msgspec
 
 from novacron.clock import Clock
+from novacron.control.ha.protected import Protected
+from novacron.control.ha.rescuer import Rescuer
+from novacron.control.ha.sights import Sights
+from novacron.control.ha.warden import Warden
 from novacron.control.leader import Leader
 from novacron.control.line_listeners import HelloListener, ProgressListener, ReportListener, Unsubscribe
 from novacron.control.link import Answer
@@ -26,6 +30,7 @@ from novacron.control.migrations.planner import Planner
 from novacron.control.migrations.service import MigrationService
 from novacron.control.nodes.health import Health
 from novacron.control.nodes.observer import Observer
+from novacron.control.nodes.registrar import Registrar
 from novacron.control.pools.service import ensure_default
 from novacron.control.reign import LedLines, reign
 from novacron.control.store.base import Change, Delete, Entry, Expect, Page, Put, Store
@@ -36,10 +41,12 @@ from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker
 from novacron.errors import NovaCronError, StoreUnavailable
 from novacron.model.leadership import STANDARD, Candidate
+from novacron.model.timing import STANDARD as STANDARD_TIMING
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
 from novacron.testing.sim_lines import SimLines
 from novacron.testing.sim_pool import POOL_ID
+from novacron.wire.membership import Question, Standing, Terms
 from tests.sim.house import House
 
 
@@ -103,14 +110,17 @@ class FrostClock:
         self.monotonic_s, self.wall = clock.monotonic_s, clock.wall
 
     async def sleep(self, seconds: float) -> None:
-        await self._frost.around(self._clock.sleep(seconds))
+        try:
+            await self._frost.around(self._clock.sleep(seconds))
+        except StoreUnavailable:
+            await asyncio.Event().wait()  # the dead do not wake, not even to fail
 
 
 class FrostStore:
     """Implements Store. `at_door` may hold back a commit that has left the server, whatever becomes of that."""
 
-    def __init__(self, store: Store, frost: Frost) -> None:
-        self._store, self._frost = store, frost
+    def __init__(self, store: Store, frost: Frost, clock: HandClock) -> None:
+        self._store, self._frost, self._clock = store, frost, clock
         self.at_door: Callable[[Sequence[Put | Delete]], Awaitable[None]] | None = None
 
     async def get(self, key: str) -> Entry | None:
@@ -125,7 +135,8 @@ class FrostStore:
         async def arriving() -> int:
             if self.at_door is not None:
                 await self.at_door(ops)
-            return await self._store.commit(ops, expect)
+            with self._clock.held():  # as in House: a disk takes real time
+                return await self._store.commit(ops, expect)
 
         return int(await self._frost.around(arriving()))
 
@@ -195,25 +206,38 @@ class FrostLines:
 class SimServer:
     """One server's process. `start`, then `freeze` and `thaw`, `kill` or `stop`."""
 
-    def __init__(self, name: str, house: House, store: Store, seed: int) -> None:
+    def __init__(self, name: str, house: House, store: Store, seed: int, listed: Callable[[], tuple[str, ...]]) -> None:
+        """listed: names of the servers that nodes are told of."""
         rng = random.Random(f"{name} {seed}")
         self.name = name
         self.frost = Frost(rng)
         self.clock = FrostClock(house.clock, self.frost)
-        self.store = FrostStore(store, self.frost)
+        self.store = FrostStore(store, self.frost, house.clock)
         self.records = Records(self.store, self.clock, rng)
         self._house = house
         self._inner = house.cluster.another_server()
         self._lines = FrostLines(self._inner, self.frost, self.clock)
         self.leader = Leader(self.store, self.clock, Candidate(name, name, f"{name}-{seed}"), STANDARD)
+        self._listed = listed
         self._leading: asyncio.Task[None] | None = None
         self.failures: list[str] = []
 
     async def start(self) -> None:
         await self.records.start()
+        self.sights, self.protected = Sights(self.records, self.clock), Protected(self.records)
+        registrar = Registrar(self.records, self.sights, self._listed)
+
+        async def answer(node_id: str, question: Question) -> Standing:
+            standing: Standing = await self.frost.around(registrar.answer(node_id, question))
+            return standing
+
+        self._inner.on_question(self._terms, answer)
         for agent in self._house.cluster.agents:
             await self._inner.connect(agent)
         self._leading = asyncio.create_task(self.leader.run(self._reign), name=f"leader {self.name}")
+
+    def _terms(self) -> Terms:
+        return Terms(server_id=self.name, servers=self._listed(), timing=STANDARD_TIMING)
 
     def _reign(self, term: Any) -> Awaitable[None]:
         return reign(term, self.records, self._lines, self.clock, self._workers, self.failures.append)
@@ -223,13 +247,16 @@ class SimServer:
         planner = Planner(records, room, lines, clock)
         service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
         observer = Observer(records, lines, clock)
+        warden = Warden(records, self.sights, self.protected, self.name, clock, STANDARD_TIMING)
         lines.on_hello(observer.hello)
         lines.on_report(observer.report)
         return {
             "reconciler": Reconciler(records, lines, clock).run,
             "conductor": Conductor(records, lines, clock, service).run,
             "observer": observer.run,
-            "health": Health(records, lines, clock).run,
+            "health": Health(records, lines, clock, self.sights, warden, STANDARD_TIMING).run,
+            "warden": warden.run,
+            "rescuer": Rescuer(records, self.protected, room, clock, POOL_ID).run,
             "volumes": VolumeWorker(records, lines, clock).run,
         }
 
@@ -276,10 +303,14 @@ class Servers:
     async def begin(self, name: str) -> SimServer:
         """Start a server of that name, for the first time or again: another process."""
         self._begun += 1
-        made = SimServer(name, self.house, self._store, self._seed * 1000 + self._begun)
+        made = SimServer(name, self.house, self._store, self._seed * 1000 + self._begun, self.listed)
         self.running[name] = made
         await made.start()
         return made
+
+    def listed(self) -> tuple[str, ...]:
+        """Who is told to nodes: all that were not ended, as if each server's roster knew at once."""
+        return tuple(sorted(self.running))
 
     def leaders(self) -> list[SimServer]:
         return [one for one in self.running.values() if one.leads]
@@ -300,9 +331,12 @@ class Servers:
 
 @asynccontextmanager
 async def servers(
-    root: Path, names: str = "xyz", *, transfer_s: float = 0.2, seed: int = 0, nodes: str = "ab"
+    root: Path, names: str = "xyz", *, transfer_s: float = 0.2, seed: int = 0, nodes: str = "ab", by_line: bool = False
 ) -> AsyncIterator[Servers]:
-    """That many servers on one store, one of them leading; all ended afterwards."""
+    """That many servers on one store, one of them leading; all ended afterwards.
+
+    by_line: nodes are of an older version, which servers judge by whether their lines speak.
+    """
     root.mkdir(exist_ok=True)
     clock = HandClock()
     store = await SqliteStore.open(root / "store.db", durable=False)
@@ -310,7 +344,10 @@ async def servers(
     await records.start()
     await ensure_default(records, clock, POOL_ID)
     cluster = SimCluster(root, clock, list(nodes), transfer_s=transfer_s)
+    for agent in cluster.agents.values():
+        agent.takes_part = not by_line
     made = Servers(House(records, cluster, clock, root), store, seed)
+    cluster.on_question(None, None)  # the servers answer
     try:
         await cluster.start()
         for name in names:

@@ -127,7 +127,7 @@ async def test_a_write_in_the_midst_of_which_the_leader_slept_changes_nothing(tm
     """A node is silent to the leader alone. What the leader makes of it has left the server, rightly, when it falls
     asleep, and reaches the store when another leads, to whom the node speaks. The node's record is as it was read.
     """
-    async with servers(tmp_path) as cluster:
+    async with servers(tmp_path, by_line=True) as cluster:
         h = cluster.house
         await h.until(lambda: len(h.records.all(NODES)) == 2, "both nodes are known")
         node_id = h.cluster["a"].node_id

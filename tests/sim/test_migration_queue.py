@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from novacron.testing.fake_driver import FakeDriver
 from novacron.testing.hand_clock import START
 from novacron.wire.rest.bulk_migrations import BulkMigrationCreate
 from novacron.wire.rest.migrations import MigrationCreate
-from tests.sim.house import House, house
+from tests.sim.house import House
+from tests.sim.house import house as any_house
 
 pytestmark = pytest.mark.anyio
+
+house = functools.partial(any_house, heartbeats=False)  # hours pass
 OPENS = START + datetime.timedelta(hours=2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,9 +26,12 @@ from novacron.model.vm import Desired, Vm, VmState, status_of
 from novacron.model.volume import Volume
 from novacron.testing import fake_snapshots
 from novacron.wire.rest.snapshots import ExportRequest, ScheduleCreate, SnapshotCreate, SnapshotUpdate
-from tests.sim.house import House, house
+from tests.sim.house import House
+from tests.sim.house import house as any_house
 
 pytestmark = pytest.mark.anyio
+
+house = functools.partial(any_house, heartbeats=False)  # hours pass
 READY = SnapshotState.READY
 HOUR_S = 3600
 

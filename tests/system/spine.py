@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,16 +29,19 @@ needs_guest = [
 
 
 @asynccontextmanager
-async def a_lab(*, bridged: bool = False, pages: int = 2, wss_pages: int = 2048) -> AsyncIterator[Lab]:
+async def a_lab(
+    *, bridged: bool = False, pages: int = 2, wss_pages: int = 2048, over_fabric: bool = False, heartbeat_s: float = 2.0
+) -> AsyncIterator[Lab]:
     """Two nodes, and the image `ticker`; gone afterwards with everything in it.
 
     bridged: each has a link of its own. pages: so many its guest writes in a tick, wss_pages: to so many in all. The
-    guest knows the power button.
+    guest knows the power button. over_fabric, heartbeat_s: see open_lab.
     """
     with tempfile.TemporaryDirectory(prefix="nc-", dir="/tmp") as folder:
         path = Path(folder)
         path.chmod(0o711)
-        async with open_lab(path / "lab", bridged=bridged) as made:
+        made_as = {"bridged": bridged, "over_fabric": over_fabric}
+        async with open_lab(path / "lab", **made_as, heartbeat_s=heartbeat_s) as made:
             guest = rom(path / "cache", pages_per_tick=pages, wss_pages=wss_pages, button=True)
             await made.client.do(images.create(images.ImageCreate(name="ticker")))
             await made.client.upload("ticker", FileRole.FIRMWARE, guest)
@@ -46,9 +50,9 @@ async def a_lab(*, bridged: bool = False, pages: int = 2, wss_pages: int = 2048)
 
 
 @asynccontextmanager
-async def a_vm(lab: Lab, memory_mib: int = 32) -> AsyncIterator[vms.Vm]:
-    """A running VM; deleted afterwards, whatever became of it."""
-    wish = vms.VmCreate(name="spine", image="ticker", memory_mib=memory_mib, nics=[])
+async def a_vm(lab: Lab, memory_mib: int = 32, **more: Any) -> AsyncIterator[vms.Vm]:
+    """A running VM, with more of what VmCreate has; deleted afterwards, whatever became of it."""
+    wish = vms.VmCreate(name="spine", image="ticker", memory_mib=memory_mib, nics=[], **more)
     made = await lab.client.do(vms.create(wish))
     yield await lab.client.wait_vm(made.id, "running", deadline_s=END_S)
     await lab.client.do(vms.delete(made.id, force=True))

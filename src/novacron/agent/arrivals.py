@@ -19,6 +19,7 @@ from novacron.agent.network import Travel
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.proxies import Proxies
 from novacron.agent.undo import Undo
+from novacron.agent.warrant import floor_of
 from novacron.errors import NotFound, NovaCronError, StaleGeneration, StateConflict
 from novacron.model.machine import ENDED, MachineReport, MachineStatus
 from novacron.wire import moving
@@ -140,7 +141,7 @@ class Arrivals:
         in between finds an incoming machine that runs, and knows what that means (`Machines.adopt`).
 
         :raise StaleGeneration: `generation` is not newer than the one it was accepted under.
-        :raise NotFound: the migration's machine is not here.
+        :raise NotFound: the migration's machine is not here. :raise Unavailable: see agent.member.Member.check.
         """
         async with self._ledger.turn(args.vm_id):
             holding = self._ledger.check(args.vm_id, args.generation)
@@ -151,6 +152,8 @@ class Arrivals:
                     f"machine {args.vm_id} was accepted under generation {holding.spec.generation}; "
                     f"taking over needs a newer one, not {args.generation}"
                 )
+            if holding.role is Role.INCOMING:
+                self._machines.check(args.vm_id, args.generation, args.epoch, floor_of(holding))
             spec = msgspec.structs.replace(holding.spec, generation=args.generation)
             # Its copied disks stay noted as received until it continued: one that never did is discarded with them.
             owned = msgspec.structs.replace(holding, role=Role.OWNED, generation=args.generation, spec=spec)

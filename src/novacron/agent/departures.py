@@ -141,6 +141,7 @@ class Departures:
         """Make it run as before, at whatever moment of the transfer. Absent: its last report.
 
         :raise StaleGeneration: the ownership has moved. :raise NotFound: it was never here.
+        :raise Unavailable: see agent.member.Member.check.
         :raise StateConflict: it works, or may, with the copies of its disks.
         """
         async with self._ledger.turn(args.vm_id):
@@ -149,6 +150,8 @@ class Departures:
                 raise NotFound(f"machine {args.vm_id} is not this node's own")
             if holding.pivoting:
                 raise StateConflict.of(f"machine {args.vm_id}", "on its new disks", ("on its old disks",), "reclaim")
+            if holding.role is Role.LEAVING:
+                self._machines.check(args.vm_id, args.generation, args.epoch, holding.generation)
             seen = self._driver.report(args.vm_id)
             if holding.at_rest:
                 return await self._cold.close_disks(holding, args)

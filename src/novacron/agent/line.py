@@ -16,9 +16,10 @@ from novacron.agent import membership
 from novacron.agent.credentials import of_tls
 from novacron.agent.dial import Dial
 from novacron.agent.heartbeat import Heartbeat
+from novacron.agent.member import Member
 from novacron.agent.works import Works
 from novacron.clock import Clock
-from novacron.errors import NovaCronError, TooLarge
+from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, TooLarge
 from novacron.wire.agent import (
     MAX_FRAME_BYTES,
     PROTOCOL,
@@ -31,6 +32,7 @@ from novacron.wire.agent import (
     Report,
     Welcome,
 )
+from novacron.wire.membership import Question, Standing, Terms
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 5.0
@@ -55,8 +57,11 @@ class Line:
         hello: Callable[[], Awaitable[Hello]],
         clock: Clock,
         rng: random.Random,
+        member: Member,
     ) -> None:
         self._dial = dial
+        self._member = member
+        self._asking: dict[int, asyncio.Future[Standing]] = {}
         self._heartbeat = heartbeat
         self._hello = hello
         self._clock = clock
@@ -77,9 +82,9 @@ class Line:
         while True:
             try:
                 async with self._dial() as socket:
-                    await self._greet(socket)
+                    terms = await self._greet(socket)
                     retry_s = FIRST_RETRY_S
-                    await self._live(socket)
+                    await self._live(socket, terms)
             except InvalidStatus as refused:
                 status = refused.response.status_code
                 said = membership.refusal(bytes(refused.response.body or b"{}"), status)
@@ -97,16 +102,17 @@ class Line:
             await self._clock.sleep(retry_s * self._rng.uniform(0.5, 1.0))
             retry_s = min(retry_s * 2, LAST_RETRY_S)
 
-    async def _greet(self, socket: ClientConnection) -> None:
-        """Hello and Welcome. :raise _Misunderstood: the server speaks otherwise."""
+    async def _greet(self, socket: ClientConnection) -> Terms | None:
+        """Hello and Welcome, and what it says of memberships. :raise _Misunderstood: the server speaks otherwise."""
         await socket.send(_encode(await self._hello()))
         async with asyncio.timeout(WELCOME_WITHIN_S):
             welcome = _decoded(await socket.recv(decode=False))
         if not isinstance(welcome, Welcome) or welcome.protocol != PROTOCOL:
             raise _Misunderstood(f"the server does not speak protocol {PROTOCOL}")
         self._log.info("the line is open", server_version=welcome.server_version)
+        return welcome.terms
 
-    async def _live(self, socket: ClientConnection) -> None:
+    async def _live(self, socket: ClientConnection, terms: Terms | None) -> None:
         """Answer calls until the line breaks. :raise ConnectionClosed"""
 
         async def report(frame: Report) -> None:
@@ -116,10 +122,18 @@ class Line:
             asyncio.create_task(self._quietly(self._heartbeat.run(report)), name="heartbeat"),
             asyncio.create_task(self._quietly(self._tell_progress(socket)), name="progress"),
         ]
+
+        async def ask(question: Question, deadline_s: float) -> Standing:
+            return await self._ask(socket, question, deadline_s)
+
+        if terms is not None:
+            self._member.met(terms, ask)
         try:
             while True:
                 await self._take(socket, _decoded(await socket.recv(decode=False)))
         finally:
+            if terms is not None:
+                self._member.lost(terms.server_id, ask)
             self._works.abandon(socket)
             for task in beside:
                 task.cancel()
@@ -135,8 +149,27 @@ class Line:
                 await self._works.take(socket, frame, respond)
             case Cancel():
                 self._works.cancel(socket, frame.id)
+            case Standing():
+                waiting = self._asking.get(frame.id)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(frame)
             case Welcome():
                 raise _Misunderstood("a second welcome")
+
+    async def _ask(self, socket: ClientConnection, question: Question, deadline_s: float) -> Standing:
+        """See agent.member.Ask."""
+        waiting: asyncio.Future[Standing] = asyncio.get_running_loop().create_future()
+        self._asking[question.id] = waiting
+        try:
+            async with asyncio.timeout(deadline_s):
+                await socket.send(_encode(question))
+                return await waiting
+        except TimeoutError:
+            raise DeadlineExceeded(f"the server did not answer within {deadline_s:g} s") from None
+        except ConnectionClosed as broke:
+            raise NodeUnreachable("the line to the server broke") from broke
+        finally:
+            del self._asking[question.id]
 
     async def _respond(self, socket: ClientConnection, reply: Reply) -> None:
         frame = _encode(reply)
@@ -172,5 +205,5 @@ class _Misunderstood(Exception):
 def _decoded(content: bytes) -> FromServer:
     try:
         return _from_server.decode(content)
-    except msgspec.DecodeError as wrong:
+    except (msgspec.DecodeError, NovaCronError) as wrong:
         raise _Misunderstood(f"a frame cannot be read: {wrong}") from wrong

@@ -17,19 +17,18 @@ from novacron.agent import console
 from novacron.agent.drivers.base import Driver, Launch
 from novacron.agent.kept import Remains
 from novacron.agent.ledger import Holding, Ledger, Role
+from novacron.agent.orders import ELSEWHERE, Check, is_stale, start_floor, takes_no_part
 from novacron.agent.parking import check_parkable
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.undo import Undo
 from novacron.clock import Clock
-from novacron.errors import Busy, NotFound, StateConflict, Unsupported
+from novacron.errors import Busy, NotFound, NovaCronError, StateConflict, Unsupported
+from novacron.model.ha import HaPolicy
 from novacron.model.machine import ENDED, MachineReport, MachineSpec, MachineStatus, Nic, StopMode
 from novacron.wire import agent as wire
 from novacron.wire.verb import MachineVerb
 
 TRIM_INTERVAL_S = 2.0
-ELSEWHERE = frozenset({MachineStatus.HANDED_OFF, MachineStatus.INCOMING})
-"""Its one copy may run on another node: it must not be continued or booted here by an ordinary verb."""
-
 OWN = frozenset({MachineStatus.RUNNING, MachineStatus.PAUSED, MachineStatus.STALLED})
 """What an incoming machine never is before it is taken over."""
 
@@ -40,13 +39,20 @@ class Machines:
     """Verbs take their wire struct and answer its result. All are idempotent."""
 
     def __init__(
-        self, ledger: Ledger, provisioner: Provisioner, driver: Driver, clock: Clock, boot_id: str = ""
+        self,
+        ledger: Ledger,
+        provisioner: Provisioner,
+        driver: Driver,
+        clock: Clock,
+        boot_id: str = "",
+        check: Check = takes_no_part,
     ) -> None:
         self._ledger = ledger
         self._provisioner = provisioner
         self._driver = driver
         self._clock = clock
         self.boot_id = boot_id
+        self.check = check
         self.remains = Remains(ledger, provisioner, clock)
         self._listeners: list[Listener] = []
         self._writing: set[asyncio.Task[None]] = set()
@@ -123,18 +129,40 @@ class Machines:
         """Boot it, or find it booted (paused counts).
 
         :raise StateConflict: a copy is here that a migration brought or took away.
+        :raise Busy: likewise, and nothing of it runs; its migration must end first.
+        :raise StaleGeneration, Unavailable: the order does not count (see agent.member.Member.check).
         After a failure nothing of it runs; its volumes stay.
         """
         spec = args.spec
         async with self._ledger.turn(spec.vm_id):
+            before = self._ledger.get(spec.vm_id)
+            floor = start_floor(before, args)
+            self.check(spec.vm_id, spec.generation, args.epoch, floor)
+            if is_stale(before, self._driver.report(spec.vm_id), args):
+                await self._driver.kill(spec.vm_id, "its migration has ended, and it is started anew")
             holding = await self._ledger.admit(spec.vm_id, spec.generation)
             seen = self._driver.report(spec.vm_id)
             if seen is not None and seen.status not in ENDED:
                 self._refuse_elsewhere(holding, seen.status, "start")
                 return self._must_report(spec.vm_id)
+            if before is not None and spec.generation < floor:
+                self._refuse_held(before, "start")
             await self.remains.drop(holding)  # it is no disk
-            await self.boot(spec, self.launch)
+            await self.boot(spec, lambda launch: self._launch_ordered(launch, args))
         return self._must_report(spec.vm_id)
+
+    async def _launch_ordered(self, launch: Launch, args: wire.Start) -> MachineReport:
+        """Boot it if the order still counts, now that all is prepared, and once more when it runs."""
+        spec = args.spec
+        self.check(spec.vm_id, spec.generation, args.epoch, spec.generation)
+        report = await self.launch(launch)
+        try:
+            if spec.ha.policy is not HaPolicy.NONE:
+                self.check(spec.vm_id, spec.generation, args.epoch, spec.generation)
+        except NovaCronError as late:
+            await self._driver.kill(spec.vm_id, late.message)
+            raise
+        return report
 
     async def boot(self, spec: MachineSpec, act: Callable[[Launch], Awaitable[MachineReport]]) -> None:
         """Hold it as this node's own and have the driver `act`; for who has its turn, and knows that it has ended.
@@ -229,9 +257,9 @@ class Machines:
 
         :raise NotFound: nothing of it is here. :raise StateConflict: it does not run, or a migration has it.
         """
-        spec = args.spec
-        verb = MachineVerb(vm_id=spec.vm_id, generation=spec.generation)
+        verb = MachineVerb(vm_id=args.spec.vm_id, generation=args.spec.generation)
         await self._own(verb, "adjust")
+        spec = msgspec.structs.replace(args.spec, ha=self._held(args.spec).ha)  # it is guarded from its start, or not
         async with self._ledger.turn(spec.vm_id):
             await self._own(verb, "adjust")
             before = await self._hold(spec, self._held(spec).nics)
@@ -307,6 +335,9 @@ class Machines:
     def _refuse_elsewhere(self, holding: Holding, status: MachineStatus, verb: str) -> None:
         if status in ELSEWHERE:
             raise StateConflict.of(f"machine {holding.vm_id}", status, ("running", "paused"), verb)
+        self._refuse_held(holding, verb)
+
+    def _refuse_held(self, holding: Holding, verb: str) -> None:
         if holding.role in (Role.LEAVING, Role.INCOMING):
             raise Busy(f"cannot {verb} machine {holding.vm_id}: migration {holding.migration_id} has it")
 

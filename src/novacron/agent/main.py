@@ -27,6 +27,7 @@ from novacron.agent.dial import dialer
 from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
 from novacron.agent.gauge import Gauge
+from novacron.agent.guard import Guard
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.host import Host
 from novacron.agent.image_door import ImageDoor
@@ -35,6 +36,7 @@ from novacron.agent.ledger import Ledger
 from novacron.agent.line import Line
 from novacron.agent.link_probe import LinkProber
 from novacron.agent.machines import Machines
+from novacron.agent.member import Member
 from novacron.agent.mover import Mover
 from novacron.agent.network import Networks, ability
 from novacron.agent.network.dnsmasq import Dnsmasq
@@ -60,6 +62,7 @@ from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
 from novacron.durable import write_durably
 from novacron.errors import Conflict, InvalidInput, NovaCronError
+from novacron.model.ha import FenceClass
 from novacron.model.identity import is_id, new_id
 from novacron.model.machine import NetworkKind
 from novacron.wire.agent import PROTOCOL, Hello, MigrationProgress
@@ -123,7 +126,10 @@ class Agent:
         }
         provisioner = Provisioner(depot, networks, settings.run_dir, settings.uid_base)
         ledger = Ledger(settings.state_dir / "machines")
-        self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id)
+        guard = Guard(ledger, self.driver, clock, FenceClass.TIMER)
+        provisioner.deadline_of = guard.deadline_of
+        self.member = Member(guard, self._host.boot_id, clock)
+        self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id, self.member.check)
         self.proxies = Proxies(settings.migration_host, settings.run_dir, provisioner.uid_of, _pages(settings))
         mover = Mover(
             ledger,
@@ -163,13 +169,14 @@ class Agent:
         heartbeat = Heartbeat(self.machines, self._host, clock, self.overlay.ids)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         hello = functools.partial(self._hello, heartbeat)
-        return Line(dialer(address, shown.secret, shown.tls), self.works, heartbeat, hello, clock, rng)
+        return Line(dialer(address, shown.secret, shown.tls), self.works, heartbeat, hello, clock, rng, self.member)
 
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs for as long as the agent does."""
         yield "trim", self.machines.trim_consoles()
         yield "expire", self.machines.remains.expire()
         yield "tend", self.overlay.tend()
+        yield "member", self.member.run()
         yield "lines", self.keep_lines()
         if self.renewer is not None:
             yield "renew", self.renewer.run()
@@ -198,6 +205,7 @@ class Agent:
             machines=heartbeat.told(),
             networks=self.overlay.ids(),
             copies=self.machines.remains.all(),
+            takes_part=True,
         )
 
 

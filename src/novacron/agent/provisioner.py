@@ -41,6 +41,7 @@ class Provisioner:
         self._run_dir = run_dir
         self._uid_base = uid_base if os.geteuid() == 0 else 0
         self.parking = Parking(run_dir)
+        self.deadline_of: Callable[[MachineSpec], float | None] = lambda _: None
 
     def run_dir(self, vm_id: str) -> Path:
         """The machine's own directory; it need not exist."""
@@ -105,6 +106,7 @@ class Provisioner:
             media=tuple(media),
             uid=uid,
             gid=uid,
+            deadline_s=self.deadline_of(spec),
         )
 
     async def volume(self, spec: MachineSpec, disk: Disk, *, fresh: bool = False) -> DiskFile:

@@ -76,6 +76,7 @@ class Snapshots:
         """
         spec = args.spec
         _check(args.snapshot_id)
+        self._machines.check(spec.vm_id, args.generation, args.epoch, args.generation)
         if not self._is_done(spec.vm_id, args.task_id):
             ending = agent.Stop(
                 vm_id=spec.vm_id, generation=args.generation, mode=StopMode.FORCED, deadline_s=STOP_DEADLINE_S
@@ -176,6 +177,7 @@ class Snapshots:
             return
 
         async def restore(launch: Launch) -> MachineReport:
+            self._machines.check(spec.vm_id, args.generation, args.epoch, args.generation)
             return await self._driver.restore(launch, args.snapshot_id)
 
         await self._machines.boot(spec, restore)

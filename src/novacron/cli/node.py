@@ -230,6 +230,8 @@ def _details(one: Node) -> Iterator[tuple[str, str]]:
     yield "Since", f"{one.state_since:%Y-%m-%d %H:%M:%S} UTC"
     if one.heard_ago_s is not None:
         yield "Heard", f"{amounts.seconds(one.heard_ago_s)} ago"
+    if one.fence_class is not None:
+        yield "Fence class", f"{one.fence_class}, epoch {one.epoch}"
     yield "Labels", _labels(one)
     if one.taints:
         yield "Taints", _taints(one)

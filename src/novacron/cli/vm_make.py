@@ -8,6 +8,7 @@ import click
 
 from novacron.cli.complete import names
 from novacron.cli.disk_spec import DISK_RULE, DRIVE_RULE, DiskType, DriveType, disk_in, media_in
+from novacron.cli.ha_options import ha_of, survives
 from novacron.cli.options import FILE, PAIR, SIZE, asks, prints, waits
 from novacron.cli.placement_options import placement_of, wishes
 from novacron.cli.session import Session
@@ -59,6 +60,7 @@ def grows(function: Any) -> Any:
 @click.option("--guest-agent", is_flag=True, help="Give it a channel for the guest agent.")
 @click.option("--node", metavar="NODE", shell_complete=names("nodes"), help="Where; default: the scheduler chooses.")
 @wishes
+@survives
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Repeatable.")
 @click.option("--description", default="", metavar="TEXT", help="For people.")
 @click.option("--stopped", is_flag=True, help="Make it, do not start it.")
@@ -101,6 +103,7 @@ def create(session: Session, stopped: bool, dry_run: bool, wait: bool, timeout_s
 @click.option("--label", "labels", type=PAIR, metavar="KEY=VALUE", multiple=True, help="Add or replace. Repeatable.")
 @click.option("--remove-label", metavar="KEY", multiple=True, help="Take it away. Repeatable.")
 @wishes
+@survives
 @click.option("--no-wishes", is_flag=True, help="Forget all that was wished of its node.")
 @prints
 @asks
@@ -113,8 +116,8 @@ def update(session: Session, vm: str, labels: tuple[tuple[str, str], ...], remov
     from novacron.client import vms
     from novacron.client.placement import Placement
 
-    wished = placement_of(given) or (Placement() if no_wishes else None)
-    changes = {key: value for key, value in {**given, "placement": wished}.items() if value is not None}
+    wished, ha = placement_of(given) or (Placement() if no_wishes else None), ha_of(given)
+    changes = {key: value for key, value in {**given, "placement": wished, "ha": ha}.items() if value is not None}
     for option in ("memory", "max_memory"):
         if option in changes:
             changes[f"{option}_mib"] = mebibytes(changes.pop(option), f"--{option.replace('_', '-')}")
@@ -155,6 +158,8 @@ def _wish(given: dict[str, Any], stopped: bool) -> VmCreate:
         more["desired"] = "stopped"
     if wished := placement_of(given):
         more["placement"] = wished
+    if ha := ha_of(given):
+        more["ha"] = ha
     user_data = read_document(given["cloud_init"], "--cloud-init")
     network = read_document(given["cloud_init_network"], "--cloud-init-network")
     return vms.VmCreate(

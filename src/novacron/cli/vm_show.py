@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from novacron.cli import amounts
+from novacron.cli.ha_options import ha_words
 from novacron.cli.output import Column
 from novacron.cli.placement_options import node_rule_words, toleration_words, vm_rule_words
 from novacron.cli.progress import Stage
@@ -65,6 +66,8 @@ def details(vm: Vm) -> Iterator[tuple[str, str]]:
         yield "Migration", vm.migration_id
     yield from _hardware(vm)
     yield from _wishes(vm.placement)
+    if ha_words(vm.ha):
+        yield "If its node fails", ha_words(vm.ha)
     yield "Labels", labels(vm.labels) or "none"
     yield "Created", f"{vm.created_at:%Y-%m-%d %H:%M:%S} UTC"
     if vm.pid:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
+from novacron.client.ha import Ha
 from novacron.client.placement import Placement
 
 # -- sent --------------------------------------------------------------------------------------------------
@@ -113,6 +114,7 @@ class VmCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shared_memory: bool = False
     node: str | None = None
     placement: Placement | UnsetType = UNSET
+    ha: Ha | UnsetType = UNSET
     desired: str | UnsetType = UNSET
 
 
@@ -129,6 +131,7 @@ class VmUpdate(msgspec.Struct, frozen=True, kw_only=True):
     tpm: bool | UnsetType = UNSET
     secure_boot: bool | UnsetType = UNSET
     placement: Placement | UnsetType = UNSET
+    ha: Ha | UnsetType = UNSET
 
 
 class CopiesCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -279,6 +282,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     secure_boot: bool
     shared_memory: bool
     placement: Placement
+    ha: Ha
     parent_id: str | None
     snapshot_id: str | None
     created_at: datetime.datetime

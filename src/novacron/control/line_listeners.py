@@ -9,12 +9,15 @@ from typing import Any
 import msgspec
 import structlog
 
+from novacron.errors import NovaCronError
 from novacron.model.migration import Progress
 from novacron.wire.agent import Hello, MigrationProgress, Report
+from novacron.wire.membership import Question, Standing, Terms
 
 ProgressListener = Callable[[Progress], None]
 HelloListener = Callable[[Hello], Awaitable[None] | None]
 ReportListener = Callable[[str, Report], Awaitable[None] | None]
+Answerer = Callable[[str, Question], Awaitable[Standing]]
 LostListener = Callable[[str], Awaitable[None] | None]
 Unsubscribe = Callable[[], None]
 
@@ -46,6 +49,8 @@ class LineListeners:
         self._report: list[ReportListener] = []
         self._lost: list[LostListener] = []
         self._progress: dict[str, ProgressListener] = {}
+        self._answerer: Answerer | None = None
+        self._terms: Callable[[], Terms] | None = None
         self._log = structlog.get_logger("link")
 
     def on_hello(self, listener: HelloListener) -> Unsubscribe:
@@ -65,6 +70,29 @@ class LineListeners:
         """Call `listener(node_id)` when a node's line has broken and no newer one has replaced it."""
         self._lost.append(listener)
         return lambda: self._lost.remove(listener)
+
+    def on_question(self, terms: Callable[[], Terms] | None, answerer: Answerer | None) -> None:
+        """Tell nodes the terms, from the next Welcome on; `answerer(node_id, question)` answers what they ask.
+
+        None: nothing of that; nodes take no part.
+        """
+        self._terms, self._answerer = terms, answerer
+
+    def terms(self) -> Terms | None:
+        """What a node is told of memberships when its line opens."""
+        return self._terms() if self._terms is not None else None
+
+    async def answer(self, node_id: str, question: Question) -> Standing | None:
+        """What a node is told; None: nothing, for it is not known whether something was written."""
+        if self._answerer is None:
+            return None
+        try:
+            return await self._answerer(node_id, question)
+        except NovaCronError as error:
+            self._log.warning("a node's question stays without an answer", node_id=node_id, why=error.message)
+        except Exception:  # noqa: BLE001  (one listener's trouble is not the line's)
+            self._log.exception("a node's question broke", node_id=node_id)
+        return None
 
     def on_progress(self, migration_id: str, listener: ProgressListener | None) -> None:
         """See Agents.on_progress."""

@@ -32,6 +32,7 @@ from novacron.wire.agent import (
     Report,
     Welcome,
 )
+from novacron.wire.membership import Beat, Join, Plea, Question
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +64,9 @@ HELLO_WITHIN_S = 10.0
 MAX_BACKLOG = 1024
 """Reports waiting for their listeners before the line is dropped; the agent then dials again and tells everything."""
 
+MAX_ASKED = 8
+"""Questions of one node that are answered at once; what it asks beyond is dropped."""
+
 _AT_ONCE = "migration."
 """Replies to these verbs are handed on at once, past waiting reports: a guest may be standing still."""
 
@@ -87,6 +91,7 @@ class _Line:
         self.backlog: asyncio.Queue[Hello | Report | Reply] = asyncio.Queue(MAX_BACKLOG)
         self.backlog.put_nowait(hello)
         self.told = asyncio.Event()  # nothing of this line will be told any more
+        self.asked: set[asyncio.Task[None]] = set()  # its questions that are being answered
         self.reading: asyncio.Task[tuple[int, str]] | None = None
         self.closing: tuple[int, str] | None = None
 
@@ -128,7 +133,7 @@ class Link(LineListeners):
         super().__init__()
         self._clock = clock
         self._doorman = doorman or BySecret(secret)
-        self._welcome = _encode(Welcome(protocol=PROTOCOL, server_version=server_version))
+        self._version = server_version
         self._lines: dict[str, _Line] = {}
         self._latest: dict[str, _Line] = {}  # the last line of each node, open or not
         self._heard_s: dict[str, float] = {}
@@ -293,7 +298,7 @@ class Link(LineListeners):
 
     async def _read(self, line: _Line) -> tuple[int, str]:
         """Take frames until the line ends; returns how to close it."""
-        await line.send(self._welcome)
+        await line.send(_encode(Welcome(protocol=PROTOCOL, server_version=self._version, terms=self.terms())))
         receive = line.websocket.receive
         while True:
             frame = _decoded(await receive())
@@ -310,10 +315,25 @@ class Link(LineListeners):
                     if line.backlog.full():
                         return CLOSE_BUSY, "reports come faster than they are taken in"
                     line.backlog.put_nowait(frame)
+                case Beat() | Join() | Plea():
+                    if len(line.asked) < MAX_ASKED:
+                        self._begin_answer(line, frame)
                 case Hello():
                     return CLOSE_PROTOCOL, "a second hello"
                 case _:
                     return frame
+
+    def _begin_answer(self, line: _Line, question: Question) -> None:
+        answering = asyncio.create_task(self._answer(line, question), name=f"answer-{line.name}")
+        line.asked.add(answering)
+        answering.add_done_callback(line.asked.discard)
+
+    async def _answer(self, line: _Line, question: Question) -> None:
+        """In a task of its own: what is being written must not hold up what else the node says."""
+        standing = await self.answer(line.node_id, question)
+        if standing is not None:
+            with contextlib.suppress(NodeUnreachable):  # it asks again
+                await line.send(_encode(standing))
 
     async def _tell_all(self, line: _Line, older: _Line | None) -> None:
         """Tell listeners in order, apart from reading: a slow listener must not delay a migration's replies.

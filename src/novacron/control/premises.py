@@ -17,6 +17,7 @@ from novacron.errors import InvalidInput, Unavailable
 from novacron.model.identity import is_id
 
 SECRET_BYTES = 32
+SERVER_ID_FILE = "server.id"
 
 
 def prepare(config: ServerConfig, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> tuple[str, str]:
@@ -53,14 +54,31 @@ def taken(data_dir: Path) -> Iterator[None]:
 
 
 def server_id(data_dir: Path, made: str) -> str:
-    """The server's id, kept in its data directory; `made` at its first start. :raise InvalidInput: it was damaged."""
-    file = data_dir / "server.id"
-    if not file.exists():
-        durable.write_durably(file, f"{made}\n".encode())
-    found = file.read_text().strip()
+    """The server's id, kept in its data directory; `made` at its first start: nodes name the servers they ask by it.
+
+    :raise InvalidInput: the file was damaged, or cannot be used.
+    """
+    file = data_dir / SERVER_ID_FILE
+    try:
+        if not file.exists():
+            durable.write_durably(file, f"{made}\n".encode())
+        found = file.read_text().strip()
+    except OSError as wrong:
+        remedy = "give a directory of ours"
+        raise InvalidInput.field("data_dir", f"cannot use {file}: {wrong.strerror}", remedy) from wrong
     if not is_id(found):
         raise InvalidInput.field("data_dir", f"{file} does not hold a server's id", "delete it: a new one is made")
     return found
+
+
+def write_new(file: Path, text: str) -> None:
+    """A file for its owner alone, on disk when this returns; one that is there stays as it is. :raise OSError"""
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
 
 
 def _directory(field: str, path: Path, mode: int) -> None:
@@ -76,12 +94,7 @@ def _directory(field: str, path: Path, mode: int) -> None:
 
 def _secret(file: Path, random_bytes: Callable[[int], bytes]) -> str:
     try:
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(handle, "w") as out:
-                out.write(random_bytes(SECRET_BYTES).hex() + "\n")
-                out.flush()
-                os.fsync(out.fileno())
+        write_new(file, random_bytes(SECRET_BYTES).hex() + "\n")
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
             raise InvalidInput.field("agent_secret_file", f"{file} can be read by others", f"chmod 600 {file}")
         secret = file.read_text().strip()

@@ -16,8 +16,9 @@ from novacron.control.scheduler.fleet import Committed, Fleet
 from novacron.control.scheduler.placement import Candidate, Limits
 from novacron.control.scheduler.snapshot import Need
 from novacron.control.store.base import Expect, Put
-from novacron.control.store.kinds import NODES
+from novacron.control.store.kinds import MEMBERS, NODES
 from novacron.control.store.records import Records, Write
+from novacron.model.membership import Membership
 from novacron.model.node import Node
 
 TICKET = "scheduler/ticket"
@@ -57,6 +58,11 @@ class Room:
         stored = self._records.get(NODES, node_id)
         return _candidate(self._promises.fleet(), stored.record) if stored else None
 
+    def member(self, node_id: str) -> Membership | None:
+        """How the node takes part now; None: it does not."""
+        stored = self._records.get(MEMBERS, node_id)
+        return stored.record if stored else None
+
     def in_company(self, need: Need, vm_id: str = "") -> Need:
         """The need with what rules between VMs come to now, for those who look at one node at a time.
 
@@ -76,7 +82,15 @@ class Room:
         """
         entry = await self._records.store.get(TICKET)
         await self._records.caught_up(entry.modified if entry else 0)
-        return Write((Put(TICKET, b"1"),), (Expect(TICKET, entry.modified if entry else 0),))
+        return _ticket(entry.modified if entry else 0)
+
+    def next_ticket(self, revision: int) -> Write:
+        """The ticket after one that was committed at that revision, for several by one look at the room."""
+        return _ticket(revision)
+
+
+def _ticket(after: int) -> Write:
+    return Write((Put(TICKET, b"1"),), (Expect(TICKET, after),))
 
 
 def _candidate(fleet: Fleet, node: Node) -> Candidate:

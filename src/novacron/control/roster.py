@@ -2,8 +2,9 @@
 
     servers/<id>    written by that server alone, every BEAT_S
 
-Whether another lives is judged by this server's own clock: its record has moved within SILENT_AFTER_S. Nothing is
-decided on it; it is shown to people.
+Whether another lives is judged by this server's own clock: its record has moved within SILENT_AFTER_S. It is shown to
+people, and told to nodes: whom they name as their servers when they join (see wire.membership.Terms), which is safe
+whatever they name, for a server that a node does not name leaves it alone.
 """
 
 from __future__ import annotations
@@ -71,9 +72,22 @@ class Roster:
         self._moved: dict[str, tuple[int, float]] = {}  # by key: the revision last seen, and when it was new to us
         self._log = structlog.get_logger("roster")
 
+    @property
+    def server_id(self) -> str:
+        return self._mine.id
+
+    def living(self) -> tuple[str, ...]:
+        """Ids of this server and of those it has seen move lately, in order."""
+        others = {key.removeprefix(PREFIX) for key, (_, moved_s) in self._moved.items() if self._is_near(moved_s)}
+        return tuple(sorted(others | {self._mine.id}))
+
+    def _is_near(self, moved_s: float) -> bool:
+        return not self._is_alone and self._clock.monotonic_s() - moved_s < SILENT_AFTER_S
+
     async def run(self) -> None:
         """Say that this server lives; who has the store alone says it once."""
         await self._beat()
+        await self._look()
         while True:
             if self._is_alone:
                 await asyncio.Event().wait()

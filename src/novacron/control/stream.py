@@ -60,7 +60,7 @@ class Occurrence(msgspec.Struct, frozen=True):
 
 
 class Stream:
-    """All subscribers. views: by record prefix, how its objects are shown."""
+    """All subscribers. views: by record prefix, how its objects are shown; of other records no event tells."""
 
     def __init__(self, records: Records, views: Mapping[str, View]) -> None:
         self._records = records
@@ -150,6 +150,8 @@ class Stream:
         if not self._subscribers:
             return
         for one in seen:
+            if one.kind.prefix not in self._views:
+                continue
             occurrence = Occurrence(seq_of(one.revision, one.index), one)
             frame = ""
             for subscriber in self._subscribers:

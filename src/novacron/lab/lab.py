@@ -111,6 +111,7 @@ async def open_lab(
     bridged: bool,
     shared_pool: bool = True,
     over_fabric: bool = False,
+    heartbeat_s: float | None = None,
     say: Say = lambda _: None,
 ) -> AsyncIterator[Lab]:
     """A lab in `path`, ready; gone again afterwards, whatever happened inside.
@@ -118,6 +119,7 @@ async def open_lab(
     bridged: (root) each node a host of its own, guests on a bridge that spans them; else all on this machine's own
     network, guests on QEMU's. shared_pool: the nodes share the server's storage pool; else each has its own.
     over_fabric: (bridged) agents dial the server through their links, over TLS; else past them, by a unix socket.
+    heartbeat_s: of its nodes, and with it every other time of ownership; None: the usual.
     :raise LabFailed: it could not be built; nothing of it is left.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -127,7 +129,15 @@ async def open_lab(
         if left := cleanup.clean(path):
             say(f"ended {left} processes of a lab that was cut off")
         stack.callback(cleanup.clean, path)
-        builder = _Builder(stack, directory, say, bridged=bridged, shared_pool=shared_pool, over_fabric=over_fabric)
+        builder = _Builder(
+            stack,
+            directory,
+            say,
+            bridged=bridged,
+            shared_pool=shared_pool,
+            over_fabric=over_fabric,
+            heartbeat_s=heartbeat_s,
+        )
         yield await builder.build(nodes)
         say("putting everything away")
 
@@ -148,10 +158,11 @@ class _Builder:
         bridged: bool,
         shared_pool: bool,
         over_fabric: bool,
+        heartbeat_s: float | None,
     ) -> None:
         self._stack, self._directory, self._say = stack, directory, say
         self._bridged, self._shared_pool, self._over_fabric = bridged, shared_pool, over_fabric and bridged
-        self._path = directory.path
+        self._path, self._heartbeat_s = directory.path, heartbeat_s
 
     async def build(self, count: int) -> Lab:
         numbers = range(1, count + 1)
@@ -186,7 +197,7 @@ class _Builder:
 
     async def _serve_at(self, port: int) -> tuple[Child, int]:
         """:raise PortTaken: another was quicker."""
-        server = Child("server", processes.server_command(self._path, port), self._directory)
+        server = Child("server", processes.server_command(self._path, port, self._heartbeat_s), self._directory)
         self._stack.push_async_callback(server.stop)
         try:
             await processes.until_ready(server)

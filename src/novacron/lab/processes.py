@@ -107,12 +107,14 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def server_command(lab: Path, port: int) -> list[str]:
+def server_command(lab: Path, port: int, heartbeat_s: float | None = None) -> list[str]:
+    """heartbeat_s: as ServerConfig has it; None: the usual."""
     # fmt: off
     return [
         sys.executable, "-m", "novacron.control", "--data-dir", str(lab / "server"), "--pool-dir", str(lab / "pool"),
         "--host", "127.0.0.1", "--port", str(port), "--socket", str(server_socket(lab)),
         "--cpu-overcommit", "64",  # all nodes are this machine: small guests, many of them, mostly idle
+        *(("--heartbeat-s", str(heartbeat_s)) if heartbeat_s else ()),
     ]
     # fmt: on
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
+from novacron.model.ha import Protection
 from novacron.model.network import NetworkSpec, PortFilter
 from novacron.model.pool import PoolSpec
 
@@ -153,6 +154,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     plugged in since its start, in that order. pools, networks: what its disks and
     cards name, so that the node can reach them. shared_memory: its memory may be parked for copies to begin from.
     parent_id: the parked machine of this node it begins as a copy of (first start only); hostname: its name then.
+    ha: whether it has a deadline here, so that it may be restarted elsewhere.
     """
 
     vm_id: str
@@ -180,6 +182,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     shared_memory: bool = False
     parent_id: str = ""
     hostname: str = ""
+    ha: Protection = Protection()
 
 
 class MachineStatus(StrEnum):

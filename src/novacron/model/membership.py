@@ -114,6 +114,21 @@ def left(member: Membership, state: MemberState, epoch: int) -> Membership | Non
     return msgspec.structs.replace(member, state=MemberState.FENCED, epoch=epoch + 1, proof=Proof.AGENT, reason=reason)
 
 
+def withdrawn(member: Membership) -> Membership | None:
+    """Its agent is of an older version by now, which guards nothing and heartbeats nowhere: its VMs stay its own."""
+    if member.fence_class is FenceClass.NONE and member.state is MemberState.UP:
+        return None
+    reason = "its agent takes no part in memberships"
+    return msgspec.structs.replace(
+        member,
+        state=MemberState.UP,
+        epoch=member.epoch + 1,
+        fence_class=FenceClass.NONE,
+        proof=Proof.NONE,
+        reason=reason,
+    )
+
+
 def state_of(
     member: Membership | None,
     *,

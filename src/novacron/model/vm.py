@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from novacron.errors import Reason
+from novacron.model.ha import Protection
 from novacron.model.machine import (
     ENDED,
     CloudInit,
@@ -100,7 +101,8 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kernel_cmdline is appended to the image's own (direct-kernel images only). max_vcpus, max_memory_mib: how far it
     can grow while it runs (0: not at all). media: CD-ROM drives. tpm: a TPM 2.0 of its own. secure_boot: UEFI that
-    starts only what is signed. shared_memory: it may be parked, for copies that share its memory.
+    starts only what is signed. shared_memory: it may be parked, for copies that share its memory. ha: what is to become
+    of it when its node fails; counts from the next start, as its machine has a deadline or has none.
     """
 
     image_id: str
@@ -120,6 +122,7 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tpm: bool = False
     secure_boot: bool = False
     shared_memory: bool = False
+    ha: Protection = Protection()
 
 
 class Pins(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -209,6 +212,11 @@ def _needs_network_boot(spec: VmSpec) -> bool:
 def running_spec(vm: Vm) -> VmSpec:
     """The spec its machine runs with; the wished one when none runs."""
     return vm.booted if vm.booted is not None and status_of(vm) not in ENDED else vm.spec
+
+
+def running_protection(vm: Vm) -> Protection:
+    """What its machine was last ordered to start with: by that it has a deadline, whatever is wished since."""
+    return (vm.booted or vm.spec).ha
 
 
 def state_of(vm: Vm) -> VmState:

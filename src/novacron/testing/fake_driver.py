@@ -90,6 +90,24 @@ class FakeDriver(FakeMoves):
         self._trouble("park", after=True)
         return machine.report
 
+    async def kill(self, vm_id: str, reason: str) -> None:
+        self._trouble("kill", after=False)
+        machine = self._host.machines.get(vm_id)
+        if machine is not None and machine.report.status not in ENDED:
+            self._host.set_status(machine, MachineStatus.CRASHED, reason)
+        self._trouble("kill", after=True)
+
+    def has_guardian(self, vm_id: str) -> bool:
+        machine = self._host.machines.get(vm_id)
+        return machine is not None and machine.timer is not None
+
+    async def arm(self, deadline_s: float, *, at_most: bool = False) -> bool:
+        self._life.check()
+        for machine in self._host.machines.values():
+            if machine.timer is not None and machine.report.status not in ENDED:
+                self._host.arm(machine, min(deadline_s, machine.deadline_s) if at_most else deadline_s)
+        return True
+
     async def pause(self, vm_id: str) -> MachineReport:
         return await self._flip("pause", vm_id, MachineStatus.PAUSED)
 

@@ -70,6 +70,8 @@ class FakeHands:
         )
         machine = FakeMachine(launch, report, kept=fake_keep.made(launch, self._host.name))
         self._host.machines[spec.vm_id] = machine
+        if launch.deadline_s is not None:
+            self._host.arm(machine, launch.deadline_s)
         self._known.add(spec.vm_id)
         for listener in tuple(self._host.listeners):
             listener(report)

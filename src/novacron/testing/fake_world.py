@@ -42,6 +42,8 @@ class FakeMachine:
     opened: bool = False
     missing_from: str = ""
     transfer: asyncio.Task[Departure] | None = None
+    timer: asyncio.Task[None] | None = None  # its guardian's
+    deadline_s: float = 0.0  # for which it is set
     paces: list[int] = dataclasses.field(default_factory=list)  # the bandwidths it was told as it was sent
     receives: tuple[str, ...] = ()
     mirrored_to: DiskReception | None = None
@@ -139,7 +141,7 @@ class FakeWorld:
             raise MonitorFailed(f"failed to get the write lock: {vm_id} is {found.report.status} on {other.name}")
 
     async def close(self) -> None:
-        """End all transfers that are under way."""
+        """End all transfers that are under way, and all timers."""
         transfers = [
             machine.transfer
             for host in self.hosts.values()
@@ -148,7 +150,10 @@ class FakeWorld:
         ]
         for transfer in transfers:
             transfer.cancel()
-        await asyncio.gather(*transfers, return_exceptions=True)
+        timers = [one.timer for host in self.hosts.values() for one in host.machines.values() if one.timer is not None]
+        for timer in timers:
+            timer.cancel()
+        await asyncio.gather(*transfers, *timers, return_exceptions=True)
 
     def listening_at(self, to: Reception) -> tuple[FakeHost, FakeMachine] | None:
         """Who was given that reception last, whatever it does by now."""
@@ -175,6 +180,9 @@ class FakeWorld:
                 if ours and machine.report.status is MachineStatus.INCOMING:
                     return host, machine
         return None
+
+
+TIMED_OUT = "ended by its guardian's timer"
 
 
 class FakeHost:
@@ -210,6 +218,18 @@ class FakeHost:
         """Its process ends by itself."""
         self.set_status(self.machines[vm_id], MachineStatus.CRASHED, reason)
 
+    def arm(self, machine: FakeMachine, deadline_s: float) -> None:
+        """Have the kernel end it at that time, whatever agent lives then."""
+        if machine.timer is not None:
+            machine.timer.cancel()
+        machine.deadline_s = deadline_s
+        machine.timer = asyncio.create_task(self._fire(machine, deadline_s), name=f"timer {self.name}")
+
+    async def _fire(self, machine: FakeMachine, deadline_s: float) -> None:
+        await self.world.clock.sleep(deadline_s - self.world.clock.monotonic_s())
+        if machine.report.status not in ENDED:
+            self.set_status(machine, MachineStatus.CRASHED, TIMED_OUT)
+
     def power_off(self, vm_id: str) -> None:
         """Its guest powers itself off."""
         self.set_status(self.machines[vm_id], MachineStatus.STOPPED, "guest_shutdown")
@@ -219,8 +239,9 @@ class FakeHost:
         self.boots += 1
         self.listeners.clear()
         for machine in self.machines.values():
-            if machine.transfer is not None:
-                machine.transfer.cancel()
+            for task in (machine.transfer, machine.timer):
+                if task is not None:
+                    task.cancel()
         self.machines.clear()
 
     def transfers(self) -> list[str]:

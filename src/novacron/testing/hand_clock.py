@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import heapq
 import itertools
+from collections.abc import Iterator
 
 START = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 _SETTLE_ROUNDS = 20
@@ -21,6 +23,9 @@ class HandClock:
         self._now_s = 0.0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
+        self._holders = 0
+        self._free = asyncio.Event()
+        self._free.set()
 
     def monotonic_s(self) -> float:
         return self._now_s
@@ -35,6 +40,18 @@ class HandClock:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now_s + seconds, next(self._order), woken))
         await woken
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No time passes while the block runs: for what takes real time, and would be late for no reason."""
+        self._holders += 1
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._free.set()
 
     @property
     def next_wake_s(self) -> float | None:
@@ -52,6 +69,7 @@ class HandClock:
             self._now_s = wake_s
             woken.set_result(None)
             await self.settle()
+            await self._free.wait()
         self._now_s = until_s
 
     async def settle(self) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 from novacron.agent.credentials import by_secret
 from novacron.agent.drivers.base import NicPlug
 from novacron.agent.gauge import Gauge
+from novacron.agent.guard import Guard
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.images import Images
 from novacron.agent.ledger import Holding, Ledger
 from novacron.agent.machines import Machines, running
+from novacron.agent.member import Member
 from novacron.agent.mover import Mover
 from novacron.agent.network import Network
 from novacron.agent.postcopy import Announce
@@ -26,6 +28,7 @@ from novacron.agent.verbs import Verbs, table
 from novacron.agent.volumes import Volumes
 from novacron.agent.works import Works
 from novacron.errors import NodeUnreachable, NovaCronError
+from novacron.model.ha import FenceClass
 from novacron.model.identity import new_id
 from novacron.model.machine import MachineReport, NetworkKind, Nic
 from novacron.model.network import NetworkSpec
@@ -95,6 +98,10 @@ class SimAgent:
         self._life = Life()
         self._life.dead = True
         self.ledger = SimLedger(self.root / "state" / "machines", self._life)
+        self.fence_class = FenceClass.TIMER  # what its next agent declares
+        self.takes_part = True  # else it is an agent of an older version
+        self._belonging: asyncio.Task[None] | None = None
+        self.member: Member
         self.machines: Machines
         self.verbs: Verbs
         self.works: Works
@@ -117,7 +124,10 @@ class SimAgent:
         self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
         self.driver = FakeDriver(self.host, life)
         clock = self.host.world.clock
-        self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id)
+        guard = Guard(ledger, self.driver, clock, self.fence_class)
+        provisioner.deadline_of = guard.deadline_of
+        self.member = Member(guard, self.host.boot_id, clock)
+        self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id, self.member.check)
         mover = Mover(
             ledger,
             provisioner,
@@ -136,6 +146,7 @@ class SimAgent:
         self.works = Works(self._answer)
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()
+        self._belonging = asyncio.create_task(self.member.run(), name=f"member {self.name}")
 
     def _pool_of(self, spec: PoolSpec) -> SimPool:
         """LVM is the node's own, all others are shared."""
@@ -148,12 +159,15 @@ class SimAgent:
     def kill(self) -> None:
         """kill -9: nothing more of it reaches its host, its files or the server."""
         self._life.dead = True
+        if self._belonging is not None:
+            self._belonging.cancel()
         for work in tuple(self._doing):
             work.cancel()
 
     async def settled(self) -> None:
         """Wait until the works of the killed agent are over, and the threads that write its files."""
-        await asyncio.gather(*self._doing, *self.ledger.writes, return_exceptions=True)
+        ending = () if self._belonging is None else (self._belonging,)
+        await asyncio.gather(*self._doing, *self.ledger.writes, *ending, return_exceptions=True)
 
     def lose(self, verb: str, *, after: bool = False, error: NovaCronError | None = None, times: int = 1) -> None:
         """The next `times` calls of `verb` are lost on the way there, or (`after`) their replies on the way back."""
@@ -203,6 +217,7 @@ class SimAgent:
             machines=(heartbeat or self.heartbeat).told(),
             networks=tuple(self.networks.known),
             copies=self.machines.remains.all(),
+            takes_part=self.takes_part,
         )
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:

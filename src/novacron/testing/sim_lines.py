@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -16,6 +18,7 @@ from novacron.errors import DeadlineExceeded, NodeUnreachable, from_data
 from novacron.model.node import NodeUsage
 from novacron.testing.sim_agent import SimAgent
 from novacron.wire.agent import NAME_OF, Call, Hello, Reply, Report
+from novacron.wire.membership import Question, Standing, Terms
 
 NEVER_MS = 3_600_000
 """An agent counts a call's time by the real clock; here the caller alone does, by the hand-wound one."""
@@ -26,6 +29,7 @@ class SimLine:
 
     def __init__(self, hello: Hello) -> None:
         self.beating: asyncio.Task[None]
+        self.left: Callable[[], None] | None = None
         self.pending: set[asyncio.Future[Reply]] = set()
         self.picture = Picture(hello)
 
@@ -39,7 +43,7 @@ class SimLines(LineListeners):
         self.agents = agents
         self._by_id = {agent.node_id: agent for agent in agents.values()}
         self._lines: dict[str, SimLine] = {}  # by node id
-        self._greeting: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[Any]] = set()  # what goes on although nobody waits for it
         self._heard_s: dict[str, float] = {}
         self._usage: dict[str, NodeUsage] = {}
         self._ids = itertools.count(1)
@@ -67,13 +71,40 @@ class SimLines(LineListeners):
 
         line.beating = asyncio.create_task(heartbeat.run(send), name=f"heartbeat {name}")
         await self.tell_hello(hello)
+        terms = self.terms()
+        if terms is not None and agent.takes_part:
+            line.left = self._admit(agent, line, terms)
+
+    def _admit(self, agent: SimAgent, line: SimLine, terms: Terms) -> Callable[[], None]:
+        """What a node does with the terms it is told; returned is what it does when the line breaks."""
+
+        async def ask(question: Question, deadline_s: float) -> Standing:
+            return await self._ask(agent, line, question, deadline_s)
+
+        agent.member.met(terms, ask)
+        return functools.partial(agent.member.lost, terms.server_id, ask)
+
+    async def _ask(self, agent: SimAgent, line: SimLine, question: Question, deadline_s: float) -> Standing:
+        """See agent.member.Ask. What it asked may be written although its line breaks meanwhile."""
+        if self._lines.get(agent.node_id) is not line:
+            raise NodeUnreachable(f"the line to {agent.name} broke")
+        answering = asyncio.create_task(self.answer(agent.node_id, question))
+        self._telling.add(answering)
+        answering.add_done_callback(self._telling.discard)
+        timer = asyncio.create_task(_sleep(self.clock, deadline_s))
+        await asyncio.wait({answering, timer}, return_when=asyncio.FIRST_COMPLETED)
+        timer.cancel()
+        standing = answering.result() if answering.done() else None
+        if standing is None or self._lines.get(agent.node_id) is not line:
+            raise DeadlineExceeded(f"no answer within {deadline_s:g} s")
+        return standing
 
     def greet(self) -> None:
         """As Link.greet."""
         for line in self._lines.values():
             telling = asyncio.create_task(self.tell_hello(line.picture.hello()))
-            self._greeting.add(telling)
-            telling.add_done_callback(self._greeting.discard)
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
 
     async def disconnect(self, name: str) -> None:
         """Break the line; the agent lives, and what it is doing goes on."""
@@ -86,6 +117,8 @@ class SimLines(LineListeners):
         if line is None:
             return False
         line.beating.cancel()
+        if line.left is not None:
+            line.left()
         agent.works.abandon(line)
         for reply in tuple(line.pending):
             if not reply.done():

@@ -1,7 +1,7 @@
 """The line between server and agent: one WebSocket that the agent dials; JSON frames; many calls at once.
 
-    agent → server   Hello, then Report (every 2 s and at each change), MigrationProgress, Reply
-    server → agent   Welcome, then Call, Cancel
+    agent → server   Hello, then Report (every 2 s and at each change), MigrationProgress, Reply; wire.membership's
+    server → agent   Welcome, then Call, Cancel; wire.membership's answers
 
 A Call carries an id, a verb, its arguments and how long the caller will wait. The agent answers with exactly one
 Reply: `result`, or `error` as errors.NovaCronError.as_data(). Verbs are idempotent; a call repeated after a broken
@@ -19,6 +19,7 @@ from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Progress
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.wire import belongings, link, moving, network, snapshot, storage
+from novacron.wire.membership import Beat, Join, Plea, Standing, Terms
 from novacron.wire.verb import MachineVerb
 
 PATH = "/agent/v1/line"
@@ -42,6 +43,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="hello
     """First frame of an agent. node_id is the agent's own, made once and kept in its state directory.
 
     networks: ids of the overlay networks it has something of. copies: what it keeps of copies that came in part.
+    takes_part: whether it heartbeats where a Welcome names terms.
     """
 
     protocol: int
@@ -51,11 +53,15 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="hello
     machines: tuple[MachineReport, ...]
     networks: tuple[str, ...] = ()
     copies: tuple[KeptCopy, ...] = ()
+    takes_part: bool = False
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="welcome"):
+    """terms: of the node's membership; None: this server writes no heartbeats."""
+
     protocol: int
     server_version: str
+    terms: Terms | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="report"):
@@ -101,17 +107,23 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="reply
     error: dict[str, Any] | None = None
 
 
-FromAgent = Hello | Report | MigrationProgress | Reply
-FromServer = Welcome | Call | Cancel
+FromAgent = Hello | Report | MigrationProgress | Reply | Beat | Join | Plea
+FromServer = Welcome | Call | Cancel | Standing
 
 
 # -- verbs: the struct is the arguments, `verb` its name, `answers` the type of its result --------------------
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Provision what is missing and boot. → MachineReport"""
+    """Provision what is missing and boot. → MachineReport
+
+    epoch: of the node's membership, for which the order speaks; 0: the node takes no part. over: the last migration of
+    the machine that has ended: what it left here may be started.
+    """
 
     spec: MachineSpec
+    epoch: int = 0
+    over: str = ""
 
 
 class Stop(MachineVerb, frozen=True, kw_only=True):

@@ -204,9 +204,10 @@ class Reopen(MachineVerb, frozen=True, kw_only=True):
 
 
 class TakeOver(MachineVerb, frozen=True, kw_only=True):
-    """(target) Continue under `generation`, which the committed record holds. → Arrived"""
+    """(target) Continue under `generation`, which the committed record holds. epoch: as of Start. → Arrived"""
 
     migration_id: str
+    epoch: int = 0
     flows: tuple[Flow, ...] = ()
     watch: tuple[str, ...] = ()  # volumes of which it is to be noted what is written from then on
 
@@ -264,9 +265,10 @@ class Release(MachineVerb, frozen=True, kw_only=True):
 
 
 class Reclaim(MachineVerb, frozen=True, kw_only=True):
-    """(source) → MachineReport"""
+    """(source) epoch: as of Start. → MachineReport"""
 
     migration_id: str
+    epoch: int = 0
 
 
 class Discard(MachineVerb, frozen=True, kw_only=True):

@@ -29,13 +29,15 @@ class SnapshotTaken(msgspec.Struct, frozen=True, kw_only=True):
 class SnapshotRevert(MachineVerb, frozen=True, kw_only=True):
     """Make the disks as they were. The machine is ended first; with memory it runs on from that moment, else it is
     left stopped. `spec`: as it was when the snapshot was taken. task_id: of this asking; asked again with the same
-    one it is done once, so that what the machine did since is not thrown away. → MachineReport
+    one it is done once, so that what the machine did since is not thrown away. epoch: as of machine.start.
+    → MachineReport
     """
 
     spec: MachineSpec
     snapshot_id: str
     task_id: str
     memory: bool = False
+    epoch: int = 0
 
 
 class SnapshotDelete(MachineVerb, frozen=True, kw_only=True):

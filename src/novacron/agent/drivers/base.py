@@ -119,6 +119,24 @@ class Driver(Moves, Protocol):
         """End it. Graceful: ask the guest, force at the deadline. Absent: fine."""
         ...
 
+    async def kill(self, vm_id: str, reason: str) -> None:
+        """End its process at once, whatever is going on; it has crashed, for that reason. Ended or absent: fine.
+
+        :raise DriverError: it does not die.
+        """
+        ...
+
+    def has_guardian(self, vm_id: str) -> bool:
+        """Whether it was started with a deadline (Launch.deadline_s), and ends by the kernel's hand when that comes."""
+        ...
+
+    async def arm(self, deadline_s: float, *, at_most: bool = False) -> bool:
+        """Give every machine with a guardian that deadline, whatever it had; at_most: unless it has an earlier one.
+
+        Whether that is so of every one that lives.
+        """
+        ...
+
     async def pause(self, vm_id: str) -> MachineReport: ...
 
     async def resume(self, vm_id: str) -> MachineReport: ...

@@ -94,7 +94,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     process identity. keep: likewise, beside its volumes, for what outlives this node's boot; None: it has nothing such.
     uid/gid: run as this unprivileged user; None: as the agent itself.
     memory: a file that is to be its memory, shared with it (memory_shared) or copied as it writes. state: what its
-    devices were when that memory was parked: it begins there instead of booting.
+    devices were when that memory was parked: it begins there instead of booting. deadline_s: the time of CLOCK_BOOTTIME
+    at which the kernel ends it unless it gets another, whatever else stands still; None: it has none.
     """
 
     spec: MachineSpec
@@ -112,3 +113,4 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     state: Path | None = None
     uid: int | None = None
     gid: int | None = None
+    deadline_s: float | None = None

@@ -1,1 +1,1 @@
-"""High availability: from a node's silence to its VMs running elsewhere, as decisions alone: bar, wait, take over."""
+"""High availability: from a node's silence to its VMs running elsewhere, and who does what is decided."""

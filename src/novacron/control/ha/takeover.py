@@ -17,7 +17,7 @@ from novacron.model.ha import HaPolicy, Proof, Protection, is_guarded
 from novacron.model.machine import ENDED
 from novacron.model.membership import Membership, MemberState
 from novacron.model.migration import Migration, MigrationState, is_final
-from novacron.model.vm import Problem, Task, TaskKind, Vm, is_wanted, status_of
+from novacron.model.vm import Problem, Task, TaskKind, Vm, is_wanted, running_protection, status_of
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,18 +58,34 @@ def refusal(claim: Claim, member: Membership) -> Reason | None:
 
 def plan(member: Membership, claims: Collection[Claim], candidates: Sequence[Candidate], room: Limits) -> Plan:
     """For the VMs of a fenced node that are to run. candidates: nodes that may be given more, with what they carry."""
-    lost, held = [], []
-    for claim in claims:
-        vm = claim.vm
-        if vm.node_id != member.id or not is_wanted(vm):
-            continue
-        reason = refusal(claim, member)
-        if reason is not None:
-            held.append(reason)
-        else:
-            lost.append(Lost(vm_id=vm.id, vm_name=vm.name, priority=claim.protection.priority, need=claim.need))
+    free, held = admitted(member, claims)
+    lost = [Lost(vm_id=one.vm.id, vm_name=one.vm.name, priority=one.protection.priority, need=one.need) for one in free]
     others = [one for one in candidates if one.node.id != member.id]
-    return Plan(restarts=restarts(lost, others, room), held=tuple(held))
+    return Plan(restarts=restarts(lost, others, room), held=tuple(reason for _, reason in held))
+
+
+def admitted(
+    member: Membership, claims: Collection[Claim]
+) -> tuple[tuple[Claim, ...], tuple[tuple[Claim, Reason], ...]]:
+    """Of the VMs of a fenced node that are to run: those that may be restarted elsewhere, in the order in which they
+    are, and the others with why not.
+    """
+    mine = [one for one in claims if one.vm.node_id == member.id and is_wanted(one.vm)]
+    reasons = [(one, refusal(one, member)) for one in mine]
+    free = [one for one, reason in reasons if reason is None]
+    free.sort(key=lambda one: (-one.protection.priority, -one.need.memory_mib, one.vm.name))
+    return tuple(free), tuple((one, reason) for one, reason in reasons if reason is not None)
+
+
+def protection_of(vm: Vm) -> Protection:
+    """What holds for a VM this moment: what it wishes, but only where its machine was started with a deadline by it.
+
+    booted is written before a machine is ordered to start, so nothing that runs was started with less.
+    """
+    wished, runs = vm.spec.ha, running_protection(vm)
+    if runs.policy is HaPolicy.NONE:
+        return msgspec.structs.replace(wished, policy=HaPolicy.NONE)
+    return msgspec.structs.replace(wished, min_class=max(wished.min_class, runs.min_class))
 
 
 def taken_over(vm: Vm, member: Membership, target_id: str, task_id: str, now: datetime.datetime) -> Vm:

@@ -93,17 +93,19 @@ class Journal:
     async def hand_over(self, migration_id: str, before: Step | None) -> None:
         """The commit: in one transaction the step before is done, the target owns the VM, the next step has begun.
 
-        When this returns without the commit in the record, a cancel request came first.
+        When this returns without the commit in the record, a cancel request came first, or the migration has ended: the
+        VM was taken over.
         """
         steps = machine.steps_of(self._migration(migration_id).record)
         commit = next(step for step in steps if step.name == COMMIT)
         reach("conductor.commit:began")
         while True:
             migration, vm = self._pair(migration_id)
-            if migration.record.state in UNDOING or COMMIT in migration.record.did:
-                return
+            story = migration.record
+            if story.state in UNDOING or is_final(story) or COMMIT in story.did:
+                return  # final: its source was fenced, and the VM is being started elsewhere
             now = self._now()
-            story = migration.record if before is None else machine.did(migration.record, before, now)
+            story = story if before is None else machine.did(story, before, now)
             story = machine.did(machine.began(story, commit, now), commit, now)
             owned = vm.record if is_here(story) else _owned_by(vm.record, story.target_node, now)
             held = carried(owned, story.disks)
@@ -115,7 +117,7 @@ class Journal:
         """Give the ownership back to the source: only after the target has said that it never continued."""
         while True:
             migration, vm = self._pair(migration_id)
-            if step.name in migration.record.undone:
+            if step.name in migration.record.undone or is_final(migration.record):
                 return
             now = self._now()
             story = machine.undid(migration.record, step, now)

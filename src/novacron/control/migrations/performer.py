@@ -25,6 +25,7 @@ from novacron.control.migrations.reachable import Reachability
 from novacron.control.migrations.transport import scope_of
 from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, stamped, states
+from novacron.control.orders import epoch_of
 from novacron.control.store.kinds import NETWORKS, NODES, VMS
 from novacron.control.store.records import Records
 from novacron.errors import NotFound, StateConflict
@@ -34,7 +35,7 @@ from novacron.model.machine import MachineReport
 from novacron.model.migration import Figures, Migration, MigrationKind, Transport, tactics_of
 from novacron.model.migration_steps import Do, Step, Undo, next_action
 from novacron.model.network import Flow
-from novacron.model.vm import Vm, running_spec
+from novacron.model.vm import Vm, running_protection, running_spec
 from novacron.wire import moving
 from novacron.wire.network import NetworkApply
 
@@ -167,9 +168,10 @@ class Performer:
         if known is not None and not anew:
             return known
         vm = self._vm(migration)
+        runs = msgspec.structs.replace(running_spec(vm), ha=running_protection(vm))
         verb = moving.Accept(
             migration_id=migration.id,
-            spec=told(self._records, vm, relocated(running_spec(vm), migration.disks)),
+            spec=told(self._records, vm, relocated(runs, migration.disks)),
             boots=migration.kind is MigrationKind.COLD,
             receives=volumes_of(migration),
             belongings=migration.belongings,
@@ -278,13 +280,18 @@ class Performer:
                 return  # nothing is missing: what broke was the word that all had come
 
     async def _take_over(self, migration: Migration, step: Step) -> None:
-        vm = self._vm(migration)
+        vm, epoch = self._vm(migration), epoch_of(self._records, migration.target_node)
         departure = self._departures.get(migration.id)
         if departure is not None and not migration.paused:
             self._reachability.begin(migration, vm, departure.stopped_at_s)
         flows = departure.flows if departure is not None else ()
         verb = moving.TakeOver(
-            vm_id=vm.id, generation=vm.generation, migration_id=migration.id, flows=flows, watch=watched(migration)
+            vm_id=vm.id,
+            generation=vm.generation,
+            migration_id=migration.id,
+            flows=flows,
+            watch=watched(migration),
+            epoch=epoch,
         )
         deadline_s = BOOT_DEADLINE_S if migration.kind is MigrationKind.COLD else VERB_DEADLINE_S
         arrived = await self._agents.call(migration.target_node, verb, moving.Arrived, deadline_s=deadline_s)
@@ -335,8 +342,8 @@ class Performer:
         await self._journal.did(migration.id, step, figures=figures)
 
     async def _reclaim(self, migration: Migration, step: Step) -> None:
-        vm = self._vm(migration)
-        verb = moving.Reclaim(vm_id=vm.id, generation=vm.generation, migration_id=migration.id)
+        vm, epoch = self._vm(migration), epoch_of(self._records, migration.source_node)
+        verb = moving.Reclaim(vm_id=vm.id, generation=vm.generation, migration_id=migration.id, epoch=epoch)
         deadline_s = SHUTDOWN_DEADLINE_S + BOOT_DEADLINE_S if step.name == "halt" else VERB_DEADLINE_S
         report = await self._agents.call(migration.source_node, verb, MachineReport, deadline_s=deadline_s)
         await self._journal.saw(migration, migration.source_node, report)

@@ -1,4 +1,8 @@
-"""Watches over nodes: a silent one becomes suspect, then down; its VMs' state is then unknown, never guessed."""
+"""Watches over nodes: a silent one becomes suspect, then down, or is fenced; its VMs' state is then unknown.
+
+A node that heartbeats is judged by its membership record, one of an older version by its line. What is written here is
+the word that people see and that placing goes by; what fences a node is control.ha.warden.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,17 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.ha.sight import Sight, silent_s, suspect_after_s
+from novacron.control.ha.sights import Sights
+from novacron.control.ha.warden import Warden
 from novacron.control.store.kinds import NODES, VMS
 from novacron.control.store.records import Records
-from novacron.errors import NovaCronError
+from novacron.errors import NovaCronError, Reason
+from novacron.model import membership
+from novacron.model.ha import FenceClass
+from novacron.model.membership import MemberState
 from novacron.model.node import Node, NodeState
+from novacron.model.timing import Timing
 from novacron.model.vm import Vm
 
 LOOK_INTERVAL_S = 1.0
@@ -37,8 +48,27 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str
 
 
+def judge_member(node: Node, sight: Sight, worth: bool, held: Reason | None, now_s: float, timing: Timing) -> Verdict:
+    """The state of a node that heartbeats. worth: something of it could be restarted elsewhere, so it will be fenced.
+
+    held: why it is not fenced although it is silent.
+    """
+    member, silence_s = sight.member, silent_s(sight, now_s)
+    silent = silence_s >= suspect_after_s(sight, timing)
+    down_after_s = DOWN_AFTER_S / SUSPECT_AFTER_S * timing.suspect_s
+    state = membership.state_of(member, silent=silent, barrable=worth or silence_s < down_after_s)
+    if member.state is not MemberState.UP:
+        return Verdict(state, member.reason)
+    if not silent:
+        return Verdict(state, "its heartbeats count" if node.state is not NodeState.UP else node.state_reason)
+    if state is NodeState.DOWN:
+        return Verdict(state, f"no heartbeat for {down_after_s:.0f} s; its VMs may still run")
+    why = f": {held.message}" if held is not None and worth else ""
+    return Verdict(state, f"no heartbeat for {timing.suspect_s:.0f} s{why}")
+
+
 def judge(state: NodeState, silent_s: float) -> Verdict | None:
-    """What a node's silence means; None: its state stands.
+    """What the silence of a node's line means, if it takes no part in memberships; None: its state stands.
 
     Nothing is restarted elsewhere on this verdict: a silent node may well run its machines (DESIGN §6).
     """
@@ -54,9 +84,14 @@ def judge(state: NodeState, silent_s: float) -> Verdict | None:
 class Health:
     """`run` until cancelled. Silence is counted by this process's own clock, from its own start at the earliest."""
 
-    def __init__(self, records: Records, lines: Lines, clock: Clock) -> None:
+    def __init__(
+        self, records: Records, lines: Lines, clock: Clock, sights: Sights, warden: Warden, timing: Timing
+    ) -> None:
         self._records = records
         self._lines = lines
+        self._sights = sights
+        self._warden = warden
+        self._timing = timing
         self._clock = clock
         self._log = structlog.get_logger("health")
 
@@ -65,21 +100,29 @@ class Health:
         while True:
             up_s = self._clock.monotonic_s() - started_s
             lost: dict[str, bool] = {}
+            worth = self._warden.worth()
             for stored in self._records.all(NODES):
                 with self._unwritten(stored.record.name):
-                    lost[stored.record.id] = await self._is_lost(stored.record, up_s)
+                    lost[stored.record.id] = await self._is_lost(stored.record, up_s, stored.record.id in worth)
             await self._mark_vms(lost)
-            await self._clock.sleep(LOOK_INTERVAL_S)
+            await self._clock.sleep(min(LOOK_INTERVAL_S, self._timing.heartbeat_s))
 
-    async def _is_lost(self, node: Node, up_s: float) -> bool:
+    async def _is_lost(self, node: Node, up_s: float, worth: bool) -> bool:
         """Judge the node and write the verdict; whether what its VMs were last seen to be is old."""
-        heard_ago_s = self._lines.heard_ago_s(node.id)
-        verdict = judge(node.state, up_s if heard_ago_s is None else heard_ago_s)
-        if verdict is None:
+        verdict = self._judged(node, up_s, worth)
+        if verdict is None or (verdict.state, verdict.reason) == (node.state, node.state_reason):
             return node.state is not NodeState.UP
         self._log.warning("node", node=node.name, state=verdict.state.value, why=verdict.reason)
         await self._records.change(NODES, node.id, lambda old: self._turned(old, verdict))
         return verdict.state is not NodeState.UP
+
+    def _judged(self, node: Node, up_s: float, worth: bool) -> Verdict | None:
+        sight = self._sights.get(node.id)
+        if sight is not None and sight.member.fence_class is not FenceClass.NONE:
+            held, now_s = self._warden.held(node.id), self._clock.monotonic_s()
+            return judge_member(node, sight, worth, held, now_s, self._timing)
+        heard_ago_s = self._lines.heard_ago_s(node.id)
+        return judge(node.state, up_s if heard_ago_s is None else heard_ago_s)
 
     @contextlib.contextmanager
     def _unwritten(self, name: str) -> Iterator[None]:
@@ -91,8 +134,9 @@ class Health:
 
     def _turned(self, node: Node, verdict: Verdict) -> Node:
         now = self._clock.wall()
+        since = node.state_since if node.state is verdict.state else now
         return msgspec.structs.replace(
-            node, state=verdict.state, state_reason=verdict.reason, state_since=now, updated_at=now
+            node, state=verdict.state, state_reason=verdict.reason, state_since=since, updated_at=now
         )
 
     async def _mark_vms(self, lost: Mapping[str, bool]) -> None:

@@ -11,11 +11,13 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.link import Agents
 from novacron.control.migrations.strays import Sweeper
-from novacron.control.store.kinds import NODES, VMS
+from novacron.control.store.kinds import MEMBERS, NODES, VMS
 from novacron.control.store.records import Records, Seen
 from novacron.control.vms import decide
 from novacron.errors import NameTaken, NotFound
+from novacron.model import membership
 from novacron.model.machine import MachineReport, MachineStatus
+from novacron.model.membership import MemberState
 from novacron.model.node import Node, NodeState
 from novacron.model.vm import Vm
 from novacron.wire.agent import Hello, KeptCopy, Report
@@ -49,6 +51,8 @@ class Observer:
         :raise NameTaken: another node has its name; it is not taken in, and gets no work.
         """
         now = self._clock.wall()
+        if not hello.takes_part and self._records.get(MEMBERS, hello.node_id) is not None:
+            await self._records.change(MEMBERS, hello.node_id, membership.withdrawn)
         if self._records.get(NODES, hello.node_id) is None:
             node = Node(
                 id=hello.node_id,
@@ -77,7 +81,7 @@ class Observer:
     def _returned(self, node: Node, hello: Hello) -> Node:
         now = self._clock.wall()
         renewed = msgspec.structs.replace(node, name=hello.node_name, facts=hello.facts)
-        if node.state is not NodeState.UP:
+        if node.state is not NodeState.UP and self._counts(node.id):
             renewed = msgspec.structs.replace(
                 renewed, state=NodeState.UP, state_since=now, state_reason="its agent is back"
             )
@@ -122,13 +126,19 @@ class Observer:
             task.add_done_callback(self._writing.discard)
 
     def _is_news(self, vm: Vm, node_id: str, report: MachineReport) -> bool:
-        return decide.speaks_for(vm, node_id, report) and (vm.observed != report or vm.node_lost)
+        was_lost = vm.node_lost and self._counts(node_id)
+        return decide.speaks_for(vm, node_id, report) and (vm.observed != report or was_lost)
+
+    def _counts(self, node_id: str) -> bool:
+        """Whether the node takes part now: one that was fenced is heard, but back only once it has joined again."""
+        stored = self._records.get(MEMBERS, node_id)
+        return stored is None or stored.record.state is MemberState.UP
 
     async def _write(self, node_id: str, report: MachineReport) -> None:
         def see(vm: Vm) -> Vm | None:
             if not decide.speaks_for(vm, node_id, report):
                 return None
-            found = msgspec.structs.replace(vm, node_lost=False)
+            found = msgspec.structs.replace(vm, node_lost=vm.node_lost and not self._counts(node_id))
             return decide.observed(found, report, self._clock.wall())
 
         try:

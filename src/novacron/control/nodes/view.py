@@ -43,6 +43,7 @@ class NodeView:
 
     def data(self, node: Node, revision: int) -> dict[str, Any]:
         usage = self._pulse.usage(node.id)
+        member = self._room.member(node.id)
         mine = self._room.promised().get(node.id, _NOTHING)
         return {
             "id": node.id,
@@ -56,6 +57,8 @@ class NodeView:
             "facts": _facts(node.facts) if node.facts else None,
             "usage": _all_of(usage) if usage else None,
             "heard_ago_s": self._pulse.heard_ago_s(node.id),
+            "epoch": member.epoch if member else None,
+            "fence_class": member.fence_class.name.lower() if member else None,
             "vm_count": mine.vm_count,
             "memory_committed_mib": mine.memory_mib,
             "created_at": node.created_at,

@@ -12,6 +12,7 @@ from novacron.control.store.records import Records, Write, create
 from novacron.control.vms import birth
 from novacron.control.vms.birth import Means
 from novacron.control.vms.drives import Drive, Drives
+from novacron.model.ha import Protection
 from novacron.model.identity import MAX_NAME
 from novacron.model.machine import CloudInit, NetworkKind, Nic
 from novacron.model.network import Addressing, Network, NetworkSpec
@@ -90,6 +91,7 @@ def _spec(original: Vm, disks: Sequence[Drive], network: Network | None, means: 
         nics=tuple(_card(nic, network, means) for nic in runs.nics) if network else (),
         cloud_init=_seed(original),
         shared_memory=False,
+        ha=Protection(),
     )
 
 

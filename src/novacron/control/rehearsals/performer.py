@@ -16,6 +16,7 @@ from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents, Answer
 from novacron.control.migrations.copying import told
+from novacron.control.orders import epoch_of
 from novacron.control.rehearsals import decide
 from novacron.control.rehearsals.decide import Seen
 from novacron.control.store.kinds import NETWORKS, NODES, REHEARSALS, VMS
@@ -130,7 +131,8 @@ class Performer:
         """Begin it, which closes the door behind what is copied; then let the original go."""
         copy = self._copy_of(rehearsal).record
         began_s = self._clock.monotonic_s()
-        verb = moving.TakeOver(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id)
+        epoch = epoch_of(self._records, rehearsal.target_node)
+        verb = moving.TakeOver(vm_id=copy.id, generation=copy.generation, migration_id=rehearsal.id, epoch=epoch)
         arrived = await self._agents.call(rehearsal.target_node, verb, moving.Arrived, deadline_s=BOOT_DEADLINE_S)
         took_ms = (self._clock.monotonic_s() - began_s) * 1e3
         reach("rehearsal.take_over:did")

@@ -18,7 +18,7 @@ from novacron.control.vms.asked import Ask
 from novacron.errors import Busy, Conflict, InvalidInput, NovaCronError, Reason, StateConflict, Unsupported
 from novacron.model.machine import ENDED, Disk, MachineReport, MachineStatus, Nic
 from novacron.model.snapshot import Consistency, Snapshot, SnapshotState
-from novacron.model.vm import Desired, Problem, Task, TaskKind, Vm, VmSpec, running_spec, status_of
+from novacron.model.vm import Desired, Problem, Task, TaskKind, Vm, VmSpec, running_protection, running_spec, status_of
 from novacron.wire.snapshot import SnapshotTaken
 
 MAX_OF_A_VM = 128
@@ -144,7 +144,7 @@ def spec_after(vm: Vm, snapshot: Snapshot) -> VmSpec:
     if memory:
         mine = {nic.id: nic for nic in now.nics}
         nics = tuple(_same_card(nic, mine[nic.id]) for nic in then.nics)
-    return msgspec.structs.replace(then, nics=nics)
+    return msgspec.structs.replace(then, nics=nics, ha=now.ha)
 
 
 def _same_card(then: Nic, now: Nic) -> Nic:
@@ -208,7 +208,7 @@ def reverted(snapshot: Snapshot, vm: Vm, report: MachineReport, now: datetime.da
     vm = msgspec.structs.replace(
         vm,
         spec=spec,
-        booted=spec if runs else vm.booted,
+        booted=msgspec.structs.replace(spec, ha=running_protection(vm)) if runs else vm.booted,
         pending=(),
         desired=Desired.RUNNING if runs or snapshot.start else Desired.STOPPED,
         snapshot_id=snapshot.id,

@@ -17,6 +17,7 @@ from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.images.service import ImageService
 from novacron.control.link import Agents
+from novacron.control.orders import epoch_of
 from novacron.control.snapshots import decide, lookup
 from novacron.control.snapshots.decide import Action
 from novacron.control.store.kinds import IMAGES, SNAPSHOTS, VMS, VOLUMES
@@ -26,7 +27,7 @@ from novacron.errors import PASSING, CompareFailed, NotFound, NovaCronError
 from novacron.model.image import DiskFormat, FileRole, ImageFile
 from novacron.model.machine import MachineReport
 from novacron.model.snapshot import Consistency, Snapshot
-from novacron.model.vm import Vm
+from novacron.model.vm import Vm, running_protection
 from novacron.wire import snapshot as wire
 
 DISKS_DEADLINE_S = 120.0
@@ -177,7 +178,8 @@ class SnapshotWorker:
     async def _revert(self, snapshot: Snapshot) -> None:
         vm = self._vm(snapshot).record
         memory = snapshot.consistency is Consistency.MEMORY
-        spec = lookup.told(self._records, vm, decide.spec_after(vm, snapshot))
+        wished = msgspec.structs.replace(decide.spec_after(vm, snapshot), ha=running_protection(vm))
+        spec, epoch = lookup.told(self._records, vm, wished), epoch_of(self._records, vm.node_id)
         if memory:
             await self._distribution.bring_all(vm.node_id, spec)
         verb = wire.SnapshotRevert(
@@ -187,6 +189,7 @@ class SnapshotWorker:
             snapshot_id=snapshot.id,
             memory=memory,
             task_id=snapshot.task_id,
+            epoch=epoch,
         )
         report = await self._agents.call(vm.node_id, verb, MachineReport, deadline_s=MEMORY_DEADLINE_S)
         await self._both(snapshot, lambda one, held: decide.reverted(one, held, report, self._now()), sizes=True)

@@ -9,11 +9,13 @@ import msgspec
 
 from novacron.control.scheduler.snapshot import DiskNeed, Need, PoolNeed
 from novacron.errors import Conflict, InvalidInput, NoRoom, Reason, StateConflict
+from novacron.model.ha import FenceClass, Protection
 from novacron.model.image import FileRole, Image, ImageState, file_of
 from novacron.model.machine import CloudInit, Disk, Forward, NetworkKind, Nic
 from novacron.model.placement import NO_WISHES, PlacementWishes
 from novacron.model.vm import Desired, Task, TaskKind, Vm, VmSpec, features_of
 from novacron.wire.rest.devices import NicIn
+from novacron.wire.rest.ha import Ha
 from novacron.wire.rest.placement import Placement
 from novacron.wire.rest.vms import VmCreate
 
@@ -60,6 +62,7 @@ def spec_of(asked: VmCreate, image: Image, means: Means, disks: Sequence[Disk]) 
         tpm=asked.tpm,
         secure_boot=asked.secure_boot,
         shared_memory=asked.shared_memory,
+        ha=protection_of(asked.ha),
     )
 
 
@@ -108,6 +111,12 @@ def need_of(
 def wishes_of(asked: Placement) -> PlacementWishes:
     """What was wished of its place, for the record."""
     return msgspec.convert(asked.model_dump(mode="json"), PlacementWishes)
+
+
+def protection_of(asked: Ha) -> Protection:
+    """What was asked of high availability, for the record."""
+    min_class = FenceClass[asked.min_fence_class.upper()]
+    return Protection(policy=asked.policy, min_class=min_class, priority=asked.priority)
 
 
 def free_slot(vms: Iterable[Vm]) -> int:

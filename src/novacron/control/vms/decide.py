@@ -232,4 +232,5 @@ def machine_spec(
         shared_memory=spec.shared_memory,
         parent_id=vm.parent_id,
         hostname=vm.name,
+        ha=spec.ha,
     )

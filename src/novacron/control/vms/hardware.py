@@ -40,6 +40,7 @@ STARTS_WITH = {
     "tpm": "its TPM",
     "secure_boot": "Secure Boot",
     "shared_memory": "its memory",
+    "ha": "what becomes of it when its node fails",
 }
 """Fields of a spec that nothing changes while it runs."""
 

@@ -51,8 +51,13 @@ class Placing:
         self._room = room
         self._draft = room.draft()
 
-    def place(self, name: str, need: Need) -> str:
-        """The id of the node it goes to. :raise NoRoom: no node can take it, with a reason for each."""
+    def place(self, name: str, need: Need, leaving: str = "") -> str:
+        """The id of the node it goes to. leaving: the VM itself, where it is somewhere and is to be no more.
+
+        :raise NoRoom: no node can take it, with a reason for each.
+        """
+        if leaving:
+            self._draft.without(leaving)
         node_id = self._draft.choose(need)
         if node_id is None:
             choice = placement.choose(self._draft.with_company(need), self._nodes(), self._room.limits)

@@ -17,6 +17,7 @@ from novacron.clock import Clock
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.networks.states import wiring_of
+from novacron.control.orders import epoch_of, last_ended
 from novacron.control.pools.reach import specs_of
 from novacron.control.store.kinds import IMAGES, VMS
 from novacron.control.store.records import Records, Seen, remove
@@ -190,7 +191,8 @@ class Reconciler:
     def _verb(self, vm: Vm, action: Action) -> tuple[msgspec.Struct, float]:
         match action:
             case decide.Start():
-                return wire.Start(spec=self._told(vm, vm.booted or vm.spec)), START_DEADLINE_S
+                spec, epoch = self._told(vm, vm.booted or vm.spec), epoch_of(self._records, vm.node_id)
+                return wire.Start(spec=spec, epoch=epoch, over=last_ended(self._records, vm.id)), START_DEADLINE_S
             case decide.Stop(mode, deadline_s):
                 wait_s = deadline_s if mode is StopMode.GRACEFUL else 0.0
                 stop = wire.Stop(vm_id=vm.id, generation=vm.generation, mode=mode, deadline_s=wait_s)

@@ -36,7 +36,7 @@ from novacron.wire.rest.vms import StopRequest, VmCreate, VmUpdate
 CONSOLE_DEADLINE_S = 10.0
 MAX_CONSOLE_BYTES = 1 << 20
 
-HARDWARE = ("vcpus", "memory_mib", "max_vcpus", "max_memory_mib", "tpm", "secure_boot")
+HARDWARE = ("vcpus", "memory_mib", "max_vcpus", "max_memory_mib", "tpm", "secure_boot", "ha")
 
 Verb = Callable[[Vm, Ask], Vm | None]
 
@@ -147,6 +147,8 @@ class VmService:
         named = asked.model_dump(exclude_none=True)
         if asked.placement is not None:
             named["placement"] = birth.wishes_of(asked.placement)
+        if asked.ha is not None:
+            named["ha"] = birth.protection_of(asked.ha)
         wanted = {field: named.pop(field) for field in HARDWARE if field in named}
         ask = self._ask(by)
 

@@ -9,6 +9,7 @@ import msgspec
 from novacron.control.encoded import Encoded
 from novacron.control.store.kinds import NETWORKS, NODES, VMS
 from novacron.control.store.records import Records
+from novacron.model.ha import Protection
 from novacron.model.machine import ENDED, MachineReport, Nic
 from novacron.model.placement import PlacementWishes
 from novacron.model.vm import Task, Vm, state_of, status_of
@@ -59,6 +60,7 @@ class VmView:
             "secure_boot": spec.secure_boot,
             "shared_memory": spec.shared_memory,
             "placement": _wishes(vm.placement),
+            "ha": _ha(spec.ha),
             "parent_id": vm.parent_id or None,
             "snapshot_id": vm.snapshot_id or None,
             "created_at": vm.created_at,
@@ -99,6 +101,14 @@ def _task(task: Task) -> dict[str, Any]:
         "requested_at": task.requested_at,
         "requested_by": task.requested_by,
         "force": task.force,
+    }
+
+
+def _ha(protection: Protection) -> dict[str, Any]:
+    return {
+        "policy": protection.policy,
+        "min_fence_class": protection.min_class.name.lower(),
+        "priority": protection.priority,
     }
 
 

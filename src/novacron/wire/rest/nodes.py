@@ -78,6 +78,8 @@ class Node(Strict):
     facts: FactsOut | None
     usage: UsageOut | None
     heard_ago_s: float | None
+    epoch: Annotated[int | None, Field(description="Of its membership; null: its agent takes no part")]
+    fence_class: Annotated[str | None, Field(description="How surely it ends machines at their deadline")]
     vm_count: int
     memory_committed_mib: int
     created_at: datetime.datetime
@@ -103,6 +105,8 @@ class Node(Strict):
                 "machines_running": 1,
             },
             "heard_ago_s": 0.8,
+            "epoch": 3,
+            "fence_class": "timer",
             "vm_count": 1,
             "memory_committed_mib": 2048,
             "created_at": "2026-01-02T03:04:05Z",

@@ -11,6 +11,7 @@ from novacron.model.machine import Firmware, MachineKind
 from novacron.model.vm import Desired, TaskKind, VmState, VmType
 from novacron.wire.rest.common import Description, Labels, Name, ReasonOut, Ref, Strict, VmProblem, example
 from novacron.wire.rest.devices import DiskIn, DiskOut, MediaIn, MediaOut, NicIn, NicOut, QosIn, SizeBytes
+from novacron.wire.rest.ha import Ha
 from novacron.wire.rest.images import ImageRef
 from novacron.wire.rest.placement import Placement
 
@@ -53,6 +54,7 @@ class VmCreate(Strict):
     shared_memory: Annotated[bool, Field(description="It may be parked, for copies that share its memory")] = False
     node: Ref | None = None
     placement: Placement = Placement()
+    ha: Ha = Ha()
     desired: Literal[Desired.RUNNING, Desired.STOPPED] = Desired.RUNNING
 
     @model_validator(mode="after")
@@ -92,6 +94,7 @@ class VmUpdate(Strict):
     tpm: bool | None = None
     secure_boot: bool | None = None
     placement: Annotated[Placement | None, Field(description="All of it; where the VM is, it stays")] = None
+    ha: Annotated[Ha | None, Field(description="All of it; a machine that runs keeps what it was started with")] = None
 
     model_config = Strict.model_config | example({"labels": {"tier": "web", "stage": "test"}})
 
@@ -179,6 +182,7 @@ class Vm(Strict):
     secure_boot: bool
     shared_memory: bool
     placement: Placement
+    ha: Ha
     parent_id: str | None
     snapshot_id: str | None
     created_at: datetime.datetime
@@ -238,6 +242,7 @@ class Vm(Strict):
             "secure_boot": False,
             "shared_memory": False,
             "placement": {"vm_rules": [{"kind": "apart", "labels": {"tier": "web"}}]},
+            "ha": {"policy": "restart", "min_fence_class": "watchdog", "priority": 50},
             "parent_id": None,
             "snapshot_id": None,
             "created_at": "2026-01-02T03:04:05Z",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from novacron.agent.drivers.base import ReportListener
-from novacron.agent.drivers.qemu import process, record, snapshot
+from novacron.agent.drivers.qemu import guarded, process, record, snapshot
 from novacron.agent.drivers.qemu.machine import HANG_UP_DEADLINE_S, Machine
 from novacron.agent.drivers.qemu.process import find_in
 from novacron.agent.drivers.qemu.record import Ending
@@ -37,6 +37,8 @@ async def adopt(path: Path, clock: Clock, listener: ReportListener) -> Machine |
         _ended(machine)
         return machine
     machine.hold(held)
+    if noted.guarded:
+        guarded.meet(machine)
     snapshot.thaw_later(machine)
     try:
         await machine.attach(ATTACH_DEADLINE_S)

@@ -112,6 +112,17 @@ class QemuDriver:
         forced = mode is StopMode.FORCED
         return await self._fleet.run(vm_id, "stop", self._stop(vm_id, 0.0 if forced else deadline_s), pushes=forced)
 
+    async def kill(self, vm_id: str, reason: str) -> None:
+        if (machine := self._fleet.machines.get(vm_id)) is not None:
+            await power.kill(machine, reason)
+
+    def has_guardian(self, vm_id: str) -> bool:
+        machine = self._fleet.machines.get(vm_id)
+        return machine is not None and machine.record.guarded
+
+    async def arm(self, deadline_s: float, *, at_most: bool = False) -> bool:
+        return await self._fleet.arm(deadline_s, at_most=at_most)
+
     async def pause(self, vm_id: str) -> MachineReport:
         return await self._fleet.ask(vm_id, "pause", power.pause)
 

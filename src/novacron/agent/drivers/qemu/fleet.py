@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from novacron.agent.drivers.base import Launch, ReportListener
 from novacron.agent.drivers.qemu import adopt as adoption
-from novacron.agent.drivers.qemu import devices, outgoing, power, stall
+from novacron.agent.drivers.qemu import devices, guarded, outgoing, power, stall
 from novacron.agent.drivers.qemu.accelerator import choose
 from novacron.agent.drivers.qemu.command import Host, wants_uefi
 from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, locate, probe
@@ -40,6 +41,7 @@ class Fleet:
         self.stall_s = stall_s
         self.listeners: list[ReportListener] = []
         self.machines: dict[str, Machine] = {}
+        self._made: weakref.WeakSet[Machine] = weakref.WeakSet()  # also those that are not enlisted yet
         self._binary = binary
         self._wish = accelerator
         self._gates: dict[str, Gate] = {}
@@ -93,6 +95,11 @@ class Fleet:
             self.enlist(machine)
         return machine
 
+    async def arm(self, deadline_s: float, *, at_most: bool) -> bool:
+        """As the contract says; also those that are being started."""
+        living = [one for one in {*self.machines.values(), *self._made} if one.record.guarded and not one.ended]
+        return all(await asyncio.gather(*(guarded.arm(machine, deadline_s, at_most=at_most) for machine in living)))
+
     async def make(self, launch: Launch) -> tuple[Machine, Host]:
         """A machine not yet started or listed, in the place of one that has ended."""
         binary, found, accelerator, _ = await self.facts()
@@ -123,6 +130,7 @@ class Fleet:
             await before.let_go()
         machine = Machine(record, RunDir(launch.run_dir), self.clock, self.tell)
         machine.after_attach = lambda attached: outgoing.rejoin(attached, self.stall_s)
+        self._made.add(machine)
         return machine, host
 
     def enlist(self, machine: Machine) -> None:

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from novacron.agent.drivers.base import Launch
+from novacron.agent.drivers.qemu import guarded, guarding, tls, tpm
 from novacron.agent.drivers.qemu import machine as machines
-from novacron.agent.drivers.qemu import tls, tpm
 from novacron.agent.drivers.qemu.command import VARS_FILE, Host, Sockets, command, variables, wants_uefi
 from novacron.agent.drivers.qemu.machine import Machine
-from novacron.agent.drivers.qemu.process import spawn
+from novacron.agent.drivers.qemu.process import Process, spawn
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.errors import DriverError, MachineDied, MonitorFailed, Unsupported
 
@@ -31,7 +32,7 @@ async def launch(machine: Machine, what: Launch, host: Host, *, incoming: bool) 
     try:
         _prepare(machine.run_dir, what, host)
         machine.save()
-        _spawn(machine, what, host, listening, incoming=incoming)
+        await _spawn(machine, what, host, listening, incoming=incoming)
         machine.save()
         for ours in listening:
             ours.close()  # QEMU's copies alone are left: when it dies, the connections waiting there end too
@@ -72,7 +73,7 @@ def _prepare(run_dir: RunDir, what: Launch, host: Host) -> None:
         (kept.path / fresh).rename(variables(what))
 
 
-def _spawn(machine: Machine, what: Launch, host: Host, listening: list[socket.socket], *, incoming: bool) -> None:
+async def _spawn(machine: Machine, what: Launch, host: Host, listening: list[socket.socket], *, incoming: bool) -> None:
     run_dir = machine.run_dir
     names = [machines.AGENT_SOCKET, machines.RESCUE_SOCKET]
     names += [machines.GUEST_AGENT_SOCKET] if what.spec.guest_agent else []
@@ -89,11 +90,43 @@ def _spawn(machine: Machine, what: Launch, host: Host, listening: list[socket.so
         sockets = Sockets(agent=numbers[0], rescue=numbers[1], guest_agent=guest_agent, memory=memory, tpm=chip)
         argv = command(what, host, sockets, incoming=incoming)
         try:
-            process = spawn(argv, directory=run_dir.path, stderr=stderr, uid=what.uid, gid=what.gid, pass_fds=numbers)
+            if what.deadline_s is None:
+                process = spawn(
+                    argv, directory=run_dir.path, stderr=stderr, uid=what.uid, gid=what.gid, pass_fds=numbers
+                )
+            else:
+                process = await _guarded(machine, what, argv, listening, stderr=stderr, pass_fds=numbers)
         except FileNotFoundError as wrong:
             raise Unsupported(f"{host.binary} is not installed on this node") from wrong
     machine.record.identity = process.identity
     machine.hold(process)
+
+
+async def _guarded(
+    machine: Machine,
+    what: Launch,
+    argv: Sequence[str],
+    listening: list[socket.socket],
+    *,
+    stderr: int,
+    pass_fds: Sequence[int],
+) -> Process:
+    """Under a guardian, noted first, so that an agent after this one looks for it."""
+    listening.append(machine.run_dir.listen(guarding.SOCKET))
+    machine.record.guarded = True
+    machine.save()
+    process = await guarding.spawn_guarded(
+        argv,
+        deadline_s=what.deadline_s or 0.0,
+        listening=listening[-1],
+        directory=machine.run_dir.path,
+        stderr=stderr,
+        uid=what.uid,
+        gid=what.gid,
+        pass_fds=pass_fds,
+    )
+    guarded.meet(machine)
+    return process
 
 
 def _begin_tpm(machine: Machine, what: Launch, opened: contextlib.ExitStack, stderr: int, *, incoming: bool) -> int:

@@ -10,8 +10,9 @@ import struct
 from collections.abc import Callable, Coroutine
 
 from novacron.agent.drivers.base import ProgressListener, ReportListener
+from novacron.agent.drivers.qemu import guarding, stall, status
 from novacron.agent.drivers.qemu import record as records
-from novacron.agent.drivers.qemu import stall, status
+from novacron.agent.drivers.qemu.guarding import GuardianLine
 from novacron.agent.drivers.qemu.migration import Info
 from novacron.agent.drivers.qemu.process import Process
 from novacron.agent.drivers.qemu.qmp import Event, Monitor
@@ -26,7 +27,7 @@ RESCUE_SOCKET = "rescue.qmp"
 GUEST_AGENT_SOCKET = "qga.sock"
 STDERR_FILE = "stderr.log"
 LAST_WORDS_BYTES = 2048
-OURS = (AGENT_SOCKET, RESCUE_SOCKET, GUEST_AGENT_SOCKET, STDERR_FILE, "vnc.sock", records.FILE)
+OURS = (AGENT_SOCKET, RESCUE_SOCKET, GUEST_AGENT_SOCKET, STDERR_FILE, "vnc.sock", guarding.SOCKET, records.FILE)
 
 KILL_DEADLINE_S = 10.0
 HANG_UP_DEADLINE_S = 0.5  # a QEMU that ends closes its monitors a moment before
@@ -49,6 +50,7 @@ class Machine:
         self.clock = clock
         self.process: Process | None = None
         self.tpm: Process | None = None  # while this agent is its parent; it ends with QEMU
+        self.guardian: GuardianLine | None = None
         self.monitor: Monitor | None = None
         self.rescue: Monitor | None = None
         self.work: asyncio.Task[None] | None = None  # what goes on between verbs: following a transfer that leaves
@@ -291,6 +293,9 @@ class Machine:
         for monitor in (self.monitor, self.rescue):
             if monitor is not None:
                 await monitor.close()
+        if self.guardian is not None:
+            self.guardian.close()
+            self.guardian = None
         if self.tpm is not None:
             self.tpm.let_go()
         if self.process is not None:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 from novacron.agent.drivers.qemu import guest_agent, status
-from novacron.agent.drivers.qemu.machine import GUEST_AGENT_SOCKET, Machine
+from novacron.agent.drivers.qemu.machine import GUEST_AGENT_SOCKET, KILL_DEADLINE_S, Machine
 from novacron.agent.drivers.qemu.record import Ending
 from novacron.errors import DeadlineExceeded, MonitorFailed, StateConflict
 from novacron.model.machine import MachineReport, MachineStatus
@@ -69,6 +69,16 @@ async def stop(machine: Machine, patience_s: float) -> MachineReport:
         return machine.report()
     await machine.end(Ending(MachineStatus.STOPPED, reason))
     return machine.report()
+
+
+async def kill(machine: Machine, reason: str) -> None:
+    """SIGKILL, with the reason noted first. :raise DriverError: it does not die."""
+    if machine.ended:
+        return
+    machine.record.ending = Ending(MachineStatus.CRASHED, reason)
+    machine.save()
+    await machine.kill()
+    await machine.until(lambda: machine.ended, KILL_DEADLINE_S, "end")
 
 
 async def ask_guest(machine: Machine, patience_s: float, over: Callable[[], bool]) -> bool:

@@ -35,11 +35,15 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Process:
-    """A living or just ended process. `ended` is done with one sentence: how it ended."""
+    """A living or just ended process. `ended` is done with one sentence: how it ended.
 
-    def __init__(self, identity: Identity, pidfd: int) -> None:
+    guardian: a pidfd of its parent, a child of ours, which ends right after it and in the same way.
+    """
+
+    def __init__(self, identity: Identity, pidfd: int, guardian: int = -1) -> None:
         self.identity = identity
         self._pidfd = pidfd
+        self._guardian = guardian
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
         self._loop.add_reader(pidfd, self._on_end)
@@ -75,6 +79,10 @@ class Process:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+        if self._guardian >= 0:
+            self._loop.remove_reader(self._guardian)
+            os.close(self._guardian)
+            self._guardian = -1
         self.ended.cancel()
 
     def _on_end(self) -> None:
@@ -82,6 +90,17 @@ class Process:
         words = _reap(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
+        if self._guardian >= 0:
+            self._loop.add_reader(self._guardian, self._on_guardian_end)
+        elif not self.ended.done():
+            self.ended.set_result(words)
+
+    def _on_guardian_end(self) -> None:
+        """It has ended as its machine did a moment before, and is reaped; or it was ended, and its machine with it."""
+        self._loop.remove_reader(self._guardian)
+        words = _reap(self._guardian, is_guardian=True)
+        os.close(self._guardian)
+        self._guardian = -1
         if not self.ended.done():
             self.ended.set_result(words)
 
@@ -115,7 +134,7 @@ def spawn(
     pidfd = os.pidfd_open(started.pid)
     started.returncode = 0  # the pidfd watches and reaps from here on; Popen must do neither
     try:
-        start_ticks = _start_ticks(started.pid)
+        start_ticks = ticks_of(started.pid)
     except OSError:
         start_ticks = 0  # reaped by nobody but us, so this cannot be; a process without /proc cannot be adopted
     return Process(Identity(started.pid, start_ticks, boot_id()), pidfd)
@@ -131,7 +150,7 @@ def find(identity: Identity) -> Process | None:
         return None
     # The descriptor came first: if the start time read afterwards is right, it names the right process.
     try:
-        right = _start_ticks(identity.pid) == identity.start_ticks
+        right = ticks_of(identity.pid) == identity.start_ticks
     except OSError:
         right = False
     if not right:
@@ -150,7 +169,7 @@ def find_in(directory: Path, vm_id: str) -> Identity | None:
                 continue
             argv = (entry / "cmdline").read_bytes().split(b"\0")
             if b"-uuid" in argv and argv[argv.index(b"-uuid") + 1] == vm_id.encode():
-                return Identity(int(entry.name), _start_ticks(int(entry.name)), boot_id())
+                return Identity(int(entry.name), ticks_of(int(entry.name)), boot_id())
         except (OSError, IndexError):
             continue  # it ended, or is not ours to look at
     return None
@@ -161,7 +180,7 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _start_ticks(pid: int) -> int:
+def ticks_of(pid: int) -> int:
     """When the process started, in clock ticks since boot. :raise OSError: it is gone, or a zombie."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if fields[0] in "ZX":
@@ -169,14 +188,16 @@ def _start_ticks(pid: int) -> int:
     return int(fields[19])
 
 
-def _reap(pidfd: int) -> str:
-    """How it ended; its own parent alone is told."""
+def _reap(pidfd: int, *, is_guardian: bool = False) -> str:
+    """How it ended; its own parent alone is told. is_guardian: it says by its status which signal ended its machine."""
     try:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         result = None
     if result is None:
         return "it ended"
+    if is_guardian and result.si_code == os.CLD_EXITED and result.si_status > 128:
+        return f"it was ended by signal {signal.Signals(result.si_status - 128).name}"
     if result.si_code == os.CLD_EXITED:
         return _EXITED.format(result.si_status)
     return f"it was ended by signal {signal.Signals(result.si_status).name}"

@@ -1,0 +1,212 @@
+"""This node's membership: it heartbeats, joins, and asks for time, through whichever servers it has lines to.
+
+Decides nothing itself: agent.tenure says what an answer means, agent.warrant what may start, agent.guard ends machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from novacron.agent import tenure as tenures
+from novacron.agent import warrant
+from novacron.agent.guard import BEFORE_JOIN, Guard
+from novacron.agent.tenure import Tenure
+from novacron.agent.warrant import Order
+from novacron.clock import Clock
+from novacron.errors import NovaCronError, StaleGeneration, Unavailable
+from novacron.model.membership import Membership
+from novacron.model.timing import STANDARD
+from novacron.wire.membership import Beat, Join, Plea, Question, Standing, Terms
+
+Ask = Callable[[Question, float], Awaitable[Standing]]
+"""Ask one server, and wait so many seconds for its answer. :raise NovaCronError: none came."""
+
+
+class Member:
+    """`run` until cancelled. A node none of whose servers named terms takes no part: nothing of it is guarded."""
+
+    def __init__(self, guard: Guard, boot_id: str, clock: Clock) -> None:
+        self.tenure = Tenure(ttl_s=STANDARD.ttl_s)
+        self._guard = guard
+        self._boot_id = boot_id
+        self._clock = clock
+        self._timing = STANDARD
+        self._doors: dict[str, Ask] = {}
+        self._listed: tuple[str, ...] = ()
+        self._seen: Membership | None = None
+        self._refused = False
+        self._away = False
+        self._place = 0
+        self._sooner_s: float | None = None  # a shorter ttl counts before it is said
+        self._ids = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._log = structlog.get_logger("member")
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the last that was asked got an answer."""
+        return not self._away
+
+    # -- servers -------------------------------------------------------------------------------------------
+
+    def met(self, terms: Terms, ask: Ask) -> None:
+        """A line to that server is open."""
+        self._doors[terms.server_id] = ask
+        self._timing = terms.timing
+        if not self._listed:  # later ones come with what its heartbeats are answered, from one server at a time
+            self._listed = tuple(sorted(terms.servers))
+        if self.tenure.ttl_s != terms.timing.ttl_s:
+            self.tenure = tenures.with_ttl(self.tenure, terms.timing.ttl_s, self._now_s)
+            self._sooner_s = self._now_s + terms.timing.ttl_s
+        self._wake.set()
+
+    def lost(self, server_id: str, ask: Ask) -> None:
+        """That line has broken; one that has taken its place stays."""
+        if self._doors.get(server_id) is ask:
+            del self._doors[server_id]
+
+    # -- what may start ------------------------------------------------------------------------------------
+
+    def check(self, vm_id: str, generation: int, epoch: int, floor: int) -> None:
+        """Whether an order to start or continue a machine counts here now (rules R2, R9).
+
+        :raise StaleGeneration: it speaks for an ownership that has passed.
+        :raise Unavailable: of another epoch, or there is too little time left; another try may be obeyed.
+        """
+        if not self._listed:
+            return
+        order = Order(vm_id=vm_id, generation=generation, epoch=epoch)
+        reason = warrant.refusal(order, self.tenure, floor, self._now_s, self._timing)
+        if reason is not None:
+            wrong = Unavailable if reason.code in warrant.PASSING else StaleGeneration
+            raise wrong(f"machine {vm_id} is not started: {reason.message}", [reason])
+
+    # -- turns ---------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        await self._guard.shorten(self._now_s + self.tenure.ttl_s)  # whatever an agent before this one gave them
+        beside = [asyncio.create_task(work, name="member") for work in (self._tick(), self._guard.watch())]
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._doors:
+                    await self._take_turn()
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(self._timing.heartbeat_s)
+            self._wake.set()
+
+    async def _take_turn(self) -> None:
+        if self._sooner_s is not None:
+            await self._guard.shorten(self._sooner_s)
+            self._sooner_s = None
+        if self._refused:
+            await self._join()
+        elif self._away:  # not only once the heartbeat was in vain, too
+            await asyncio.gather(self._beat(), self._plead())
+        else:
+            await self._beat()
+
+    async def _beat(self) -> None:
+        self.tenure, beat = tenures.beating(self.tenure, self._now_s)
+        question = Beat(id=next(self._ids), epoch=beat.epoch, beats=beat.beats, ttl_s=beat.ttl_s)
+        answer = await self._ask_one(question)
+        if answer is None:
+            await self._unheard()
+            return
+        self._away = False
+        self._take_list(answer)
+        if answer.counted:
+            await self._hold(tenures.beat_counted(self.tenure, beat))
+        elif tenures.joining(self.tenure, answer.member, self._listed, self._now_s) is not None:
+            self._seen, self._refused = answer.member, True
+            await self._join()
+
+    def _take_list(self, answer: Standing) -> None:
+        """With other servers than those it joined for a node joins anew, at its next turn."""
+        listed = tuple(sorted(answer.servers))
+        if listed and listed != self._listed:
+            self._listed, self._seen, self._refused = listed, answer.member, True
+
+    async def _join(self) -> None:
+        join = tenures.joining(self.tenure, self._seen, self._listed, self._now_s)
+        if join is None:
+            self._refused = False
+            return
+        if join.end_first and not await self._guard.end_all(BEFORE_JOIN):
+            return  # something does not die; asked again at the next turn
+        if not await self._guard.shorten(join.latest_s):
+            self._log.warning("a machine's timer could not be set, so this node does not join yet")
+            return
+        self.tenure = tenures.sending(self.tenure, join)
+        question = Join(
+            id=next(self._ids),
+            state=join.seen.state if join.seen else None,
+            epoch=join.seen.epoch if join.seen else 0,
+            boot_id=self._boot_id,
+            fence_class=self._guard.fence_class,
+            ttl_s=join.ttl_s,
+            servers=join.servers,
+        )
+        answer = await self._ask_one(question)
+        if answer is None:
+            await self._unheard()
+            return
+        self._away, self._seen = False, answer.member
+        self._take_list(answer)
+        if answer.counted and answer.member is not None:
+            self._refused = False
+            await self._hold(tenures.joined(self.tenure, join, answer.member))
+            self._log.info("joined", epoch=self.tenure.epoch, fence_class=self._guard.fence_class.name.lower())
+
+    async def _hold(self, tenure: Tenure) -> None:
+        self.tenure = tenure
+        await self._guard.arm(tenure.deadline_s)
+
+    async def _unheard(self) -> None:
+        """The store may be away, or this server: another one the next time."""
+        self._place += 1
+        self._away = True
+        await self._plead()
+
+    async def _plead(self) -> None:
+        """Ask all servers for time."""
+        asked_s, epoch, agreed = self._now_s, self.tenure.epoch, set[str]()
+        if epoch == 0 or asked_s >= self.tenure.deadline_s:
+            return
+
+        async def plead(server_id: str) -> None:
+            door = self._doors.get(server_id)
+            answer = await self._answer(door, Plea(id=next(self._ids))) if door else None
+            if answer is not None and answer.counted:
+                agreed.add(server_id)
+                await self._hold(tenures.given_time(self.tenure, epoch, asked_s, agreed, self._now_s, self._timing))
+
+        await asyncio.gather(*(plead(server_id) for server_id in sorted(self.tenure.servers)))
+
+    async def _ask_one(self, question: Question) -> Standing | None:
+        """The answer of one server that has a line; None: none came in time."""
+        doors = [self._doors[server_id] for server_id in sorted(self._doors)]
+        return await self._answer(doors[self._place % len(doors)], question) if doors else None
+
+    async def _answer(self, door: Ask, question: Question) -> Standing | None:
+        try:
+            return await door(question, self._timing.request_s)
+        except NovaCronError as error:
+            if not self._away:
+                self._log.warning("a server does not answer", question=type(question).__name__, why=error.message)
+            return None
+
+    @property
+    def _now_s(self) -> float:
+        return self._clock.monotonic_s()

@@ -1,0 +1,144 @@
+"""Has the VMs of fenced nodes started elsewhere, and those that ended with their node started again where they are.
+
+What may be restarted, in which order, as what record: control.ha.takeover. Where: the scheduler, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from novacron.clock import Clock
+from novacron.control.ha import takeover
+from novacron.control.ha.backoff import Backoff
+from novacron.control.ha.protected import OURS, Protected
+from novacron.control.ha.takeover import Claim, protection_of
+from novacron.control.migrations.decide import has_belongings
+from novacron.control.room import Room
+from novacron.control.store.kinds import MEMBERS, MIGRATIONS, NODES, VMS
+from novacron.control.store.records import Records, Write, unchanged, update
+from novacron.control.store.shelf import Stored
+from novacron.control.vms.decide import with_problem
+from novacron.control.vms.placing import Placing, need_of
+from novacron.errors import CompareFailed, NoRoom, NovaCronError, Reason
+from novacron.model.ha import HaPolicy
+from novacron.model.membership import Membership, MemberState
+from novacron.model.vm import Vm, running_spec
+
+LOOK_S = 1.0
+_TOLD = 5
+
+
+class Rescuer:
+    """`run` until cancelled. A second one does no harm: each VM is taken over by one compare-and-swap."""
+
+    def __init__(self, records: Records, protected: Protected, room: Room, clock: Clock, pool_id: str) -> None:
+        self._records = records
+        self._protected = protected
+        self._room = room
+        self._clock = clock
+        self._pool_id = pool_id
+        self._backoff = Backoff()
+        self._log = structlog.get_logger("rescuer")
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except CompareFailed:
+                self._log.info("somebody else was first; looking again")
+            except NovaCronError as error:
+                self._log.warning("a VM was not restarted", why=error.message)
+            await self._clock.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        by_node: dict[str, list[Stored[Vm]]] = {}
+        for stored in self._protected.all():
+            by_node.setdefault(stored.record.node_id, []).append(stored)
+        for member in self._records.all(MEMBERS):
+            mine = by_node.get(member.record.id, [])
+            if member.record.state is MemberState.FENCED and mine:
+                await self._rescue(member)
+            elif member.record.state is MemberState.UP:
+                for stored in mine:
+                    await self._tend(stored, member.record)
+
+    # -- VMs of a fenced node --------------------------------------------------------------------------------
+
+    async def _rescue(self, member: Stored[Membership]) -> None:
+        async with self._room.turn():
+            ticket = await self._room.ticket()
+            vms = {one.record.id: one for one in self._protected.all() if one.record.node_id == member.record.id}
+            free, held = takeover.admitted(member.record, [self._claim(one.record) for one in vms.values()])
+            placing = Placing(self._room)
+            for claim in free:
+                try:
+                    target_id = placing.place(claim.vm.name, claim.need, leaving=claim.vm.id)
+                except NoRoom as full:
+                    await self._tell(claim.vm, _nowhere(full))
+                    continue
+                placing.promise(claim.need, target_id, runs=True)
+                revision = await self._take_over(vms[claim.vm.id], member, target_id, ticket)
+                ticket = self._room.next_ticket(revision)
+        for claim, reason in held:
+            if claim.protection.policy is not HaPolicy.NONE:
+                await self._tell(claim.vm, reason)
+
+    def _claim(self, vm: Vm) -> Claim:
+        need = msgspec.structs.replace(need_of(self._records, vm, self._pool_id), not_nodes=(vm.node_id,))
+        if has_belongings(running_spec(vm)):  # they lie in its node's default pool: elsewhere it would begin without
+            node = self._records.get(NODES, vm.node_id)
+            pools = node.record.facts.pool_ids if node is not None and node.record.facts is not None else ()
+            need = msgspec.structs.replace(need, pool_id=pools[0] if pools else self._pool_id)
+        return Claim(vm=vm, protection=protection_of(vm), need=need)
+
+    async def _take_over(self, vm: Stored[Vm], member: Stored[Membership], target_id: str, ticket: Write) -> int:
+        """The revision at which the VM is the target's. :raise CompareFailed: something has changed: look again."""
+        now = self._clock.wall()
+        new = takeover.taken_over(vm.record, member.record, target_id, self._records.new_id(), now)
+        writes = [update(VMS, vm, new), unchanged(MEMBERS, member), ticket]
+        migration = self._records.get(MIGRATIONS, vm.record.migration_id) if vm.record.migration_id else None
+        if migration is not None:
+            writes.append(update(MIGRATIONS, migration, takeover.cut_short(migration.record, member.record, now)))
+        self._log.error("a VM is restarted elsewhere", vm=vm.record.name, node_id=target_id, why=member.record.reason)
+        return await self._records.commit(*writes)
+
+    async def _tell(self, vm: Vm, reason: Reason) -> None:
+        """Have its record say why it is not restarted; a problem it had before is not lost by that."""
+        now = self._clock.wall()
+
+        def write(old: Vm) -> Vm | None:
+            if old.node_id != vm.node_id or (old.problem is not None and not old.problem.code.startswith(OURS)):
+                return None
+            if old.problem is not None and (old.problem.code, old.problem.message) == (reason.code, reason.message):
+                return None
+            return with_problem(old, reason.code, reason.message, reason.remedy, now)
+
+        await self._records.change(VMS, vm.id, write)
+
+    # -- VMs of a node that is up ----------------------------------------------------------------------------
+
+    async def _tend(self, stored: Stored[Vm], member: Membership) -> None:
+        """Start it again if it ended with its node; a word of ours about a node that was away is over."""
+        vm, now_s = stored.record, self._clock.monotonic_s()
+        if vm.spec.ha.policy is HaPolicy.NONE and vm.problem is None:
+            return
+        new = takeover.restart_here(vm, vm.spec.ha, member, self._records.new_id(), self._clock.wall())
+        if new is not None and not vm.node_lost and self._backoff.may(vm.id, now_s):
+            self._log.warning("a VM is started again", vm=vm.name)
+            await self._records.commit(update(VMS, stored, new))
+        elif vm.problem is not None and vm.problem.code.startswith(OURS) and not vm.node_lost:
+            await self._records.change(VMS, vm.id, _untold)
+
+
+def _untold(vm: Vm) -> Vm | None:
+    ours = vm.problem is not None and vm.problem.code.startswith(OURS)
+    return msgspec.structs.replace(vm, problem=None) if ours else None
+
+
+def _nowhere(full: NoRoom) -> Reason:
+    words: Sequence[str] = [reason.message for reason in full.reasons[:_TOLD]] or ["there is no other node"]
+    remedy = "make room on another node; a disk in a pool that nodes do not share comes back with its own node"
+    return Reason("ha.nowhere", f"its node was fenced, and no other can take it: {'; '.join(words)}", remedy=remedy)

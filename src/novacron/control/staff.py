@@ -1,0 +1,143 @@
+"""Who does what the records ask for: made anew for each term, on the one server that leads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from novacron.clock import Clock
+from novacron.config import ServerConfig
+from novacron.control import once
+from novacron.control.bulk_migrations.outlook import Surveyor
+from novacron.control.bulk_migrations.worker import BulkWorker
+from novacron.control.ha.protected import Protected
+from novacron.control.ha.rescuer import Rescuer
+from novacron.control.ha.sights import Sights
+from novacron.control.ha.warden import Warden
+from novacron.control.images.cache import Cache
+from novacron.control.images.distribution import Distribution
+from novacron.control.images.filler import Filler
+from novacron.control.images.service import ImageService
+from novacron.control.joining import ledger
+from novacron.control.line_listeners import Answerer
+from novacron.control.link import Agents
+from novacron.control.migrations.conductor import Conductor
+from novacron.control.migrations.links import Links
+from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.service import MigrationService
+from novacron.control.networks.weaver import Weaver
+from novacron.control.nodes.health import Health
+from novacron.control.nodes.health import Lines as Silences
+from novacron.control.nodes.observer import Observer
+from novacron.control.nodes.registrar import Registrar
+from novacron.control.pools.prober import Prober
+from novacron.control.rehearsals.worker import RehearsalWorker
+from novacron.control.reign import LedLines
+from novacron.control.room import Room
+from novacron.control.roster import Roster
+from novacron.control.snapshots.keeper import Keeper
+from novacron.control.snapshots.service import SnapshotService
+from novacron.control.snapshots.worker import SnapshotWorker
+from novacron.control.store.records import Records
+from novacron.control.supervise import Work
+from novacron.control.vms.reconciler import Reconciler
+from novacron.control.volumes.worker import VolumeWorker
+from novacron.wire.membership import Terms
+
+HOUSEKEEPING_S = 60.0
+
+
+class Members(Protocol):
+    """Where nodes ask about their membership; `Link` is one."""
+
+    def on_question(self, terms: Callable[[], Terms], answerer: Answerer) -> None:
+        """Tell nodes the terms, and have `answerer` answer what they ask."""
+        ...
+
+
+def movers(
+    config: ServerConfig, records: Records, room: Room, lines: Agents, clock: Clock, distribution: Distribution
+) -> tuple[Conductor, BulkWorker]:
+    """Who conducts migrations, and who has those of bulk migrations begun."""
+    planner = Planner(records, room, lines, clock)
+    service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
+    conductor = Conductor(records, lines, clock, service, distribution, config.migrations_per_node)
+    return conductor, BulkWorker(records, room, service, Surveyor(records, room, planner), clock)
+
+
+def workers(
+    config: ServerConfig,
+    records: Records,
+    lines: LedLines,
+    clock: Clock,
+    images: ImageService,
+    room: Room,
+) -> Mapping[str, Work]:
+    """What runs on the one server that leads, by name. Takes in what nodes say from now on."""
+    observer = Observer(records, lines, clock)
+    lines.on_hello(observer.hello)
+    lines.on_report(observer.report)
+    weaver = Weaver(records, lines, clock)
+    lines.on_hello(weaver.hello)
+    prober = Prober(records, lines, clock)
+    lines.on_hello(prober.hello)
+
+    async def keep_house() -> None:
+        while True:
+            await clock.sleep(HOUSEKEEPING_S)
+            await once.sweep(records.store, clock.wall())
+            await ledger.sweep(records.store, clock.wall())
+            revision = await records.store.revision()
+            if revision > config.keep_revisions:
+                await records.store.compact(revision - config.keep_revisions)
+
+    distribution = Distribution(records, lines)
+    conductor, bulk = movers(config, records, room, lines, clock, distribution)
+    return {
+        "filler": Filler(records, images, clock, config.import_allow, config.import_ca).run,
+        "cache": Cache(records, lines, clock, distribution).run,
+        "reconciler": Reconciler(records, lines, clock, distribution).run,
+        "conductor": conductor.run,
+        "bulk_migrations": bulk.run,
+        "rehearsals": RehearsalWorker(records, lines, clock, distribution).run,
+        "weaver": weaver.run,
+        "observer": observer.run,
+        "prober": prober.run,
+        "volumes": VolumeWorker(records, lines, clock, distribution).run,
+        "snapshots": SnapshotWorker(records, lines, images, clock, distribution).run,
+        "schedules": Keeper(records, SnapshotService(records, room, clock), clock).run,
+        "housekeeping": keep_house,
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What a server sees of nodes and of guarded VMs, also while another leads: it may have to lead next."""
+
+    server_id: str
+    sights: Sights
+    protected: Protected
+
+
+def watching(config: ServerConfig, records: Records, lines: Members, clock: Clock, roster: Roster) -> Watch:
+    """Answer from now on what nodes ask about their membership, and see what comes of it."""
+    watch = Watch(server_id=roster.server_id, sights=Sights(records, clock), protected=Protected(records))
+
+    def terms() -> Terms:
+        return Terms(server_id=roster.server_id, servers=roster.living(), timing=config.timing)
+
+    lines.on_question(terms, Registrar(records, watch.sights, roster.living).answer)
+    return watch
+
+
+def guardians(
+    config: ServerConfig, records: Records, lines: Silences, clock: Clock, room: Room, pool_id: str, watch: Watch
+) -> Mapping[str, Work]:
+    """Who watches over nodes and over the VMs of those that fail, on the one server that leads."""
+    warden = Warden(records, watch.sights, watch.protected, watch.server_id, clock, config.timing)
+    return {
+        "warden": warden.run,
+        "health": Health(records, lines, clock, watch.sights, warden, config.timing).run,
+        "rescuer": Rescuer(records, watch.protected, room, clock, pool_id).run,
+    }

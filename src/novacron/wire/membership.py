@@ -1,0 +1,67 @@
+"""Frames about a node's membership: heartbeats, joins and pleas for time, and what the server answers to each.
+
+    agent → server   Beat, Join, Plea
+    server → agent   Standing, at most one for each; none when it is not known whether something was written
+
+An agent asks only servers whose Welcome named its terms (see wire.agent), so that older ones are not met with frames
+that they do not know.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from novacron.model.ha import FenceClass
+from novacron.model.membership import Membership, MemberState
+from novacron.model.timing import Timing
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server says of itself to an agent that is to heartbeat. servers: whom to ask for time when the store is
+    away, this one among them.
+    """
+
+    server_id: str
+    servers: tuple[str, ...]
+    timing: Timing
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="beat"):
+    """Count a heartbeat (rule R1). Never sent twice."""
+
+    id: int
+    epoch: int
+    beats: int
+    ttl_s: float
+
+
+class Join(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="join"):
+    """Take part under a new epoch. state, epoch: of the record as the agent has seen it; None, 0: there is none."""
+
+    id: int
+    state: MemberState | None
+    epoch: int
+    boot_id: str
+    fence_class: FenceClass
+    ttl_s: float
+    servers: tuple[str, ...]
+
+
+class Plea(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="plea"):
+    """Promise not to fence this node for a while, as the store is away (rule R10)."""
+
+    id: int
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="standing"):
+    """counted: it was written, or promised. member: the record as it stands now; None: there is none, or not asked.
+    servers: as in Terms, as that server sees them now; empty: as before.
+    """
+
+    id: int
+    counted: bool
+    member: Membership | None = None
+    servers: tuple[str, ...] = ()
+
+
+Question = Beat | Join | Plea
