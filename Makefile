@@ -26,7 +26,7 @@ demo: setup ## Boot a VM and live-migrate it while a client talks to it (ONCE=1:
 test: setup ## All tests but the slow sets
 	@scripts/system-packages test
 	@$(PYTEST) -q -n 2 -m "not system and not chaos and not slow" tests
-	@$(PYTEST) -q -m "system and not chaos and not slow" tests
+	@$(PYTEST) -q --durations=25 -m "system and not chaos and not slow" tests
 
 check: setup ## Format, lint, types, layers, documents in step with the code
 	@$(VENV)/bin/ruff format --check .
