@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from novacron import by_hand
 from novacron.agent import credentials, membership, renewer
 from novacron.agent.credentials import Badge
 from novacron.agent.main import locked, own_id
 from novacron.clock import SystemClock
-from novacron.errors import Conflict, InvalidInput, NovaCronError, Reason
+from novacron.errors import Conflict, InvalidInput, Reason
 from novacron.model.identity import check_name
 from novacron.wire import joining as wire
 
@@ -27,14 +28,7 @@ MAX_TOKEN_BYTES = 4096
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 refused or not reached (what was there before counts on), 2 wrong flags."""
     flags = _parser().parse_args(arguments)
-    try:
-        said = _join(flags) if flags.verb == "join" else _renew(flags)
-    except NovaCronError as error:
-        remedies = "".join(f"\n  try: {reason.remedy}" for reason in error.reasons if reason.remedy)
-        sys.stderr.write(f"error: {error.message}{remedies}\n")
-        return 1
-    sys.stdout.write(said + "\n")
-    return 0
+    return by_hand.told(lambda: _join(flags) if flags.verb == "join" else _renew(flags))
 
 
 def _parser() -> argparse.ArgumentParser:

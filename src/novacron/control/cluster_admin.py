@@ -12,10 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from novacron import by_hand
 from novacron.clock import SystemClock
 from novacron.control.joining import authority
 from novacron.control.joining.authority import Authority
-from novacron.errors import InvalidInput, NovaCronError
+from novacron.errors import InvalidInput
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 MAX_HOSTS = 64
@@ -26,14 +27,7 @@ _THEN = "restart each server, then wait until every node has renewed its certifi
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 it could not be done (and nothing was changed), 2 wrong flags."""
     flags = _parser().parse_args(arguments)
-    try:
-        said = _do(flags)
-    except NovaCronError as error:
-        remedies = "".join(f"\n  try: {reason.remedy}" for reason in error.reasons if reason.remedy)
-        sys.stderr.write(f"error: {error.message}{remedies}\n")
-        return 1
-    sys.stdout.write(said + "\n")
-    return 0
+    return by_hand.told(lambda: _do(flags))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from novacron import by_hand
 from novacron.clock import SystemClock
 from novacron.control.store import transfer
 from novacron.control.store.address import parse
 from novacron.control.store.backup_file import Tally
-from novacron.errors import NovaCronError
 
 ADDRESS = "sqlite:FILE or etcd://host:port,…/prefix?ca=FILE&cert=FILE&key=FILE"
 
@@ -24,14 +24,7 @@ ADDRESS = "sqlite:FILE or etcd://host:port,…/prefix?ca=FILE&cert=FILE&key=FILE
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 it could not be done (and what was to be made is not there), 2 wrong flags."""
     flags = _parser().parse_args(arguments)
-    try:
-        said = asyncio.run(_do(flags))
-    except NovaCronError as error:
-        remedies = "".join(f"\n  try: {reason.remedy}" for reason in error.reasons if reason.remedy)
-        sys.stderr.write(f"error: {error.message}{remedies}\n")
-        return 1
-    sys.stdout.write(said + "\n")
-    return 0
+    return by_hand.told(lambda: asyncio.run(_do(flags)))
 
 
 def _parser() -> argparse.ArgumentParser:
