@@ -45,6 +45,7 @@ class ServerConfig:
     placement_weights: what counts how much when nodes are compared.
     migrations_per_node: moves a node takes part in at once, as source or target; more wait in line. Two keep a link of
     1 to 10 Gbit/s busy: one streams while the other starts or hands over; more only stretch each other's last passes.
+    migrations_at_once: in the whole cluster; 0: as many as nodes allow.
     """
 
     data_dir: Path
@@ -67,6 +68,7 @@ class ServerConfig:
     placement_policy: PlacementPolicy = PlacementPolicy.SPREAD
     placement_weights: Weights = WEIGHTS
     migrations_per_node: int = 2
+    migrations_at_once: int = 0
     import_allow: tuple[str, ...] = ()
     import_ca: Path | None = None
     log_format: str = "text"
@@ -87,11 +89,15 @@ class ServerConfig:
         if not SHORTEST_CERTIFICATE_S <= self.node_certificate_lasts_s <= LONGEST_CERTIFICATE_S:
             bounds = f"give {SHORTEST_CERTIFICATE_S} to {LONGEST_CERTIFICATE_S} seconds"
             raise InvalidInput.field("node_certificate_lasts_s", "is out of bounds", bounds)
-        if self.cpu_overcommit < 1:
-            raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
         if not MIN_HEARTBEAT_S <= self.heartbeat_s <= MAX_HEARTBEAT_S:
             bounds = f"give {MIN_HEARTBEAT_S:g} to {MAX_HEARTBEAT_S:g}"
             raise InvalidInput.field("heartbeat_s", "is out of bounds", bounds)
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """What bounds how VMs are placed and moved."""
+        if self.cpu_overcommit < 1:
+            raise InvalidInput.field("cpu_overcommit", "must be at least 1", "give a number from 1 up")
         if self.disk_overcommit <= 0:
             raise InvalidInput.field("disk_overcommit", "must be more than 0", "1 promises what there is, 2 twice that")
         for name, weight in msgspec.structs.asdict(self.placement_weights).items():
@@ -100,6 +106,8 @@ class ServerConfig:
                 raise InvalidInput.field(field, "is out of bounds", f"give a number from 0 to {MAX_WEIGHT:g}")
         if self.migrations_per_node < 1:
             raise InvalidInput.field("migrations_per_node", "must be at least 1", "give a number from 1 up")
+        if self.migrations_at_once < 0:
+            raise InvalidInput.field("migrations_at_once", "is negative", "give 0 for no bound, or a number from 1 up")
 
     @property
     def has_tls(self) -> bool:

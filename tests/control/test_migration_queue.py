@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from novacron.control.migrations.goals import effective
-from novacron.control.migrations.queue import admitted
+from novacron.control.migrations.queue import Slots, admitted
 from novacron.control.migrations.windows import opens_at, zone
 from novacron.errors import InvalidInput
 from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy, Wishes
@@ -114,24 +114,24 @@ def test_as_many_as_a_node_may_carry_are_let_in_by_priority_then_age() -> None:
         migration("late", created_at=late), migration("early"), migration("urgent", created_at=late, priority=90),
         migration("elsewhere", "c", "d", priority=1), migration("resting", at_rest=True, priority=0),
     ]  # fmt: skip
-    assert admitted(line, (), NOW, 2).ids == ("urgent", "early", "elsewhere", "resting")
-    assert admitted(line, ("late",), NOW, 2).ids == ("urgent", "elsewhere", "resting")
+    assert admitted(line, (), NOW, Slots(2)).ids == ("urgent", "early", "elsewhere", "resting")
+    assert admitted(line, ("late",), NOW, Slots(2)).ids == ("urgent", "elsewhere", "resting")
     begun = began(migration("begun"), STREAMED[0], NOW)
-    assert admitted([*line, begun], (), NOW, 1).ids == ("elsewhere", "resting")
+    assert admitted([*line, begun], (), NOW, Slots(1)).ids == ("elsewhere", "resting")
 
 
 def test_who_waits_for_two_nodes_is_not_overtaken_on_either() -> None:
     line = [migration("busy", "b", "x"), migration("first", "a", "b", priority=90), migration("behind", "a", "c")]
-    assert admitted(line, ("busy",), NOW, 1).ids == ()
-    assert admitted(line[1:], (), NOW, 1).ids == ("first",)
+    assert admitted(line, ("busy",), NOW, Slots(1)).ids == ()
+    assert admitted(line[1:], (), NOW, Slots(1)).ids == ("first",)
 
 
 def test_who_waits_for_a_time_takes_no_slot_and_is_looked_at_then() -> None:
     then = NOW + datetime.timedelta(hours=3)
     line = [migration("later", not_before=then, priority=90), migration("now")]
-    found = admitted(line, (), NOW, 1)
+    found = admitted(line, (), NOW, Slots(1))
     assert (found.ids, found.next_at) == (("now",), then)
-    assert admitted(line, (), then, 1).ids == ("later",)
+    assert admitted(line, (), then, Slots(1)).ids == ("later",)
 
 
 LINES = st.lists(
@@ -148,15 +148,31 @@ LINES = st.lists(
 )
 
 
-@given(LINES, st.integers(1, 3))
-def test_no_node_carries_more_than_it_may_and_somebody_always_goes(line: list[Migration], per_node: int) -> None:
-    found = admitted(line, (), NOW, per_node)
+def test_the_cluster_has_a_bound_too_and_who_waits_for_a_node_keeps_nobody_from_it() -> None:
+    line = [
+        migration("one", priority=90),
+        migration("same", priority=80),
+        migration("two", "c", "d"),
+        migration("unlucky", "e", "f"),
+    ]
+    assert admitted(line, (), NOW, Slots(1, 2)).ids == ("one", "two")
+    assert admitted(line, ("one",), NOW, Slots(1, 2)).ids == ("two",)
+    assert admitted(line, ("one", "two"), NOW, Slots(1, 2)).ids == ()
+    assert admitted([*line, migration("resting", at_rest=True)], ("one", "two"), NOW, Slots(1, 2)).ids == ("resting",)
+
+
+@given(LINES, st.integers(1, 3), st.integers(0, 3))
+def test_no_node_carries_more_than_it_may_and_somebody_always_goes(
+    line: list[Migration], per_node: int, in_all: int
+) -> None:
+    found = admitted(line, (), NOW, Slots(per_node, in_all))
     inside = [one for one in line if one.id in found.ids and not one.at_rest]
     carried = Counter(node for one in inside for node in (one.source_node, one.target_node))
     assert max(carried.values(), default=0) <= per_node
+    assert not in_all or len(inside) <= in_all
     due = [one for one in line if one.not_before is None or one.not_before <= NOW]
     assert bool(found.ids) is bool(due)
-    assert admitted(list(reversed(line)), (), NOW, per_node) == found
+    assert admitted(list(reversed(line)), (), NOW, Slots(per_node, in_all)) == found
 
 
 def test_what_a_migration_waited_in_line_is_not_its_time() -> None:

@@ -7,7 +7,7 @@ import datetime
 import msgspec
 import pytest
 
-from novacron.control.migrations.queue import admitted
+from novacron.control.migrations.queue import Slots, admitted
 from novacron.control.migrations.waiting import body_of, came_free, decided_anew, first_of, refused, request_of, waiting
 from novacron.errors import (
     Busy,
@@ -187,11 +187,11 @@ def test_a_bandwidth_that_is_changed_while_it_waits_counts_when_it_begins() -> N
 def test_one_that_was_put_aside_takes_no_slot_and_is_looked_at_then() -> None:
     line = [wish(priority=90), wish(id="next", vm_id="w")]
     soon = NOW + datetime.timedelta(seconds=15)
-    assert admitted(line, (), NOW, 1).ids == ("m",)
-    found = admitted(line, (), NOW, 1, {"m": soon})
+    assert admitted(line, (), NOW, Slots(1)).ids == ("m",)
+    found = admitted(line, (), NOW, Slots(1), {"m": soon})
     assert (found.ids, found.next_at) == (("next",), soon)
-    assert admitted(line, ("next",), soon, 1, {"m": soon}).ids == ()
-    assert admitted(line[:1], (), soon, 1, {"m": soon}).ids == ("m",)
+    assert admitted(line, ("next",), soon, Slots(1), {"m": soon}).ids == ()
+    assert admitted(line[:1], (), soon, Slots(1), {"m": soon}).ids == ("m",)
 
 
 def test_only_a_change_that_may_let_it_begin_is_one() -> None:

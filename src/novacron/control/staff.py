@@ -25,6 +25,7 @@ from novacron.control.link import Agents
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.links import Links
 from novacron.control.migrations.planner import Planner
+from novacron.control.migrations.queue import Slots
 from novacron.control.migrations.service import MigrationService
 from novacron.control.networks.weaver import Weaver
 from novacron.control.nodes.health import Health
@@ -62,7 +63,8 @@ def movers(
     """Who conducts migrations, and who has those of bulk migrations begun."""
     planner = Planner(records, room, lines, clock)
     service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
-    conductor = Conductor(records, lines, clock, service, distribution, config.migrations_per_node)
+    slots = Slots(config.migrations_per_node, config.migrations_at_once)
+    conductor = Conductor(records, lines, clock, service, distribution, slots)
     return conductor, BulkWorker(records, room, service, Surveyor(records, room, planner), clock)
 
 

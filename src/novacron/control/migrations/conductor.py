@@ -19,7 +19,7 @@ from novacron.control.link import Agents
 from novacron.control.migrations.holder import Holder
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
-from novacron.control.migrations.queue import admitted, is_fresh
+from novacron.control.migrations.queue import USUAL, Slots, admitted, is_fresh
 from novacron.control.migrations.service import MigrationService
 from novacron.control.store.kinds import MIGRATIONS, NODES
 from novacron.control.store.records import Records, Seen
@@ -46,14 +46,14 @@ class Conductor:
         clock: Clock,
         migrations: MigrationService,
         distribution: Distribution | None = None,
-        per_node: int = 2,
+        slots: Slots = USUAL,
     ) -> None:
-        """per_node: how many migrations a node takes part in at once; the others wait in line."""
+        """slots: how many migrations run at once; the others wait in line."""
         self._records = records
         self._clock = clock
         self._journal = Journal(records, clock)
         self._performer = Performer(records, agents, clock, self._journal, distribution)
-        self._per_node = per_node
+        self._slots = slots
         self._holder = Holder(records, clock, migrations, self._let_in)
         self._unfinished: dict[str, Migration] = {}
         self._alarm: asyncio.Task[None] | None = None  # rings when the next one's time has come
@@ -103,7 +103,7 @@ class Conductor:
             return
         now = self._clock.wall()
         inside = {*self._driving, *self._holder.trying}
-        found = admitted(self._unfinished.values(), inside, now, self._per_node, self._holder.aside)
+        found = admitted(self._unfinished.values(), inside, now, self._slots, self._holder.aside)
         for migration_id in found.ids:
             migration = self._unfinished[migration_id]
             if waits(migration):
