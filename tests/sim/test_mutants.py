@@ -8,6 +8,7 @@ import pytest
 
 from novacron.agent.arrivals import Arrivals
 from novacron.agent.ledger import Holding, Ledger, Role
+from novacron.agent.member import Member
 from novacron.control.store.kinds import IMAGES
 from novacron.control.vms.decide import machine_spec
 from novacron.errors import MonitorFailed, NovaCronError, StaleGeneration
@@ -32,6 +33,10 @@ async def discard_believing_anything(self: Arrivals, args: moving.Discard) -> No
 def check_nothing(self: Ledger, vm_id: str, generation: int) -> Holding | None:
     """Listens to whoever speaks, of whatever ownership."""
     return self.get(vm_id)
+
+
+def obey_everything(self: Member, vm_id: str, generation: int, epoch: int, floor: int) -> None:
+    """Any order counts, of whatever generation and epoch."""
 
 
 async def answer_lost_after_taking_over(h: House) -> None:
@@ -65,6 +70,7 @@ async def test_ownership_that_has_passed_must_be_refused(tmp_path: Path, monkeyp
             await late_start_at_the_old_owner(h)
         assert h.cluster.world.violations == []
     monkeypatch.setattr(Ledger, "check", check_nothing)
+    monkeypatch.setattr(Member, "check", obey_everything)
     async with house(tmp_path / "mutant") as h:
         with pytest.raises(NovaCronError):
             await late_start_at_the_old_owner(h)
