@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -20,6 +22,9 @@ MAX_PAGE_CACHE_MIB = 1 << 20
 MAX_WEIGHT = 1000.0
 SHORTEST_CERTIFICATE_S, LONGEST_CERTIFICATE_S = 10, 366 * 86_400
 MIN_HEARTBEAT_S, MAX_HEARTBEAT_S = 0.2, 10.0
+MAX_PLACE = 300
+SRV, MDNS = "srv:", "mdns:"
+_DOMAIN = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{1,63}\.?\Z")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,9 @@ class ServerConfig:
     pool_dir: the storage pool shared with the nodes.
     host, port: where the API listens; port 0 picks one. Off loopback it needs tls_cert and tls_key.
     socket: a unix socket for agents and tools on this machine, empty for none.
+    advertise: `https://host:port` at which nodes reach this server, told to all of them; empty: where it listens, if
+    that is one address of a network. Its certificate must have that name. mdns: whether the local network is told, too
+    (docs/joining.md).
     cluster_dir: the cluster's CA and this server's certificate (`novacron cluster init`, docs/joining.md); it takes
     the place of tls_cert and tls_key, and nodes then come in by certificates.
     node_certificate_lasts_s: how long those last; nodes renew them at two thirds of that.
@@ -55,6 +63,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8470
     socket: str = ""
+    advertise: str = ""
+    mdns: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cluster_dir: Path | None = None
@@ -86,6 +96,7 @@ class ServerConfig:
         if not self.has_tls and not is_loopback(self.host):
             remedy = "give cluster_dir, or tls_cert and tls_key, or 127.0.0.1"
             raise InvalidInput.field("host", f"{self.host} is not loopback and there is no TLS", remedy)
+        self._check_discovery()
         if not SHORTEST_CERTIFICATE_S <= self.node_certificate_lasts_s <= LONGEST_CERTIFICATE_S:
             bounds = f"give {SHORTEST_CERTIFICATE_S} to {LONGEST_CERTIFICATE_S} seconds"
             raise InvalidInput.field("node_certificate_lasts_s", "is out of bounds", bounds)
@@ -109,6 +120,21 @@ class ServerConfig:
         if self.migrations_at_once < 0:
             raise InvalidInput.field("migrations_at_once", "is negative", "give 0 for no bound, or a number from 1 up")
 
+    def _check_discovery(self) -> None:
+        if self.advertise and not (self.cluster_dir is not None and is_place(self.advertise)):
+            remedy = "give https://host:port, and cluster_dir"
+            raise InvalidInput.field("advertise", f"{self.advertise!r} is nowhere that nodes dial", remedy)
+        if self.mdns and self.cluster_dir is None:
+            remedy = "give cluster_dir: nodes know their servers by its CA, whoever names them"
+            raise InvalidInput.field("mdns", "needs a cluster", remedy)
+        if self.mdns and not self.advertise and not is_reachable(self.host):
+            remedy = "give advertise = https://host:port"
+            raise InvalidInput.field("mdns", f"does not know by which address nodes reach {self.host}", remedy)
+
+    def place(self, listening: str) -> str:
+        """Where nodes reach this server; empty: they are not told. listening: the URL of its listener."""
+        return self.advertise or (listening if self.cluster_dir is not None and is_reachable(self.host) else "")
+
     @property
     def has_tls(self) -> bool:
         """Whether the TCP listener speaks TLS, and nothing else."""
@@ -129,8 +155,9 @@ class ServerConfig:
 class AgentConfig:
     """One node.
 
-    server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane; servers: those of all its
-    servers, when there are several. The node keeps a line to each.
+    server: `https://host:port`, `http://127.0.0.1:port` or `unix:/path` of the control plane; servers: those of several
+    of its servers. The node keeps a line to each, and, if it has joined, to those that it is told of. It may also be
+    `srv:NAME` (a DNS name that has SRV records) or `mdns:` (the local network; `mdns:ADDRESS`: of this interface).
     secret_file: a copy of the server's agent.secret; not for a node that has joined with `novacron agent join`, whose
     certificate lies in the state directory.
     state_dir: what must outlive a reboot (node id, machine records); run_dir: what must not (sockets, pids).
@@ -171,16 +198,25 @@ class AgentConfig:
             raise InvalidInput.field(
                 "server", "must be given, or servers, not both", "give servers when there are several"
             )
-        for address in self.addresses:
+        for address in self._named:
             _check_server("server" if self.server else "servers", address)
-        if len(set(self.addresses)) < len(self.addresses):
+        if len(set(self._named)) < len(self._named):
             raise InvalidInput.field("servers", "names one twice", "give each once")
         for name in ("migration_host", "tunnel_host"):
             _check_address(name, getattr(self, name) or self.migration_host)
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """All servers to which a line is kept."""
+        """The servers that are named."""
+        return tuple(one for one in self._named if not one.startswith((SRV, MDNS)))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where others are to be looked for."""
+        return tuple(one for one in self._named if one.startswith((SRV, MDNS)))
+
+    @property
+    def _named(self) -> tuple[str, ...]:
         return self.servers or (self.server,)
 
     @property
@@ -190,8 +226,17 @@ class AgentConfig:
 
 
 def _check_server(field: str, address: str) -> None:
+    if address.startswith(SRV):
+        if _DOMAIN.match(address.removeprefix(SRV)) is None:
+            raise InvalidInput.field(field, f"{address!r} names no domain", "give srv:_novacron._tcp.example.org")
+        return
+    if address.startswith(MDNS):
+        if address != MDNS:
+            _check_address(field, address.removeprefix(MDNS))
+        return
     if not address.startswith(("https://", "http://", "unix:/")):
-        raise InvalidInput.field(field, f"{address!r} has no known scheme", "give https://host:port or unix:/path")
+        known = "give https://host:port, unix:/path, srv:NAME or mdns:"
+        raise InvalidInput.field(field, f"{address!r} has no known scheme", known)
     if address.startswith("http://") and not is_loopback(address[7:].rsplit(":", 1)[0].strip("[]")):
         raise InvalidInput.field(field, f"{address} is plain http off loopback", "use https://")
 
@@ -214,6 +259,26 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_reachable(host: str) -> bool:
+    """Whether `host` is one address or name that other machines can dial."""
+    try:
+        return not (is_loopback(host) or ipaddress.ip_address(host).is_unspecified)
+    except ValueError:
+        return True
+
+
+def is_place(address: str) -> bool:
+    """Whether it is `https://host:port` and nothing more."""
+    try:
+        parts = urlsplit(address)
+        rest = parts.username or parts.password or parts.path or parts.query or parts.fragment
+        named = bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        return False
+    tidy = address.isascii() and address.isprintable() and " " not in address
+    return len(address) <= MAX_PLACE and tidy and parts.scheme == "https" and named and not rest
 
 
 def load(kind: type[Config], file: Path | None, overrides: Mapping[str, Any]) -> Config:

@@ -67,6 +67,20 @@ def test_a_node_with_neither_is_told_how_to_join(tmp_path: Path) -> None:
     assert "novacron agent join" in refused.value.reasons[0].remedy
 
 
+@pytest.mark.parametrize("source", ["srv:_novacron._tcp.example.org", "mdns:", "mdns:192.0.2.7"])
+def test_servers_are_looked_for_only_by_nodes_that_have_joined(tmp_path: Path, source: str) -> None:
+    config = settings(tmp_path, server=source, secret_file=a_secret(tmp_path))
+    with pytest.raises(InvalidInput, match="servers") as refused:
+        credentials_of(config, Badge(tmp_path))
+    assert "novacron agent join" in refused.value.reasons[0].remedy
+    badge = joined(tmp_path)
+    assert credentials_of(config, badge).secret == ""
+    assert len(badge.fingerprints()) == 1
+    beside = settings(tmp_path, server="", servers=(source, "unix:/s"), secret_file=a_secret(tmp_path))
+    with pytest.raises(InvalidInput, match="servers"):
+        credentials_of(beside, badge)
+
+
 @pytest.mark.parametrize("file", ["node.pem", "ca.pem", "tickets.key"])
 @pytest.mark.parametrize("content", [b"", b"nonsense"])
 def test_a_damaged_identity_is_named(tmp_path: Path, file: str, content: bytes) -> None:

@@ -60,7 +60,7 @@ class Node:
             DirectoryPool(root / "own", tools=tools),
             lambda spec: DirectoryPool(Path(spec.options["path"]), tools=tools),
         )
-        self.server = Server((server,), by_secret(secret, None), lambda: int(time.time()))
+        self.server = Server(lambda: (server,), by_secret(secret, None), lambda: int(time.time()))
         self.images = Images(depot, root / "fetching", self.server)
         self.door = ImageDoor(self.images.file, ticket.key_of(secret), self.server.now_s)
         self.pool = PoolSpec(id=POOL_ID, options={"path": str(root / "local")})
@@ -243,7 +243,7 @@ async def test_what_a_dead_agent_had_is_gone_on_with(node: Node, control: Contro
     (node.root / "fetching").mkdir()
     (node.root / "fetching" / DIGEST).write_bytes(FILE[: 2 * MIB])
     async with cutting(control.address.removeprefix("http://")) as (proxy, passed):
-        node.images._server = msgspec.structs.replace(node.server, addresses=(f"http://{proxy}",))
+        node.images._server = msgspec.structs.replace(node.server, addresses=lambda: (f"http://{proxy}",))
         await node.images.fetch(node.fetch())
     assert node.kept == {DIGEST: FILE}
     assert sum(passed) < MIB + 1024
@@ -274,7 +274,7 @@ async def test_another_file_is_never_kept(node: Node, control: Control, wrong: b
 async def test_two_fetches_of_one_file_share_one(node: Node, control: Control) -> None:
     await control.has(FILE)
     async with cutting(control.address.removeprefix("http://")) as (proxy, passed):
-        node.images._server = msgspec.structs.replace(node.server, addresses=(f"http://{proxy}",))
+        node.images._server = msgspec.structs.replace(node.server, addresses=lambda: (f"http://{proxy}",))
         await asyncio.gather(*(node.images.fetch(node.fetch()) for _ in range(5)))
     assert (node.kept, len(passed)) == ({DIGEST: FILE}, 1)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from novacron.clock import Clock
+from novacron.clock import Clock, SystemClock
 from novacron.config import ServerConfig
 from novacron.control import premises
+from novacron.control.house import place_of
+from novacron.control.joining import authority
 from novacron.control.leader import Leader, Term
 from novacron.control.roster import FORGOTTEN_AFTER_S, SILENT_AFTER_S, Roster
 from novacron.control.store.base import Put
@@ -72,6 +75,44 @@ async def test_who_leads_who_is_silent_who_has_left(tmp_path: Path) -> None:
     one_task.cancel()
     await asyncio.gather(one_task, return_exceptions=True)
     await store.close()
+
+
+async def test_nodes_are_told_where_the_living_are(tmp_path: Path) -> None:
+    clock = HandClock()
+    store = await SqliteStore.open(tmp_path / "store.db", durable=False)
+    places = {ONE.server_id: "https://s1:1", TWO.server_id: "https://s2:1"}
+    one, two = (Roster(store, clock, me, "", STANDARD, places[me.server_id]) for me in (ONE, TWO))
+    silent = Candidate(ONE.server_id[:-1] + "3", "s3", "p3")
+    nowhere = Roster(store, clock, silent, "http://127.0.0.1:1", STANDARD)
+    running = [asyncio.create_task(roster.run()) for roster in (two, nowhere)]
+    async with asyncio.timeout(5):
+        while len(one.living()) < 3:
+            await one.servers()
+            await asyncio.sleep(0.001)
+    assert {place.id: place.address for place in one.places()} == places
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await clock.advance(SILENT_AFTER_S + 1)
+    assert [place.address for place in one.places()] == ["https://s1:1"]
+    await store.close()
+
+
+def test_a_server_is_told_at_no_address_that_its_certificate_does_not_name(tmp_path: Path) -> None:
+    made = authority.init(tmp_path, ["s1.example.org", "192.0.2.1"], SystemClock().wall())
+
+    def place(**changed: Any) -> str:
+        wish = {"data_dir": tmp_path, "pool_dir": tmp_path, "cluster_dir": tmp_path, "host": "0.0.0.0", **changed}
+        config = ServerConfig(**wish)
+        return place_of(config, f"https://{config.host}:1", made)
+
+    assert place(advertise="https://S1.example.org:1") == "https://S1.example.org:1"
+    assert place() == ""
+    assert [place(host=host) for host in ("192.0.2.1", "192.0.2.2")] == ["https://192.0.2.1:1", ""]
+    for wrong in ({"advertise": "https://s2.example.org:1"}, {"host": "192.0.2.2", "mdns": True}):
+        with pytest.raises(InvalidInput, match="advertise") as refused:
+            place(**wrong)
+        assert "issue-server" in refused.value.reasons[0].remedy
 
 
 async def test_one_that_is_silent_for_a_day_is_forgotten(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def test_a_clusters_ca_is_tls_enough_off_loopback() -> None:
         ({"placement_weights": "luck=1"}, "config"),
         ({"placement_policy": "random"}, "config"),
         ({"prot": "1"}, "prot"),
+        ({"advertise": "https://s1:8470"}, "advertise"),
+        ({"advertise": "http://s1:8470", "cluster_dir": "/c"}, "advertise"),
+        ({"advertise": "https://s1", "cluster_dir": "/c"}, "advertise"),
+        ({"mdns": "true"}, "mdns"),
+        ({"mdns": "true", "cluster_dir": "/c"}, "mdns"),
         ({"port": "many"}, "config"),
     ],
 )
@@ -87,6 +92,9 @@ def test_off_loopback_with_tls_is_fine() -> None:
         ({"node_name": "-a"}, "node_name"),
         ({"server": "http://192.0.2.1:8470"}, "server"),
         ({"server": "ftp://x"}, "server"),
+        ({"server": "srv:"}, "server"),
+        ({"server": "srv:a b.example.org"}, "server"),
+        ({"server": "mdns:eth0"}, "server"),
         ({"migration_host": "node-1"}, "migration_host"),
         ({"tunnel_host": "node-1"}, "tunnel_host"),
         ({"accelerator": "hax"}, "accelerator"),
@@ -102,6 +110,27 @@ def test_an_agent_has_one_server_or_several() -> None:
     assert load(AgentConfig, None, AGENT).addresses == ("unix:/s",)
     several = AGENT | {"server": None, "servers": "https://a:1,https://b:2"}
     assert load(AgentConfig, None, several).addresses == ("https://a:1", "https://b:2")
+
+
+def test_servers_may_be_named_or_looked_for() -> None:
+    mixed = AGENT | {"server": None, "servers": "https://a:1,srv:_novacron._tcp.example.org,mdns:,mdns:192.0.2.7"}
+    config = load(AgentConfig, None, mixed)
+    assert config.addresses == ("https://a:1",)
+    assert config.sources == ("srv:_novacron._tcp.example.org", "mdns:", "mdns:192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({}, ""),
+        ({"cluster_dir": "/c"}, ""),  # on loopback
+        ({"cluster_dir": "/c", "host": "0.0.0.0"}, ""),
+        ({"cluster_dir": "/c", "host": "192.0.2.1"}, "https://heard:1"),
+        ({"cluster_dir": "/c", "host": "0.0.0.0", "advertise": "https://s1:8470", "mdns": "true"}, "https://s1:8470"),
+    ],
+)
+def test_nodes_are_told_a_place_that_they_can_dial(change: dict[str, Any], place: str) -> None:
+    assert load(ServerConfig, None, SERVER | change).place("https://heard:1") == place
 
 
 @pytest.mark.parametrize(

@@ -405,8 +405,9 @@ async def test_it_starts_while_others_write_without_end(tmp_path: Path) -> None:
 
 async def test_a_record_that_cannot_be_read_stops_the_start(store: SqliteStore) -> None:
     await store.commit([Put("images/x", b"{}")])
-    with pytest.raises(StoreCorrupt, match="images/x"):
+    with pytest.raises(StoreCorrupt, match="images/x") as refused:
         await started(store)
+    assert "newer version" in refused.value.reasons[0].remedy
 
 
 async def test_when_the_cache_loses_the_store_writers_are_told_and_none_waits_for_ever(

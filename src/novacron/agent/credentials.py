@@ -98,6 +98,14 @@ class Badge:
         except ValueError as wrong:
             raise _damaged(self._folder / NODE_FILE, "it holds no certificate") from wrong
 
+    def fingerprints(self) -> frozenset[str]:
+        """Of the cluster's CAs that this node trusts, SHA-256 in hex. :raise InvalidInput: they cannot be read."""
+        try:
+            trusted = x509.load_pem_x509_certificates(_read(self._folder / CA_FILE))
+        except ValueError as wrong:
+            raise _damaged(self._folder / CA_FILE, "it holds no certificate") from wrong
+        return frozenset(one.fingerprint(hashes.SHA256()).hex() for one in trusted)
+
     def name(self) -> str:
         """The name the node joined under."""
         return str(self.certificate().subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)

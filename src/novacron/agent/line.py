@@ -17,6 +17,7 @@ from novacron.agent.credentials import of_tls
 from novacron.agent.dial import Dial
 from novacron.agent.heartbeat import Heartbeat
 from novacron.agent.member import Member
+from novacron.agent.servers import Contact
 from novacron.agent.works import Works
 from novacron.clock import Clock
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, TooLarge
@@ -58,7 +59,10 @@ class Line:
         clock: Clock,
         rng: random.Random,
         member: Member,
+        contact: Contact | None = None,
     ) -> None:
+        """contact: who is to hear which server this is, and of which others it tells."""
+        self._contact = contact
         self._dial = dial
         self._member = member
         self._asking: dict[int, asyncio.Future[Standing]] = {}
@@ -128,12 +132,16 @@ class Line:
 
         if terms is not None:
             self._member.met(terms, ask)
+        if self._contact is not None:
+            self._contact.opened(terms)
         try:
             while True:
                 await self._take(socket, _decoded(await socket.recv(decode=False)))
         finally:
             if terms is not None:
                 self._member.lost(terms.server_id, ask)
+            if self._contact is not None:
+                self._contact.closed()
             self._works.abandon(socket)
             for task in beside:
                 task.cancel()
@@ -150,6 +158,8 @@ class Line:
             case Cancel():
                 self._works.cancel(socket, frame.id)
             case Standing():
+                if self._contact is not None:
+                    self._contact.told(frame.places)
                 waiting = self._asking.get(frame.id)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(frame)

@@ -26,6 +26,7 @@ from novacron.agent.credentials import Badge, Credentials, by_secret
 from novacron.agent.dial import dialer
 from novacron.agent.drivers.base import Driver
 from novacron.agent.drivers.qemu.driver import QemuDriver
+from novacron.agent.finder import Finder, looks_of
 from novacron.agent.gauge import Gauge
 from novacron.agent.guard import Guard
 from novacron.agent.heartbeat import Heartbeat
@@ -34,6 +35,7 @@ from novacron.agent.image_door import ImageDoor
 from novacron.agent.images import Images
 from novacron.agent.ledger import Ledger
 from novacron.agent.line import Line
+from novacron.agent.lines import Lines
 from novacron.agent.link_probe import LinkProber
 from novacron.agent.machines import Machines
 from novacron.agent.member import Member
@@ -48,6 +50,8 @@ from novacron.agent.network.user import UserNetwork
 from novacron.agent.provisioner import Provisioner
 from novacron.agent.proxies import Proxies
 from novacron.agent.renewer import Renewer
+from novacron.agent.servers import FILE as SERVERS_FILE
+from novacron.agent.servers import Contact, Servers
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
@@ -146,16 +150,19 @@ class Agent:
         )
         badge = Badge(settings.state_dir)
         shown = credentials_of(settings, badge)
-        server = Server(settings.addresses, shown, lambda: int(clock.wall().timestamp()))
+        learned = None if shown.secret else settings.state_dir / SERVERS_FILE
+        servers_known = Servers(settings.addresses, learned, clock)
+        self.finder = Finder(servers_known, looks_of(settings.sources, badge.fingerprints), clock)
+        server = Server(servers_known.addresses, shown, lambda: int(clock.wall().timestamp()))
         self.images = Images(depot, settings.state_dir / "fetching", server)
         self.door = ImageDoor(self.images.file, shown.ticket_key, server.now_s)
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), self.snapshots, self.images)
         self.links = LinkProber(settings.migration_host)
         verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links)})
         self.works = Works(verbs.perform)
-        self.lines = [self._line(address, shown, clock) for address in settings.addresses]
+        self.lines = Lines(servers_known, lambda address: self._line(address, shown, clock, servers_known), clock)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
-        self.renewer = None if shown.secret else Renewer(settings.addresses, badge, self._node_id, clock, rng)
+        self.renewer = None if shown.secret else Renewer(servers_known.addresses, badge, self._node_id, clock, rng)
 
     def open_door(self, settings: AgentConfig) -> contextlib.AbstractAsyncContextManager[None]:
         """Let other nodes fetch image files here, if the settings say so, for as long as the block runs."""
@@ -165,11 +172,12 @@ class Agent:
             settings.migration_host, settings.image_door_port, settings.state_dir / "image-door.pem"
         )
 
-    def _line(self, address: str, shown: Credentials, clock: Clock) -> Line:
+    def _line(self, address: str, shown: Credentials, clock: Clock, servers: Servers) -> Line:
         heartbeat = Heartbeat(self.machines, self._host, clock, self.overlay.ids)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)
         hello = functools.partial(self._hello, heartbeat)
-        return Line(dialer(address, shown.secret, shown.tls), self.works, heartbeat, hello, clock, rng, self.member)
+        dial, contact = dialer(address, shown.secret, shown.tls), Contact(servers, address)
+        return Line(dial, self.works, heartbeat, hello, clock, rng, self.member, contact)
 
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs for as long as the agent does."""
@@ -177,19 +185,14 @@ class Agent:
         yield "expire", self.machines.remains.expire()
         yield "tend", self.overlay.tend()
         yield "member", self.member.run()
-        yield "lines", self.keep_lines()
+        yield "lines", self.lines.run()
+        if self.finder.is_needed:
+            yield "find", self.finder.run()
         if self.renewer is not None:
             yield "renew", self.renewer.run()
 
     def _announce(self, frame: MigrationProgress) -> None:
-        for line in self.lines:  # whoever leads wants it; only that one knows
-            line.announce(frame)
-
-    async def keep_lines(self) -> None:
-        """Keep a line to each server, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for line in self.lines:
-                group.create_task(line.run(), name="line")
+        self.lines.announce(frame)
 
     async def _hello(self, heartbeat: Heartbeat) -> Hello:
         facts = msgspec.structs.replace(
@@ -216,6 +219,9 @@ def credentials_of(settings: AgentConfig, badge: Badge) -> Credentials:
     """
     if badge.is_there and all(address.startswith("https://") for address in settings.addresses):
         return badge.credentials()
+    if settings.sources:
+        remedy = "join first: `novacron agent join`; name only https:// addresses beside"
+        raise InvalidInput.field("servers", "are looked for only by nodes that know them by the cluster's CA", remedy)
     if settings.secret_file is not None:
         return by_secret(read_secret(settings.secret_file), settings.tls_ca)
     remedy = "join first: `novacron agent join`; or give a copy of the server's agent.secret"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -26,16 +25,21 @@ def renew(servers: Sequence[str], badge: Badge, node_id: str) -> None:
     """
     key_pem, csr_pem = credentials.request(node_id, badge.name())
     ask = wire.Renew(csr_pem=csr_pem)
-    for server in servers[:-1]:
-        with contextlib.suppress(Unavailable):
+    failed = Unavailable("no server is known yet")
+    for server in servers:
+        try:
             return badge.keep(membership.renew(server, badge.context(), ask), key_pem)
-    return badge.keep(membership.renew(servers[-1], badge.context(), ask), key_pem)
+        except Unavailable as failure:
+            failed = failure
+    raise failed
 
 
 class Renewer:
     """`run` until cancelled. A certificate that was renewed by hand meanwhile is seen."""
 
-    def __init__(self, servers: Sequence[str], badge: Badge, node_id: str, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, servers: Callable[[], Sequence[str]], badge: Badge, node_id: str, clock: Clock, rng: random.Random
+    ) -> None:
         self._servers = servers
         self._badge = badge
         self._node_id = node_id
@@ -51,7 +55,7 @@ class Renewer:
                 if left_s > 0:
                     await self._clock.sleep(min(left_s, LOOK_EVERY_S))
                     continue
-                await asyncio.to_thread(renew, self._servers, self._badge, self._node_id)
+                await asyncio.to_thread(renew, self._servers(), self._badge, self._node_id)
                 self._log.info("the certificate was renewed", until=str(self._badge.certificate().not_valid_after_utc))
                 retry_s = FIRST_RETRY_S
             except NovaCronError as refused:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,9 +24,9 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Server(msgspec.Struct, frozen=True):
-    """How to reach a server (AgentConfig.addresses), what is shown to it and to doors, and the time for tickets."""
+    """How to reach a server (see AgentConfig.server), what is shown to it and to doors, and the time for tickets."""
 
-    addresses: tuple[str, ...]
+    addresses: Callable[[], Sequence[str]]
     credentials: Credentials
     now_s: Callable[[], int]
 
@@ -78,12 +78,13 @@ async def _dial(dialling: Awaitable[Streams]) -> Streams:
 
 async def _first(server: Server) -> tuple[str, Streams]:
     """The first server that can be reached. :raise Unavailable: none can."""
-    for address in server.addresses[:-1]:
+    failed = Unavailable("no server is known yet")
+    for address in server.addresses():
         try:
             return address, await _dial(_to_server(address, server.credentials))
-        except Unavailable:
-            continue
-    return server.addresses[-1], await _dial(_to_server(server.addresses[-1], server.credentials))
+        except Unavailable as failure:
+            failed = failure
+    raise failed
 
 
 async def _to_server(address: str, shown: Credentials) -> Streams:

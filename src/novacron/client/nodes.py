@@ -84,8 +84,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts | None
     usage: Usage | None
     heard_ago_s: float | None
-    epoch: int | None
-    fence_class: str | None
+    epoch: int | None = None  # these two: servers of before memberships do not say them
+    fence_class: str | None = None
     vm_count: int
     memory_committed_mib: int
     created_at: datetime.datetime

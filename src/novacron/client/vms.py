@@ -282,7 +282,7 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     secure_boot: bool
     shared_memory: bool
     placement: Placement
-    ha: Ha
+    ha: Ha = Ha()  # servers of before high availability do not say it
     parent_id: str | None
     snapshot_id: str | None
     created_at: datetime.datetime

@@ -10,6 +10,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
@@ -19,6 +20,7 @@ from novacron.clock import Clock
 from novacron.config import ServerConfig
 from novacron.control import premises
 from novacron.control.access.service import TOKEN_FILE, Access
+from novacron.control.advertiser import Advertiser
 from novacron.control.application import application
 from novacron.control.images.door import router as image_door
 from novacron.control.images.service import ImageService
@@ -39,6 +41,7 @@ from novacron.control.store.opening import open_store
 from novacron.control.store.records import Records
 from novacron.control.supervise import Work, keep_going
 from novacron.control.volumes.adopt import adopt_disks
+from novacron.errors import InvalidInput
 from novacron.model.leadership import ALONE, STANDARD, Candidate
 
 STORE_FILE = "store.db"
@@ -98,7 +101,8 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         await ensure_default(records, clock, pool_id)
         await adopt_disks(records, clock, pool_id)
         candidate = _candidate(config, records)
-        roster = Roster(store, clock, candidate, address, timing)
+        place = place_of(config, address, joining.authority)
+        roster = Roster(store, clock, candidate, address, timing, place)
         stack.push_async_callback(roster.leave)
         watch = watching(config, records, link, clock, roster)
         doors = (image_door(records, config.pool_dir, joining.doorman), *joining.doors())
@@ -117,6 +121,8 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
             return leader.run(lambda term: reign(term, records, link, clock, makes, figures.worker_failed))
 
         works: dict[str, Work] = {"access": access.run, "store_seen": lambda: seen.run(clock), "roster": roster.run}
+        if config.mdns and joining.authority is not None:
+            works["mdns"] = Advertiser(candidate.server_id, place, joining.authority.fingerprint, config.host).run
         running = _begun({**works, **joining.works(link), "leader": lead}, clock, figures, stack)
         yield House(
             leading=running["leader"],
@@ -154,6 +160,21 @@ def _begun(
 def _candidate(config: ServerConfig, records: Records) -> Candidate:
     name = config.name or socket.gethostname()
     return Candidate(premises.server_id(config.data_dir, records.new_id()), name, str(uuid.uuid4()))
+
+
+def place_of(config: ServerConfig, listening: str, authority: Authority | None) -> str:
+    """Where nodes are told that this server is; empty: nowhere. What its certificate does not name they could not dial.
+
+    :raise InvalidInput: that is what it is to advertise.
+    """
+    place = config.place(listening)
+    host = urlsplit(place).hostname or ""
+    if not place or authority is None or host in (name.lower() for name in authority.hosts()):
+        return place
+    if not config.advertise and not config.mdns:
+        return ""
+    remedy = f"novacron cluster issue-server {config.cluster_dir} --host {host}, with the names it has"
+    raise InvalidInput.field("advertise", f"the server's certificate is not for {host}", remedy)
 
 
 def address_of(config: ServerConfig) -> Address:

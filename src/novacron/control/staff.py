@@ -127,9 +127,10 @@ def watching(config: ServerConfig, records: Records, lines: Members, clock: Cloc
     watch = Watch(server_id=roster.server_id, sights=Sights(records, clock), protected=Protected(records))
 
     def terms() -> Terms:
-        return Terms(server_id=roster.server_id, servers=roster.living(), timing=config.timing)
+        servers, places = roster.living(), roster.places()
+        return Terms(server_id=roster.server_id, servers=servers, timing=config.timing, places=places)
 
-    lines.on_question(terms, Registrar(records, watch.sights, roster.living).answer)
+    lines.on_question(terms, Registrar(records, watch.sights, roster.living, roster.places).answer)
     return watch
 
 

@@ -139,7 +139,9 @@ class SimAgent:
         )
         snapshots = Snapshots(ledger, provisioner, depot, self.driver, self.machines, self.root / "state" / "exports")
         images = Images(
-            depot, self.root / "state" / "fetching", Server(("unix:/nowhere",), by_secret("none", None), lambda: 0)
+            depot,
+            self.root / "state" / "fetching",
+            Server(lambda: ("unix:/nowhere",), by_secret("none", None), lambda: 0),
         )
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), snapshots, images)
         self.verbs = Verbs({**doers, **self.networks.doers(life)})

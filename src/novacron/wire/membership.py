@@ -16,14 +16,22 @@ from novacron.model.membership import Membership, MemberState
 from novacron.model.timing import Timing
 
 
+class ServerAt(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that lives, and where nodes reach it (`https://host:port`)."""
+
+    id: str
+    address: str
+
+
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What a server says of itself to an agent that is to heartbeat. servers: whom to ask for time when the store is
-    away, this one among them.
+    away, this one among them. places: where those of them are that say so; empty: not told.
     """
 
     server_id: str
     servers: tuple[str, ...]
     timing: Timing
+    places: tuple[ServerAt, ...] = ()
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="beat"):
@@ -55,13 +63,14 @@ class Plea(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="plea")
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="standing"):
     """counted: it was written, or promised. member: the record as it stands now; None: there is none, or not asked.
-    servers: as in Terms, as that server sees them now; empty: as before.
+    servers, places: as in Terms, as that server sees them now; empty: as before.
     """
 
     id: int
     counted: bool
     member: Membership | None = None
     servers: tuple[str, ...] = ()
+    places: tuple[ServerAt, ...] = ()
 
 
 Question = Beat | Join | Plea

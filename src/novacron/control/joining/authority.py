@@ -81,6 +81,10 @@ class Authority:
             self._context = context
         return self._context
 
+    def hosts(self) -> list[str]:
+        """The names and addresses under which nodes know this server."""
+        return certificates.hosts_of(_read_certificates(self._directory / SERVER_FILE, is_secret=True)[0])
+
     def keep_in_date(self, now: datetime.datetime) -> bool:
         """Make the server's certificate anew when two thirds of its life are over; whether it was. Connections stay."""
         file = self._directory / SERVER_FILE

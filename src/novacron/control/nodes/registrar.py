@@ -12,17 +12,24 @@ from novacron.control.store.records import Records
 from novacron.errors import CompareFailed, NotFound
 from novacron.model import membership
 from novacron.model.membership import Membership, Pledge
-from novacron.wire.membership import Beat, Join, Plea, Question, Standing
+from novacron.wire.membership import Beat, Join, Plea, Question, ServerAt, Standing
 
 
 class Registrar:
     """`answer` is what a link calls for each question of a node (see LineListeners.on_question)."""
 
-    def __init__(self, records: Records, sights: Sights, servers: Callable[[], tuple[str, ...]]) -> None:
-        """servers: ids of those that nodes are to ask for time when the store is away, this moment."""
+    def __init__(
+        self,
+        records: Records,
+        sights: Sights,
+        servers: Callable[[], tuple[str, ...]],
+        places: Callable[[], tuple[ServerAt, ...]] = tuple,
+    ) -> None:
+        """servers: ids of those that nodes are to ask for time when the store is away, this moment; places: where."""
         self._records = records
         self._sights = sights
         self._servers = servers
+        self._places = places
         self._log = structlog.get_logger("registrar")
 
     async def answer(self, node_id: str, question: Question) -> Standing:
@@ -70,4 +77,5 @@ class Registrar:
     def _standing(self, node_id: str, asked: Beat | Join, written: Membership | None) -> Standing:
         stored = self._records.get(MEMBERS, node_id)
         now = written or (stored.record if stored else None)
-        return Standing(id=asked.id, counted=written is not None, member=now, servers=self._servers())
+        servers, places = self._servers(), self._places()
+        return Standing(id=asked.id, counted=written is not None, member=now, servers=servers, places=places)

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from novacron.errors import StoreCorrupt
+from novacron.errors import Reason, StoreCorrupt
 from novacron.model.bulk_migration import BulkMigration
 from novacron.model.event import ObjectType
 from novacron.model.ha import FenceLog
@@ -89,7 +89,9 @@ class Kind(Generic[R]):
         try:
             return self._decoder.decode(value)
         except msgspec.DecodeError as wrong:
-            raise StoreCorrupt(f"record {key} cannot be read: {wrong}") from wrong
+            said = f"record {key} cannot be read: {wrong}"
+            remedy = "if a newer version wrote it, run that one here; else restore a backup (docs/upgrading.md)"
+            raise StoreCorrupt(said, [Reason("record.unreadable", said, subject=key, remedy=remedy)]) from wrong
 
 
 VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True)
