@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Run
 from tests.client.control_room import NOW, ControlRoom, said
 
@@ -35,6 +37,15 @@ def test_servers_and_who_leads(room: ControlRoom, run: Run) -> None:
     assert " 7 " in two
     assert [one["term"] for one in json.loads(run("server list -o json").stdout)] == [None, 7]
     assert "https://s2:8470" in run("server list -o wide").stdout
+
+
+@pytest.mark.parametrize("line", ["--consistent server list", "server list --consistent"])
+def test_answers_no_older_than_the_question(room: ControlRoom, run: Run, line: str) -> None:
+    room.on("GET", "/servers", said({"items": [], "next_cursor": None}))
+    run("server list")
+    assert run(line).exit_code == 0
+    assert [request.query_params.get("consistent") for request in room.asked] == [None, "true"]
+    assert "--consistent" in run("--help").stdout
 
 
 def test_a_context_of_several_servers(room: ControlRoom, run: Run) -> None:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from novacron.client import images, migrations, nodes, vms
+from novacron.client.call import consistent
 from novacron.errors import (
     DeadlineExceeded,
     Forbidden,
@@ -156,6 +157,18 @@ def test_a_given_key_is_used(room: ControlRoom, client: Face) -> None:
     room.on("POST", "/vms/web-1/start", said(vm(), 202))
     client.do(vms.start("web-1"), key="mine")
     assert room.asked[0].headers["idempotency-key"] == "mine"
+
+
+def test_a_consistent_call_says_so(room: ControlRoom, client: Face, connect: Connect, address: str) -> None:
+    room.on("GET", "/vms/web-1", *[said(vm())] * 3)
+    room.on("GET", "/vms", said({"items": [], "next_cursor": None}))
+    client.do(vms.get("web-1"))
+    client.do(consistent(vms.get("web-1")))
+    client.listed(consistent(vms.search(labels=["a=b"])))
+    connect(address, consistent=True).do(vms.get("web-1"))
+    queries = [dict(request.query_params) for request in room.asked]
+    newest = {"consistent": "true"}
+    assert queries == [{}, newest, {"label": "a=b", "limit": "500"} | newest, newest]
 
 
 def test_trying_ends(room: ControlRoom, client: Face) -> None:

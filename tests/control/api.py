@@ -231,9 +231,9 @@ async def an_api(directory: Path, lines: Any = None, pool_id: str = POOL_ID) -> 
 
 
 @contextlib.asynccontextmanager
-async def another(api: Api, directory: Path) -> AsyncIterator[Api]:
-    """A second server on the same store, as there are several behind one etcd."""
-    async with _serving(api.records.store, api.token, directory, None, POOL_ID) as other:
+async def another(api: Api, directory: Path, store: Store | None = None) -> AsyncIterator[Api]:
+    """A second server on the same store, as there are several behind one etcd. store: its own way to it."""
+    async with _serving(store or api.records.store, api.token, directory, None, POOL_ID) as other:
         other.agents.connected = api.agents.connected
         yield other
 

@@ -31,7 +31,7 @@ class Trio:
 
     def __init__(self, path: Path, etcd: Members) -> None:
         self.path = path
-        self._etcd = etcd
+        self.etcd = etcd
         self._ports = dict(zip(NAMES, _free_ports(len(NAMES)), strict=True))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.client: AsyncClient
@@ -39,12 +39,19 @@ class Trio:
 
     @property
     def addresses(self) -> str:
-        return ",".join(f"http://127.0.0.1:{port}" for port in self._ports.values())
+        return ",".join(map(self.address, NAMES))
+
+    def address(self, name: str) -> str:
+        return f"http://127.0.0.1:{self._ports[name]}"
+
+    @property
+    def token(self) -> str:
+        return (self.path / "s1" / "admin.token").read_text().strip()
 
     def start_server(self, name: str) -> None:
         words = [
             *("--name", name, "--data-dir", self.path / name, "--pool-dir", self.path / "pool"),
-            *("--port", self._ports[name], "--store", self._etcd.address()),
+            *("--port", self._ports[name], "--store", self.etcd.address()),
             *("--agent-secret-file", self.path / "agent.secret", "--cpu-overcommit", 64),
         ]
         self._start(name, "novacron.control", words)
@@ -120,10 +127,9 @@ async def three_servers() -> AsyncIterator[Trio]:
                 for name in NAMES:  # the first one makes secret and token
                     made.start_server(name)
                     await made.ready(name)
-                token = (path / "s1" / "admin.token").read_text().strip()
                 async with (
-                    AsyncClient(made.addresses, token, on_notice=lambda _: None) as made.client,
-                    AsyncClient(made.addresses, token, answer_within_s=0.5, tries=1) as made.impatient,
+                    AsyncClient(made.addresses, made.token, on_notice=lambda _: None) as made.client,
+                    AsyncClient(made.addresses, made.token, answer_within_s=0.5, tries=1) as made.impatient,
                 ):
                     for name in AGENTS:
                         made.start_agent(name)

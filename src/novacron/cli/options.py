@@ -89,7 +89,16 @@ def _note(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return callback
 
 
+def _note_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and param.name:
+        setattr(session_of(ctx), param.name, True)
+
+
 def _server_options(function: F, *, hidden: bool) -> F:
+    text = "Answers are no older than the question, whichever server is asked; needs a moment more."
+    function = click.option(
+        "--consistent", is_flag=True, expose_value=False, callback=_note_flag, hidden=hidden, help=text
+    )(function)
     for flag, name, metavar, kind, text in (
         ("--ca-file", "ca_file", "FILE", FILE, "Trust the https server by this CA alone."),
         ("--token-file", "token_file", "FILE", FILE, "Read the token from this file."),

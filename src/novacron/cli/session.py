@@ -27,6 +27,7 @@ class Session:
         self.token_file: Path | None = None
         self.ca_file: Path | None = None
         self.output = ""
+        self.consistent = False
 
     @property
     def printer(self) -> Printer:
@@ -50,7 +51,7 @@ class Session:
         from novacron.client.sync import Client
 
         server, token, ca_file = self._resolved()
-        return Client(server, token, ca_file=ca_file, on_notice=_notice)
+        return Client(server, token, ca_file=ca_file, on_notice=_notice, consistent=self.consistent)
 
     def connect_briefly(self, within_s: float) -> Client:
         """The same for somebody who is typing: it tries once, soon gives up, and says nothing meanwhile."""

@@ -63,13 +63,15 @@ class AsyncClient:
         on_notice: Callable[[str], None] | None = None,
         tries: int = flow.TRIES,
         clock: Clock | None = None,
+        consistent: bool = False,
     ) -> None:
         """server: `https://host:port`, `http://` on this machine, `unix:/path`; or those of several servers, separated
         by commas: whichever answers is asked. tries: of calls that may be repeated.
+        consistent: every answer is no older than the question (call.consistent).
 
         :raise InvalidInput: an argument is wrong; it says which.
         """
-        self._line = open_line(server, token, ca_file, answer_within_s, on_notice, tries)
+        self._line = open_line(server, token, ca_file, answer_within_s, on_notice, tries, consistent)
         self._clock = clock or SystemClock()
         self._http = httpx2.AsyncClient(transport=AsyncEverywhere(self._line), **http_options(self._line))
 

@@ -32,6 +32,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One call: `path` from the server's root, quoted; `body` a struct or None.
 
     answer: the type the answer is read into. revision: what If-Match asks for; None: whatever it is now.
+    consistent: see the function of that name.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     query: Query = {}
     body: msgspec.Struct | None = None
     revision: int | None = None
+    consistent: bool = False
 
     @property
     def is_keyed(self) -> bool:
@@ -50,6 +52,13 @@ class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     def is_repeatable(self) -> bool:
         """Whether sending it again after an unknown outcome is harmless."""
         return self.method == "GET" or self.is_keyed
+
+
+def consistent(call: Call[T]) -> Call[T]:
+    """The same call, answered from no older a state than the question, whichever server is asked: it first catches up
+    with the store. `nova.do(consistent(vms.get("web-1")))`
+    """
+    return msgspec.structs.replace(call, consistent=True)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +89,8 @@ def request_of(call: Call[Any], key: str) -> Request:
         headers["Idempotency-Key"] = key
     if call.revision is not None:
         headers["If-Match"] = f'"{call.revision}"'
-    query = urlencode({name: value for name, value in call.query.items() if value != ""}, doseq=True)
+    asked: Query = {**call.query, "consistent": "true"} if call.consistent else call.query
+    query = urlencode({name: value for name, value in asked.items() if value != ""}, doseq=True)
     return Request(
         method=call.method, target=f"{call.path}?{query}" if query else call.path, headers=headers, body=body
     )

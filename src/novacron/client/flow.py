@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from novacron.client.call import Call, Page, Request, Response, answer_of, request_of
+from novacron.client.call import Call, Page, Request, Response, answer_of, consistent, request_of
 from novacron.client.problem import problem_of
 from novacron.errors import Unavailable
 from novacron.wire.stream import Subscribe, ToClient
@@ -112,11 +112,13 @@ class Means(msgspec.Struct, frozen=True):
     """What flows are handed: chance, and `notice`, told in a sentence of trouble that is being dealt with.
 
     tries: how often a call that may be repeated is sent before its failure counts.
+    consistent: every call is (call.consistent).
     """
 
     rng: random.Random
     notice: Callable[[str], None]
     tries: int = TRIES
+    consistent: bool = False
 
     def rest_s(self, failures: int) -> float:
         """How long to rest after that many failures: doubling, spread so that clients do not march in step."""
@@ -129,7 +131,7 @@ def perform(call: Call[T], means: Means, key: str = "") -> Flow[T]:
 
     :raise NovaCronError: what the server refused, or why it could not be asked.
     """
-    request = request_of(call, key or secrets.token_urlsafe(18))
+    request = request_of(consistent(call) if means.consistent else call, key or secrets.token_urlsafe(18))
     tries = means.tries if call.is_repeatable else 1
     for attempt in range(1, tries + 1):
         try:

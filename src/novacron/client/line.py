@@ -64,6 +64,7 @@ def open_line(
     answer_within_s: float,
     on_notice: Callable[[str], None] | None,
     tries: int,
+    consistent: bool = False,
 ) -> Line:
     """A line to `server`, or to several separated by commas; nothing is dialled yet.
 
@@ -73,7 +74,7 @@ def open_line(
     """
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise InvalidInput.field("token", "holds characters no token has", "give the token alone, on one line")
-    means = Means(random.Random(), on_notice or _log.warning, tries)  # noqa: S311 (spreads retries, no secret)
+    means = Means(random.Random(), on_notice or _log.warning, tries, consistent)  # noqa: S311 (spreads retries, no secret)
     return Line(endpoints_of(server, ca_file), token, answer_within_s, means)
 
 

@@ -9,6 +9,7 @@ Every noun's `routes` uses these words, so that all of them answer alike:
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -22,8 +23,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from novacron.control.problems import MAX_REASONS, problems
+from novacron.control.store.records import Records
 from novacron.control.store.shelf import Stored
-from novacron.errors import InvalidInput, PreconditionFailed, Reason
+from novacron.errors import InvalidInput, PreconditionFailed, Reason, StoreUnavailable
 from novacron.model.identity import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, is_id
 
 __all__ = [
@@ -46,11 +48,12 @@ PREFIX = "/api/v1"
 JSON = "application/json"
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
+CAUGHT_UP_WITHIN_S = 10.0
 
 
 def noun(tag: str) -> APIRouter:
     """An empty router for one noun: under /api/v1, its routes grouped as `tag` in the document."""
-    return APIRouter(prefix=PREFIX, tags=[tag], dependencies=[Depends(_known_query)])
+    return APIRouter(prefix=PREFIX, tags=[tag], dependencies=[Depends(_known_query), Depends(_caught_up)])
 
 
 async def _known_query(request: Request) -> None:
@@ -66,6 +69,29 @@ async def _known_query(request: Request) -> None:
         remedy = f"this path takes {', '.join(sorted(known)) or 'none'}"
         reasons = [Reason("field.invalid", "is not a known parameter", name[:200], remedy) for name in strays]
         raise InvalidInput(f"{strays[0][:200]}: is not a known parameter", reasons)
+
+
+async def _caught_up(
+    request: Request,
+    consistent: Annotated[
+        bool,
+        Query(description="Answer from no older a state than the question: all that any server acknowledged before."),
+    ] = False,
+) -> None:
+    """Before a request that asks for it is answered, have the cache hold what the store held when it came.
+
+    :raise StoreUnavailable: it cannot be known in time.
+    """
+    if not consistent:
+        return
+    records: Records = request.app.state.records
+    try:
+        async with asyncio.timeout(CAUGHT_UP_WITHIN_S):
+            await records.refresh()
+    except TimeoutError as late:
+        remedy = "ask again, or without consistent=true: the answer may then be older"
+        reason = Reason("store.slow", f"not caught up within {CAUGHT_UP_WITHIN_S:g} s", remedy=remedy)
+        raise StoreUnavailable("this server does not know the newest state", [reason]) from late
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:

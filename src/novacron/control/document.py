@@ -24,6 +24,9 @@ that stands in the way.
 
 **Revisions.** A record's `ETag` is its revision. `If-None-Match` spares an unchanged read, `If-Match` guards a write.
 
+**Several servers.** A server answers reads from its cache, which others' writes reach some milliseconds late, and never
+goes back. With `consistent=true` an answer holds all that any server acknowledged before the question.
+
 **Lists** come in pages of at most 500, in order of birth; give `next_cursor` as `cursor` for the next one.
 
 **Slow work** answers 202 with the record to watch. `Idempotency-Key` makes repeating a POST safe for 24 hours.

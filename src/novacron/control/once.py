@@ -22,7 +22,7 @@ from novacron.control.store.base import Delete, Expect, Put, Store
 from novacron.control.store.kinds import Kind, R
 from novacron.control.store.records import WRITE_TRIES, Records, Write, unchanged, update
 from novacron.control.store.shelf import Stored
-from novacron.errors import CompareFailed, Conflict, IdempotencyMismatch, Reason
+from novacron.errors import CompareFailed, Conflict, IdempotencyMismatch, NovaCronError, Reason
 
 KEYS = "idempotency/"
 KEPT_FOR = datetime.timedelta(hours=24)
@@ -150,13 +150,24 @@ class Change(Generic[R]):
         :raise NotFound, PreconditionFailed, NameTaken
         :raise CompareFailed: others kept writing, or the key was used meanwhile.
         """
+        fresh = False  # whether it is decided from no older a state than the request
         for _ in range(WRITE_TRIES):
             beside = [await self._beside()] if self._beside else []
-            stored = self._records.find(self._kind, self._ref)
-            check_match(self._held, stored)
-            new = change(stored.record)
             try:
-                if new is None or new == stored.record:
+                stored = self._records.find(self._kind, self._ref)
+                check_match(self._held, stored)
+                new = change(stored.record)
+            except NovaCronError:
+                if fresh:
+                    raise
+                fresh = await self._refreshed()
+                continue
+            leaves = new is None or new == stored.record
+            if leaves and not fresh:
+                fresh = await self._refreshed()
+                continue
+            try:
+                if new is None or leaves:
                     return await self._leave(stored, 202 if under_way(stored.record) else 200)
                 status = 202 if under_way(new) else 200
                 note = self._once.note(new, status) if self._once else ()
@@ -167,8 +178,15 @@ class Change(Generic[R]):
                     raise
                 if new is not None:
                     await self._records.refuse_taken_name(self._kind, stored.record, new, lost)
-                await self._records.caught_up(await self._records.store.revision())
+                fresh = await self._refreshed()
         raise CompareFailed(f"{self._kind.object_type.value} {self._ref!r} is being changed by others: try again")
+
+    async def _refreshed(self) -> bool:
+        """Another server may have written just before. What is written is compared by the store, but a refusal, or that
+        nothing is to be written, rests on the cache alone.
+        """
+        await self._records.refresh()
+        return True
 
     async def _leave(self, stored: Stored[R], status: int) -> Outcome:
         note = self._once.note(stored.record, status, stored.modified) if self._once else ()

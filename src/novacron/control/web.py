@@ -105,7 +105,7 @@ def _server(parts: Parts) -> APIRouter:
         """Whether it can do its work: the store answers and the record cache follows it. Needs no token."""
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                await parts.records.caught_up(await parts.records.store.revision())
+                await parts.records.refresh()
         except TimeoutError as late:
             raise StoreUnavailable(
                 "not ready: the store does not answer",

@@ -115,7 +115,7 @@ class Records:
         await self._load()
         self._stand.following = True
         self._follower = asyncio.create_task(self._follow(), name="records-follow")
-        await self.caught_up(await self.store.revision())  # what was loaded half old, half new is one moment now
+        await self.refresh()  # what was loaded half old, half new is one moment now
 
     async def stop(self) -> None:
         if self._follower is not None:
@@ -233,7 +233,7 @@ class Records:
                     return Stored(new, await self.commit(update(kind, stored, new)))
                 except CompareFailed as lost:
                     await self.refuse_taken_name(kind, stored.record, new, lost)
-                    await self.caught_up(await self.store.revision())
+                    await self.refresh()
         raise CompareFailed(f"{key} was changed by others {WRITE_TRIES} times in a row")
 
     async def refuse_taken_name(self, kind: Kind[R], old: R | None, new: R, lost: CompareFailed) -> None:
@@ -243,6 +243,13 @@ class Records:
         holder = await self.store.get(kind.name_key(name_of(new)))
         if holder is not None and holder.value != new.id.encode():
             raise NameTaken(f"the name {name_of(new)!r} is taken by another {kind.object_type.value}") from lost
+
+    async def refresh(self) -> None:
+        """Wait until the cache holds everything that was committed, by any server, before this call.
+
+        Costs one question to the store. :raise StoreUnavailable: it does not answer, or the cache no longer follows.
+        """
+        await self.caught_up(await self.store.revision())
 
     async def caught_up(self, revision: int) -> None:
         """Wait until the cache holds `revision`. :raise StoreUnavailable: the cache no longer follows."""
