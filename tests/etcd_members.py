@@ -73,6 +73,10 @@ class Members:
     def signal(self, place: int, number: signal.Signals) -> None:
         self._running[place].send_signal(number)
 
+    def pid(self, place: int) -> int:
+        """Of a running member."""
+        return self._running[place].pid
+
     def kill(self, place: int) -> None:
         """SIGKILL one member; it is gone when this returns."""
         process = self._running.pop(place)

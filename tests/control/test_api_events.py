@@ -15,7 +15,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from novacron.config import ServerConfig
-from novacron.control import stream
+from novacron.control import channel, stream
 from novacron.control.listen import server_for, tcp
 from novacron.control.store.kinds import VMS
 from novacron.control.store.records import remove
@@ -273,7 +273,7 @@ async def test_a_browser_brings_its_token_as_a_subprotocol(api: Api, url: str) -
 async def test_one_that_does_not_keep_up_is_let_go_and_the_others_are_not_held_up(
     api: Api, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MAX_WAITING", 50)
+    monkeypatch.setattr(channel, "MAX_WAITING", 50)
     await api.vm("a")
     headers = {"authorization": f"Bearer {api.token}"}
     async with connect(url, additional_headers=headers, max_queue=1) as slow, subscribed(api, url) as quick:

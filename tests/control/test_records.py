@@ -423,3 +423,29 @@ async def test_when_the_cache_loses_the_store_writers_are_told_and_none_waits_fo
         with pytest.raises(StoreUnavailable, match="lost the store"):
             await records.create(IMAGES, image(records, "a"))
     assert not records.following
+
+
+@pytest.mark.parametrize("slice_", [1, 2, 3, 100])
+async def test_a_search_finds_what_a_page_does(records: Records, monkeypatch: pytest.MonkeyPatch, slice_: int) -> None:
+    monkeypatch.setattr("novacron.control.store.records.SLICE", slice_)
+    made = [await records.create(IMAGES, image(records, f"i{number}", str(number % 2))) for number in range(7)]
+
+    def odd(one: Image) -> bool:
+        return one.description == "1"
+
+    for after in ("", made[1].record.id, made[6].record.id):
+        for limit in (1, 2, 3, 4):
+            expected = records.page(IMAGES, after=after, limit=limit, match=odd)
+            assert await records.search(IMAGES, after=after, limit=limit, match=odd) == expected
+
+
+async def test_others_act_while_very_many_records_are_searched(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("novacron.control.store.records.SLICE", 2)
+    for number in range(6):
+        await records.create(IMAGES, image(records, f"i{number}"))
+    searching = asyncio.create_task(records.search(IMAGES, after="", limit=9, match=lambda _: True))
+    await asyncio.sleep(0)
+    assert not searching.done()
+    assert len((await searching)[0]) == 6

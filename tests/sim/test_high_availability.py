@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from novacron.agent.guard import AT_DEADLINE, BEFORE_JOIN
 from novacron.control.store.kinds import FENCES, MEMBERS, MIGRATIONS, NODES, VMS
+from novacron.control.store.records import Write, update
 from novacron.errors import Unavailable
 from novacron.model.ha import FenceClass, HaPolicy, Protection
 from novacron.model.machine import MachineReport, MachineStatus
@@ -76,6 +78,32 @@ async def test_a_vm_of_a_node_that_lost_power_runs_elsewhere(tmp_path: Path) -> 
         await h.cluster.boot("a")
         await h.until(lambda: node_state(h, "a") is NodeState.UP, "back")
         assert await h.check_peace(vm_id) == "b"
+
+
+async def test_several_are_taken_over_together_and_one_that_changes_meanwhile_holds_up_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path) as h:
+        vm_ids = [await h.running_vm("a", ha=GUARDED) for _ in range(4)]
+        commit, together = h.records.commit, list[int]()
+
+        async def changed_meanwhile(*writes: Write, **more: Any) -> int:
+            ours = [op.key for write in writes for op in write.ops if op.key.startswith(VMS.prefix)]
+            if len(ours) > 1:
+                together.append(len(ours))
+            if together == [len(ours)]:  # another server writes, and this one has not seen it yet
+                stored = h.records.find(VMS, vm_ids[2])
+                await commit(update(VMS, stored, msgspec.structs.replace(stored.record, description="changed")))
+            return await commit(*writes, **more)
+
+        monkeypatch.setattr(h.records, "commit", changed_meanwhile)
+        await h.cluster.kill("a")
+        h.cluster["a"].host.reboot()
+        for vm_id in vm_ids:
+            await _runs_on(h, vm_id, "b")
+        assert together == [4]  # in vain, and then one by one
+        assert [h.vm(vm_id).description for vm_id in vm_ids] == ["", "", "changed", ""]
+        assert {h.vm(vm_id).generation for vm_id in vm_ids} == {2}
 
 
 async def test_what_has_no_policy_or_asks_for_more_than_its_node_vouches_for_is_left_alone(tmp_path: Path) -> None:

@@ -186,7 +186,10 @@ class Listing(msgspec.Struct, frozen=True):
     terms: tuple[Term, ...] = ()
 
     def fits(self, labels: dict[str, str]) -> bool:
-        return all(term.holds(labels) for term in self.terms)
+        for term in self.terms:  # noqa: SIM110 (asked of every record there is: a plain loop takes half the time)
+            if not term.holds(labels):
+                return False
+        return True
 
 
 def listing(

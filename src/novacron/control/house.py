@@ -95,6 +95,7 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         link = Link(clock, secret, novacron.__version__, joining.doorman)
         figures = Figures(records)
         room = Room(records, config)
+        room.promised()  # all records are gone through for the first time here: later a leader would lapse by it
         images = ImageService(records, room, clock, config.pool_dir)
         if timing.is_alone:  # else what is being received may be another server's
             await images.sweep()

@@ -1,15 +1,17 @@
-"""The certificate of who is at the other end, on its way from the TLS layer to whoever asks; uvicorn leaves it out."""
+"""Who is at the other end of a connection, and a short way to it: what uvicorn knows and leaves out of its scopes."""
 
 from __future__ import annotations
 
 from asyncio import BaseTransport
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
 EXTENSION = "novacron.peer"
+FRAMES = "novacron.frames"
 
 
 def note(scope: MutableMapping[str, Any], transport: BaseTransport) -> None:
@@ -29,10 +31,58 @@ def certificate_of(scope: MutableMapping[str, Any]) -> bytes:
     return shown
 
 
+def framed(text: bytes) -> bytes:
+    """UTF-8 as one text frame of a server: not masked, so the same bytes for everybody."""
+    size = len(text)
+    if size < 126:
+        return b"\x81" + bytes((size,)) + text
+    if size < 1 << 16:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + text
+    return b"\x81\x7f" + size.to_bytes(8, "big") + text
+
+
+def text_of(frame: bytes) -> str:
+    """What was framed."""
+    return frame[{0x7E: 4, 0x7F: 10}.get(frame[1], 2) :].decode()
+
+
+async def send_frames(websocket: WebSocket, frames: Sequence[bytes], joined: bytes) -> None:
+    """Send what `framed` made, and the same in one; past the server's own framing where it has a way for that.
+
+    A slow reader is waited for.
+
+    :raise WebSocketDisconnect: it has gone.
+    """
+    ours = websocket.scope.get("extensions", {}).get(FRAMES)
+    if ours is None:
+        for frame in frames:
+            await websocket.send_text(text_of(frame))
+        return
+    await ours.send_framed(joined)
+
+
+def drop(websocket: WebSocket) -> None:
+    """End the connection at once: what was to be sent is thrown away. Without a way for that: left to the server."""
+    ours = websocket.scope.get("extensions", {}).get(FRAMES)
+    if ours is not None:
+        ours.transport.abort()
+
+
 class WebSockets(WebSocketsSansIOProtocol):
-    """uvicorn's side of a WebSocket, whose scope says who is at the other end."""
+    """uvicorn's side of a WebSocket, whose scope says who is at the other end, and takes frames as they are.
+
+    No extension may be on that changes frames: `listen` has compression off.
+    """
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if not self.close_sent:  # else the handshake was no good, and there is no scope
             note(self.scope, self.transport)  # type: ignore[arg-type]
+            self.scope.setdefault("extensions", {})[FRAMES] = self  # type: ignore[assignment]
+
+    async def send_framed(self, frames: bytes) -> None:
+        """Whole frames, as they are to go out. :raise WebSocketDisconnect: the other end has gone."""
+        await self.writable.wait()
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise WebSocketDisconnect(1006)
+        self.transport.write(frames)

@@ -7,6 +7,7 @@ watch, what comes after from the cache's listeners; every event carries the same
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,18 +17,19 @@ import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from novacron.control.access.guard import WEBSOCKET_TOKEN
+from novacron.control.channel import Channels, Filter, Listener, filter_of, record_of
+from novacron.control.peer import drop, framed, send_frames
 from novacron.control.problems import problem
 from novacron.control.store.base import Change
 from novacron.control.store.kinds import KINDS
 from novacron.control.store.records import Records, Seen
 from novacron.errors import Compacted, Forbidden, InvalidInput, NovaCronError, Reason, Unavailable
 from novacron.model.event import CHANGES_PER_REVISION, ChangeKind, Event, revision_of, seq_of
-from novacron.wire.stream import MAX_FRAME_BYTES, ErrorFrame, EventFrame, Ready, Resync, Subscribe
+from novacron.wire.stream import MAX_FRAME_BYTES, ErrorFrame, EventFrame, Ready, Resync, Subscribe, ToClient
 
 PATH = "/events"
 SUBPROTOCOL = "novacron.events.v1"
 SUBSCRIBE_WITHIN_S = 10.0
-MAX_WAITING = 2048
 FAREWELL_S = 1.0
 CLOSE_POLICY, CLOSE_SLOW = 1008, 1013
 
@@ -39,39 +41,19 @@ _subscribe = msgspec.json.Decoder(Subscribe)
 _log = structlog.get_logger("stream")
 
 
-class Occurrence(msgspec.Struct, frozen=True):
-    """One change of one record with its number: what filters look at before it becomes an event."""
-
-    seq: int
-    seen: Seen
-
-    @property
-    def record(self) -> Any:
-        return self.seen.now if self.seen.now is not None else self.seen.before
-
-    def passes(self, wanted: Subscribe) -> bool:
-        """A record that left the filter by its labels passes once more, so that the subscriber sees it leave."""
-        if wanted.object_types and self.seen.kind.object_type not in wanted.object_types:
-            return False
-        if wanted.ids and self.record.id not in wanted.ids:
-            return False
-        sides = [side for side in (self.seen.now, self.seen.before) if side is not None]
-        return not wanted.labels or any(wanted.labels.items() <= side.labels.items() for side in sides)
-
-
 class Stream:
     """All subscribers. views: by record prefix, how its objects are shown; of other records no event tells."""
 
     def __init__(self, records: Records, views: Mapping[str, View]) -> None:
         self._records = records
         self._views = views
-        self._subscribers: set[_Subscriber] = set()
+        self._channels = Channels()
         records.subscribe(self._fan_out)
 
     @property
     def subscribers(self) -> int:
         """How many listen now."""
-        return len(self._subscribers)
+        return self._channels.listeners
 
     async def serve(self, websocket: WebSocket) -> None:
         """One connection, from its handshake to its end. Who asks has been established by the guard."""
@@ -98,33 +80,34 @@ class Stream:
                 wanted = await _read_subscribe(websocket)
         except TimeoutError as late:
             raise InvalidInput(f"no subscribe came within {SUBSCRIBE_WITHIN_S:.0f} s") from late
-        subscriber = _Subscriber(wanted, self._records.revision)
-        self._subscribers.add(subscriber)
+        passing = filter_of(wanted)
+        joined, listener = self._records.revision, self._channels.join(passing)  # one moment: nothing lies between
         jobs = [
-            asyncio.create_task(self._send(websocket, subscriber), name="stream-send"),
+            asyncio.create_task(self._send(websocket, wanted, joined, listener), name="stream-send"),
             asyncio.create_task(_hear(websocket), name="stream-hear"),
-            asyncio.create_task(subscriber.overrun(), name="stream-overrun"),
+            asyncio.create_task(listener.lost(), name="stream-lost"),
         ]
         try:
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             for job in done:
                 job.result()
         finally:
-            self._subscribers.discard(subscriber)
+            self._channels.leave(passing, listener)
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
 
-    async def _send(self, websocket: WebSocket, subscriber: _Subscriber) -> None:
-        joined = subscriber.joined
-        if subscriber.wanted.after is not None:
-            async for frame in self._missed(subscriber.wanted, subscriber.wanted.after, joined):
-                await websocket.send_text(frame)
-        await websocket.send_text(_encode(Ready(seq=_last_of(joined))).decode())
+    async def _send(self, websocket: WebSocket, wanted: Subscribe, joined: int, listener: Listener) -> None:
+        if wanted.after is not None:
+            async for frame in self._missed(filter_of(wanted), wanted.after, joined):
+                await send_frames(websocket, (frame,), frame)
+        ready = _framed(Ready(seq=_last_of(joined)))
+        await send_frames(websocket, (ready,), ready)
         while True:
-            await websocket.send_text(await subscriber.next())
+            piece = await listener.next()
+            await send_frames(websocket, piece.frames, piece.joined)
 
-    async def _missed(self, wanted: Subscribe, after: int, joined: int) -> AsyncIterator[str]:
+    async def _missed(self, wanted: Filter, after: int, joined: int) -> AsyncIterator[bytes]:
         """Frames of every event after `after` up to revision `joined`, or one resync when they are not kept."""
         seen_whole = after % CHANGES_PER_REVISION == CHANGES_PER_REVISION - 1
         start = revision_of(after) if seen_whole else revision_of(after) - 1
@@ -136,9 +119,9 @@ class Stream:
         watch = self._records.store.watch("", after=max(start, 0))
         try:
             async for changes in watch:
-                for occurrence in _occurrences(changes):
-                    if occurrence.seq > after and occurrence.passes(wanted):
-                        yield self._frame(occurrence)
+                for one in _seen(changes):
+                    if seq_of(one.revision, one.index) > after and wanted.passes(one):
+                        yield self._frame(one)
                 if changes[0].revision >= joined:
                     return
         except Compacted:
@@ -147,59 +130,24 @@ class Stream:
             await watch.aclose()  # type: ignore[attr-defined]
 
     def _fan_out(self, seen: Sequence[Seen]) -> None:
-        if not self._subscribers:
-            return
         for one in seen:
-            if one.kind.prefix not in self._views:
-                continue
-            occurrence = Occurrence(seq_of(one.revision, one.index), one)
-            frame = ""
-            for subscriber in self._subscribers:
-                if one.revision > subscriber.joined and occurrence.passes(subscriber.wanted):
-                    frame = frame or self._frame(occurrence)
-                    subscriber.offer(frame)
+            if one.kind.prefix in self._views:
+                self._channels.put(one, functools.partial(self._frame, one))
 
-    def _frame(self, occurrence: Occurrence) -> str:
-        seen = occurrence.seen
+    def _frame(self, seen: Seen) -> bytes:
         if seen.now is None:
             change = ChangeKind.DELETED
         else:
             change = ChangeKind.CREATED if seen.before is None else ChangeKind.UPDATED
+        record = record_of(seen)
         event = Event(
-            seq=occurrence.seq,
+            seq=seq_of(seen.revision, seen.index),
             type=f"{seen.kind.object_type.value}.{change.value}",
             object_type=seen.kind.object_type,
-            object_id=occurrence.record.id,
-            object=self._views[seen.kind.prefix](occurrence.record, seen.revision),
+            object_id=record.id,
+            object=self._views[seen.kind.prefix](record, seen.revision),
         )
-        return _encode(EventFrame(event=event)).decode()
-
-
-class _Subscriber:
-    """One listener: what it wants, the revision it joined at, and what waits to be sent to it."""
-
-    def __init__(self, wanted: Subscribe, joined: int) -> None:
-        self.wanted = wanted
-        self.joined = joined
-        self._waiting: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)
-        self._overrun = asyncio.Event()
-
-    def offer(self, frame: str) -> None:
-        try:
-            self._waiting.put_nowait(frame)
-        except asyncio.QueueFull:
-            self._overrun.set()
-
-    async def next(self) -> str:
-        return await self._waiting.get()
-
-    async def overrun(self) -> None:
-        """:raise Unavailable: as soon as it has fallen too far behind."""
-        await self._overrun.wait()
-        raise Unavailable(
-            f"too slow: more than {MAX_WAITING} events were waiting",
-            [Reason("stream.slow", "fell behind", remedy="subscribe again with `after` = the last seq received")],
-        )
+        return _framed(EventFrame(event=event))
 
 
 def is_same_origin(origin: str | None, host: str) -> bool:
@@ -210,7 +158,7 @@ def is_same_origin(origin: str | None, host: str) -> bool:
     return parts.scheme in ("http", "https") and bool(host) and parts.netloc.lower() == host.lower()
 
 
-def _occurrences(changes: Sequence[Change]) -> Iterator[Occurrence]:
+def _seen(changes: Sequence[Change]) -> Iterator[Seen]:
     kinds = {kind.prefix: kind for kind in KINDS}
     for change in changes:
         kind = kinds.get(change.key[: change.key.find("/") + 1])
@@ -218,15 +166,19 @@ def _occurrences(changes: Sequence[Change]) -> Iterator[Occurrence]:
             continue
         now = kind.decode(change.key, change.value) if change.value is not None else None
         before = kind.decode(change.key, change.previous) if change.previous is not None else None
-        yield Occurrence(seq_of(change.revision, change.index), Seen(change.revision, change.index, kind, now, before))
+        yield Seen(change.revision, change.index, kind, now, before)
 
 
 def _last_of(revision: int) -> int:
     return seq_of(revision, CHANGES_PER_REVISION - 1)
 
 
-def _resync(joined: int, message: str) -> str:
-    return _encode(Resync(seq=_last_of(joined), message=message)).decode()
+def _resync(joined: int, message: str) -> bytes:
+    return _framed(Resync(seq=_last_of(joined), message=message))
+
+
+def _framed(frame: ToClient) -> bytes:
+    return framed(_encode(frame))
 
 
 async def _read_subscribe(websocket: WebSocket) -> Subscribe:
@@ -261,4 +213,5 @@ async def _farewell(websocket: WebSocket, error: NovaCronError, code: int) -> No
             await websocket.send_text(_encode(frame).decode())
             await websocket.close(code)
     except (TimeoutError, WebSocketDisconnect, RuntimeError) as gone:
+        drop(websocket)  # else what waits to be sent would be kept until it is read
         _log.info("a subscriber was gone before it was told why", why=str(gone), reason=error.message)

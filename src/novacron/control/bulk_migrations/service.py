@@ -85,7 +85,7 @@ class BulkMigrationService:
         node = self._records.find(NODES, ref).record
         nodes = self._room.candidates()
         here = next(one for one in nodes if one.node.id == node.id)
-        mine = [stored.record for stored in self._records.all(VMS) if stored.record.node_id == node.id]
+        mine = [stored.record for stored in self._records.on_node(VMS, node.id)]
         left = self._room.draft()
         for vm in mine:
             left.without(vm.id)

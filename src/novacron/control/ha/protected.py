@@ -1,14 +1,15 @@
-"""The VMs that high availability is concerned with, kept up with the records: most clusters have many more besides."""
+"""The VMs that high availability is concerned with, kept up with the records: node by node, and those out of order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from novacron.control.store.kinds import VMS
 from novacron.control.store.records import Records, Seen
 from novacron.control.store.shelf import Stored
 from novacron.model.ha import HaPolicy
-from novacron.model.vm import Vm
+from novacron.model.machine import ENDED
+from novacron.model.vm import Vm, is_wanted, status_of
 
 OURS = "ha."
 """How the codes of problems begin that are written here."""
@@ -16,28 +17,63 @@ OURS = "ha."
 
 def concerns(vm: Vm) -> bool:
     """Whether it is to be restarted, or its record says something of ours that must be taken back one day."""
-    return vm.spec.ha.policy is not HaPolicy.NONE or (vm.problem is not None and vm.problem.code.startswith(OURS))
+    return vm.spec.ha.policy is not HaPolicy.NONE or _is_told(vm)
+
+
+def is_uneasy(vm: Vm) -> bool:
+    """Whether there may be something to do for it on a node that is up: it has ended there, or something is said."""
+    return (is_wanted(vm) and status_of(vm) in ENDED) or _is_told(vm)
+
+
+def _is_told(vm: Vm) -> bool:
+    return vm.problem is not None and vm.problem.code.startswith(OURS)
 
 
 class Protected:
-    """Looks at every VM once, and from then on at those that change."""
+    """Looks at every VM once, and from then on at those that change: most stay as they are for days."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._ids = {stored.record.id for stored in records.all(VMS) if concerns(stored.record)}
+        self._on_node: dict[str, dict[str, None]] = {}  # ids of nodes and of their VMs
+        self._uneasy: set[str] = set()
+        for stored in records.all(VMS):
+            self._put(stored.record)
         records.subscribe(self._notice)
 
-    def all(self) -> list[Stored[Vm]]:
-        """As they stand now, oldest first."""
-        found = (self._records.get(VMS, vm_id) for vm_id in sorted(self._ids))
-        return [stored for stored in found if stored is not None]
+    def nodes(self) -> Collection[str]:
+        """Ids of the nodes that have some."""
+        return self._on_node.keys()
+
+    def on_node(self, node_id: str) -> Iterator[Stored[Vm]]:
+        """Those of a node as they stand now; to be gone through at once, before anything is awaited."""
+        return self._stored(self._on_node.get(node_id, ()))
+
+    def uneasy(self) -> list[Stored[Vm]]:
+        """Those for which there may be something to do where they are, oldest first (see `is_uneasy`)."""
+        return list(self._stored(sorted(self._uneasy)))
+
+    def _stored(self, ids: Iterable[str]) -> Iterator[Stored[Vm]]:
+        return (stored for vm_id in ids if (stored := self._records.get(VMS, vm_id)) is not None)
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         for change in seen:
-            vm = change.now or change.before
-            if change.kind is not VMS or vm is None:
+            if change.kind is not VMS:
                 continue
-            if change.now is not None and concerns(change.now):
-                self._ids.add(vm.id)
-            else:
-                self._ids.discard(vm.id)
+            if change.before is not None:
+                self._drop(change.before)
+            if change.now is not None:
+                self._put(change.now)
+
+    def _put(self, vm: Vm) -> None:
+        if concerns(vm):
+            self._on_node.setdefault(vm.node_id, {})[vm.id] = None
+            if is_uneasy(vm):
+                self._uneasy.add(vm.id)
+
+    def _drop(self, vm: Vm) -> None:
+        self._uneasy.discard(vm.id)
+        mine = self._on_node.get(vm.node_id)
+        if mine is not None:
+            mine.pop(vm.id, None)
+            if not mine:
+                del self._on_node[vm.node_id]

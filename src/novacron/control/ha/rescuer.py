@@ -28,6 +28,9 @@ from novacron.model.membership import Membership, MemberState
 from novacron.model.vm import Vm, running_spec
 
 LOOK_S = 1.0
+TOGETHER = 16
+"""VMs taken over in one transaction: each waits for the store, and a node may have hundreds."""
+
 _TOLD = 5
 
 
@@ -41,47 +44,51 @@ class Rescuer:
         self._clock = clock
         self._pool_id = pool_id
         self._backoff = Backoff()
+        self._together = TOGETHER
         self._log = structlog.get_logger("rescuer")
 
     async def run(self) -> None:
         while True:
             try:
                 await self._look()
+                self._together = TOGETHER
             except CompareFailed:
+                self._together = 1  # the one that has changed must not hold up the others
                 self._log.info("somebody else was first; looking again")
             except NovaCronError as error:
                 self._log.warning("a VM was not restarted", why=error.message)
             await self._clock.sleep(LOOK_S)
 
     async def _look(self) -> None:
-        by_node: dict[str, list[Stored[Vm]]] = {}
-        for stored in self._protected.all():
-            by_node.setdefault(stored.record.node_id, []).append(stored)
-        for member in self._records.all(MEMBERS):
-            mine = by_node.get(member.record.id, [])
-            if member.record.state is MemberState.FENCED and mine:
+        for node_id in sorted(self._protected.nodes()):
+            member = self._records.get(MEMBERS, node_id)
+            if member is not None and member.record.state is MemberState.FENCED:
                 await self._rescue(member)
-            elif member.record.state is MemberState.UP:
-                for stored in mine:
-                    await self._tend(stored, member.record)
+        for stored in self._protected.uneasy():
+            member = self._records.get(MEMBERS, stored.record.node_id)
+            if member is not None and member.record.state is MemberState.UP:
+                await self._tend(stored, member.record)
 
     # -- VMs of a fenced node --------------------------------------------------------------------------------
 
     async def _rescue(self, member: Stored[Membership]) -> None:
         async with self._room.turn():
             ticket = await self._room.ticket()
-            vms = {one.record.id: one for one in self._protected.all() if one.record.node_id == member.record.id}
+            vms = {one.record.id: one for one in self._protected.on_node(member.record.id)}
             free, held = takeover.admitted(member.record, [self._claim(one.record) for one in vms.values()])
             placing = Placing(self._room)
-            for claim in free:
+            waiting: list[Write] = []
+            for number, claim in enumerate(free, 1):
                 try:
                     target_id = placing.place(claim.vm.name, claim.need, leaving=claim.vm.id)
                 except NoRoom as full:
                     await self._tell(claim.vm, _nowhere(full))
-                    continue
-                placing.promise(claim.need, target_id, runs=True)
-                revision = await self._take_over(vms[claim.vm.id], member, target_id, ticket)
-                ticket = self._room.next_ticket(revision)
+                else:
+                    placing.promise(claim.need, target_id, runs=True)
+                    waiting += self._taken_over(vms[claim.vm.id], member, target_id)
+                if waiting and (number % self._together == 0 or number == len(free)):
+                    revision = await self._records.commit(*waiting, unchanged(MEMBERS, member), ticket)
+                    ticket, waiting = self._room.next_ticket(revision), []
         for claim, reason in held:
             if claim.protection.policy is not HaPolicy.NONE:
                 await self._tell(claim.vm, reason)
@@ -94,16 +101,16 @@ class Rescuer:
             need = msgspec.structs.replace(need, pool_id=pools[0] if pools else self._pool_id)
         return Claim(vm=vm, protection=protection_of(vm), need=need)
 
-    async def _take_over(self, vm: Stored[Vm], member: Stored[Membership], target_id: str, ticket: Write) -> int:
-        """The revision at which the VM is the target's. :raise CompareFailed: something has changed: look again."""
+    def _taken_over(self, vm: Stored[Vm], member: Stored[Membership], target_id: str) -> list[Write]:
+        """What is to be written of a VM so that it is the target's. When that loses, look again."""
         now = self._clock.wall()
         new = takeover.taken_over(vm.record, member.record, target_id, self._records.new_id(), now)
-        writes = [update(VMS, vm, new), unchanged(MEMBERS, member), ticket]
+        writes = [update(VMS, vm, new)]
         migration = self._records.get(MIGRATIONS, vm.record.migration_id) if vm.record.migration_id else None
         if migration is not None:
             writes.append(update(MIGRATIONS, migration, takeover.cut_short(migration.record, member.record, now)))
         self._log.error("a VM is restarted elsewhere", vm=vm.record.name, node_id=target_id, why=member.record.reason)
-        return await self._records.commit(*writes)
+        return writes
 
     async def _tell(self, vm: Vm, reason: Reason) -> None:
         """Have its record say why it is not restarted; a problem it had before is not lost by that."""

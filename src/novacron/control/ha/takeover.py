@@ -1,6 +1,6 @@
 """What becomes of the VMs of a fenced node: which may be restarted elsewhere, in which order, where, as what record.
 
-One transaction a VM: its record as read, the fenced node's unchanged, the migration that held it FAILED (R5, R12).
+Written together: a VM's record as read, the fenced node's unchanged, the migration that held it FAILED (R5, R12).
 """
 
 from __future__ import annotations

@@ -73,13 +73,12 @@ class Warden:
 
     def worth(self) -> set[str]:
         """Ids of nodes from which something could be restarted elsewhere."""
-        found = set[str]()
-        for stored in self._protected.all():
-            sight = self._sights.get(stored.record.node_id)
-            wanted = sight is not None and is_wanted(stored.record)
-            if sight is not None and wanted and is_worth(protection_of(stored.record), sight.member):
-                found.add(stored.record.node_id)
-        return found
+        return {node_id for node_id in self._protected.nodes() if self._is_worth(node_id)}
+
+    def _is_worth(self, node_id: str) -> bool:
+        sight = self._sights.get(node_id)
+        vms = (stored.record for stored in self._protected.on_node(node_id)) if sight is not None else ()
+        return sight is not None and any(is_wanted(vm) and is_worth(protection_of(vm), sight.member) for vm in vms)
 
     def _hear(self, held: dict[str, Reason]) -> None:
         for node_id, reason in held.items():

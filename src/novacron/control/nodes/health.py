@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -18,8 +18,10 @@ from novacron.clock import Clock
 from novacron.control.ha.sight import Sight, silent_s, suspect_after_s
 from novacron.control.ha.sights import Sights
 from novacron.control.ha.warden import Warden
+from novacron.control.nodes.lost_vms import LostVms
 from novacron.control.store.kinds import NODES, VMS
 from novacron.control.store.records import Records
+from novacron.control.store.shelf import Stored
 from novacron.errors import NovaCronError, Reason
 from novacron.model import membership
 from novacron.model.ha import FenceClass
@@ -97,15 +99,23 @@ class Health:
 
     async def run(self) -> None:
         started_s = self._clock.monotonic_s()
-        while True:
-            up_s = self._clock.monotonic_s() - started_s
-            lost: dict[str, bool] = {}
-            worth = self._warden.worth()
-            for stored in self._records.all(NODES):
-                with self._unwritten(stored.record.name):
-                    lost[stored.record.id] = await self._is_lost(stored.record, up_s, stored.record.id in worth)
-            await self._mark_vms(lost)
-            await self._clock.sleep(min(LOOK_INTERVAL_S, self._timing.heartbeat_s))
+        vms = LostVms(self._records)
+        try:
+            while True:
+                lost = await self._judge_all(self._clock.monotonic_s() - started_s)
+                await self._mark_vms(vms.to_mark(lost))
+                await self._clock.sleep(min(LOOK_INTERVAL_S, self._timing.heartbeat_s))
+        finally:
+            vms.close()
+
+    async def _judge_all(self, up_s: float) -> Mapping[str, bool]:
+        """By node id, of those whose state was written: whether what its VMs were last seen to be is old."""
+        lost: dict[str, bool] = {}
+        worth = self._warden.worth()
+        for stored in self._records.all(NODES):
+            with self._unwritten(stored.record.name):
+                lost[stored.record.id] = await self._is_lost(stored.record, up_s, stored.record.id in worth)
+        return lost
 
     async def _is_lost(self, node: Node, up_s: float, worth: bool) -> bool:
         """Judge the node and write the verdict; whether what its VMs were last seen to be is old."""
@@ -139,15 +149,10 @@ class Health:
             node, state=verdict.state, state_reason=verdict.reason, state_since=since, updated_at=now
         )
 
-    async def _mark_vms(self, lost: Mapping[str, bool]) -> None:
-        """lost: by node id."""
-        for stored in self._records.all(VMS):
-            vm = stored.record
-            if vm.node_lost != lost.get(vm.node_id, vm.node_lost):
-                with self._unwritten(vm.name):
-                    await self._records.change(
-                        VMS, vm.id, functools.partial(self._marked, vm.node_id, not vm.node_lost)
-                    )
+    async def _mark_vms(self, vms: Iterable[Stored[Vm]]) -> None:
+        for vm in (stored.record for stored in vms):
+            with self._unwritten(vm.name):
+                await self._records.change(VMS, vm.id, functools.partial(self._marked, vm.node_id, not vm.node_lost))
 
     def _marked(self, node_id: str, lost: bool, vm: Vm) -> Vm | None:
         if vm.node_id != node_id:

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import breathing
 from novacron.control.link import Agents
 from novacron.control.migrations.strays import Sweeper
 from novacron.control.store.kinds import MEMBERS, NODES, VMS
@@ -21,6 +22,9 @@ from novacron.model.membership import MemberState
 from novacron.model.node import Node, NodeState
 from novacron.model.vm import Vm
 from novacron.wire.agent import Hello, KeptCopy, Report
+
+EVERY = 16
+"""Reports taken in at one go: when a server begins to lead, every node's are taken in at the same time."""
 
 
 class Observer:
@@ -91,7 +95,7 @@ class Observer:
         self, node_id: str, reports: Iterable[MachineReport], copies: tuple[KeptCopy, ...], *, complete: bool
     ) -> None:
         reports = tuple(reports)
-        for report in reports:
+        async for report in breathing(reports, EVERY):
             stored = self._records.get(VMS, report.vm_id)
             if stored is not None and stored.record.migration_id:
                 self._keep(node_id, report)
@@ -148,9 +152,9 @@ class Observer:
 
     async def _miss(self, node_id: str, reported: set[str]) -> None:
         """VMs the node owns and does not know: nothing of them runs there."""
-        for stored in self._records.all(VMS):
+        for stored in self._records.on_node(VMS, node_id):
             vm = stored.record
-            if vm.node_id != node_id or vm.id in reported or vm.migration_id:
+            if vm.id in reported or vm.migration_id:
                 continue
             if vm.node_lost or (vm.observed is not None and vm.observed.status is not MachineStatus.ABSENT):
                 now = self._clock.wall()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from novacron.control.ha.sights import Sights
+from novacron.control.nodes.beats import Beats
 from novacron.control.store.kinds import MEMBERS
 from novacron.control.store.records import Records
 from novacron.errors import CompareFailed, NotFound
@@ -30,6 +31,7 @@ class Registrar:
         self._sights = sights
         self._servers = servers
         self._places = places
+        self._beats = Beats(records)
         self._log = structlog.get_logger("registrar")
 
     async def answer(self, node_id: str, question: Question) -> Standing:
@@ -47,11 +49,8 @@ class Registrar:
                 return Standing(id=question.id, counted=True)
 
     async def _beat(self, node_id: str, asked: Beat) -> Standing:
-        def write(member: Membership) -> Membership | None:
-            return membership.beaten(member, asked.epoch, asked.beats, asked.ttl_s)
-
         try:
-            stored = await self._records.change(MEMBERS, node_id, write)
+            stored = await self._beats.count(node_id, asked)
         except NotFound:
             return self._standing(node_id, asked, None)
         return self._standing(node_id, asked, stored.record if stored else None)

@@ -40,8 +40,16 @@ class OfVm(Record, Protocol):
     def vm_id(self) -> str: ...
 
 
+class OnNode(Record, Protocol):
+    """What a kind has whose records are on one node each; an empty node_id: on none."""
+
+    @property
+    def node_id(self) -> str: ...
+
+
 R = TypeVar("R", bound=Record)
 V = TypeVar("V", bound=OfVm)
+N = TypeVar("N", bound=OnNode)
 
 
 def name_of(record: Any) -> str:
@@ -83,6 +91,10 @@ class Kind(Generic[R]):
     def vm_of(self, record: R) -> str:
         """The id of the VM that the record is about, or that it belongs to; empty: of none."""
         return str(getattr(record, "vm_id", ""))
+
+    def node_of(self, record: R) -> str:
+        """The id of the node that the record is on; empty: on none."""
+        return str(getattr(record, "node_id", ""))
 
     def decode(self, key: str, value: bytes) -> R:
         """:raise StoreCorrupt: the record cannot be read by this program."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import bisect
 import copy
+import heapq
+import itertools
 import random
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -21,13 +23,14 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.store.base import Change, Delete, Entry, Expect, Put, Store
-from novacron.control.store.kinds import KINDS, Kind, R, V, name_of
+from novacron.control.store.kinds import KINDS, Kind, N, R, V, name_of
 from novacron.control.store.shelf import Shelf, Stored
 from novacron.errors import CompareFailed, NameTaken, NotFound, StoreUnavailable
 from novacron.model.identity import is_id, new_id
 
 PAGE = 1000
 WRITE_TRIES = 16
+SLICE = 10_000  # records looked at in one go: some milliseconds
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -92,7 +95,33 @@ class _Stand:
     def __init__(self) -> None:
         self.revision = 0
         self.following = False
-        self.moved = asyncio.Condition()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap by revision: few wait, many come
+        self._count = itertools.count()
+
+    def reached(self, revision: int) -> asyncio.Future[None]:
+        """Done once the cache has come to the revision, or follows no more."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.revision >= revision or not self.following:
+            done.set_result(None)
+        else:
+            heapq.heappush(self._waiting, (revision, next(self._count), done))
+        return done
+
+    def move(self, revision: int) -> None:
+        """It has come so far."""
+        self.revision = revision
+        self._wake(revision)
+
+    def end(self) -> None:
+        """It follows no more."""
+        self.following = False
+        self._wake(None)
+
+    def _wake(self, revision: int | None) -> None:
+        while self._waiting and (revision is None or self._waiting[0][0] <= revision):
+            _, _, done = heapq.heappop(self._waiting)
+            if not done.done():  # else who waited has gone
+                done.set_result(None)
 
 
 class Records:
@@ -169,6 +198,11 @@ class Records:
         shelf: Shelf[V] = self._shelves[kind.prefix]
         return [shelf.by_id[record_id] for record_id in shelf.ids_of(vm_id)]
 
+    def on_node(self, kind: Kind[N], node_id: str) -> list[Stored[N]]:
+        """Every record of the kind that has this node_id, oldest first, without looking at the others."""
+        shelf: Shelf[N] = self._shelves[kind.prefix]
+        return [shelf.by_id[record_id] for record_id in shelf.ids_on(node_id)]
+
     def page(
         self, kind: Kind[R], *, after: str, limit: int, vm_id: str = "", match: Callable[[R], bool] | None = None
     ) -> tuple[list[Stored[R]], bool]:
@@ -186,6 +220,20 @@ class Records:
                     return found, True
                 found.append(stored)
         return found, False
+
+    async def search(
+        self, kind: Kind[R], *, after: str, limit: int, match: Callable[[R], bool]
+    ) -> tuple[list[Stored[R]], bool]:
+        """As `page`, but others may act while very many records are looked at; each is found as it was then."""
+        found: list[Stored[R]] = []
+        more = True
+        while more and len(found) <= limit:
+            slice_, more = self.page(kind, after=after, limit=SLICE)
+            found += [stored for stored in slice_ if match(stored.record)]
+            if more:
+                after = slice_[-1].record.id
+                await asyncio.sleep(0)
+        return found[:limit], len(found) > limit
 
     # -- writing: compare-and-swap, then wait for the cache -------------------------------------------------
 
@@ -256,8 +304,7 @@ class Records:
         stand = self._stand
         if stand.revision >= revision:
             return
-        async with stand.moved:
-            await stand.moved.wait_for(lambda: stand.revision >= revision or not stand.following)
+        await stand.reached(revision)
         if stand.revision < revision:
             raise StoreUnavailable("the record cache has lost the store")
 
@@ -283,16 +330,12 @@ class Records:
         try:
             async for changes in self.store.watch("", after=self._stand.revision):
                 seen = [one for one in map(self._apply, changes) if one is not None]
-                async with self._stand.moved:
-                    self._stand.revision = changes[0].revision
-                    self._stand.moved.notify_all()
+                self._stand.move(changes[0].revision)
                 if seen:
                     for listener in tuple(self._listeners):
                         listener(seen)
         finally:
-            self._stand.following = False
-            async with self._stand.moved:
-                self._stand.moved.notify_all()
+            self._stand.end()
 
     def _apply(self, change: Change) -> Seen | None:
         prefix = change.key[: change.key.find("/") + 1]

@@ -22,7 +22,8 @@ from novacron.wire.rest.vms import VmCreate
 MAC_PREFIX = (0x52, 0x4E, 0x43)
 """Locally administered, unicast: "RNC" with the local bit set."""
 
-MAX_SLOT = 0xFFFF
+MAX_SLOT = 0xFFFFF
+"""How many VMs a cluster can have: each has an unprivileged uid of its own, the agents' base and its slot."""
 
 
 class Means(msgspec.Struct, frozen=True):

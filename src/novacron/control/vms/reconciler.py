@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import breathing
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.networks.states import wiring_of
@@ -58,8 +59,9 @@ class Reconciler:
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            for stored in self._records.all(VMS):
-                self._consider(stored.record)
+            async for stored in breathing(self._records.all(VMS)):
+                if (now := self._records.get(VMS, stored.record.id)) is not None:
+                    self._consider(now.record)
             await asyncio.Event().wait()
         finally:
             stop()

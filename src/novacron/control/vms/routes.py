@@ -56,8 +56,10 @@ def _reading(routes: APIRouter, records: Records, service: VmService, view: VmVi
                 and (state is None or state_of(vm) is state)
             )
 
-        unfiltered = not (node_id or name or state or listed.terms)
-        found, more = records.page(VMS, after=listed.after, limit=listed.limit, match=None if unfiltered else fits)
+        if node_id or name or state or listed.terms:
+            found, more = await records.search(VMS, after=listed.after, limit=listed.limit, match=fits)
+        else:
+            found, more = records.page(VMS, after=listed.after, limit=listed.limit)
         return page([view.encoded(stored) for stored in found], found[-1].record.id if more else None)
 
     @routes.get("/vms/{vm}", dependencies=[needs("vms.read")], responses=reads(404), response_model=wire.Vm)

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import breathing
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.pools.reach import spec_for
@@ -54,8 +55,9 @@ class VolumeWorker:
         stop = self._records.subscribe(self._notice)
         looking = asyncio.create_task(self._look_for_ever(), name="volumes-look")
         try:
-            for stored in self._records.all(VOLUMES):
-                self._consider(stored.record)
+            async for stored in breathing(self._records.all(VOLUMES)):
+                if (now := self._records.get(VOLUMES, stored.record.id)) is not None:
+                    self._consider(now.record)
             await asyncio.Event().wait()
         finally:
             stop()
@@ -190,7 +192,7 @@ class VolumeWorker:
         """What volumes at rest take in their pools is asked now and then."""
         while True:
             await self._clock.sleep(LOOK_INTERVAL_S)
-            for stored in self._records.all(VOLUMES):
+            async for stored in breathing(self._records.all(VOLUMES)):
                 try:
                     await self._look(stored.record)
                 except NotFound:
