@@ -13,19 +13,18 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.ha import takeover
 from novacron.control.ha.backoff import Backoff
+from novacron.control.ha.claims import claim_of
 from novacron.control.ha.protected import OURS, Protected
-from novacron.control.ha.takeover import Claim, protection_of
-from novacron.control.migrations.decide import has_belongings
 from novacron.control.room import Room
-from novacron.control.store.kinds import MEMBERS, MIGRATIONS, NODES, VMS
+from novacron.control.store.kinds import MEMBERS, MIGRATIONS, VMS
 from novacron.control.store.records import Records, Write, unchanged, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms.decide import with_problem
-from novacron.control.vms.placing import Placing, need_of
+from novacron.control.vms.placing import Placing
 from novacron.errors import CompareFailed, NoRoom, NovaCronError, Reason
 from novacron.model.ha import HaPolicy
 from novacron.model.membership import Membership, MemberState
-from novacron.model.vm import Vm, running_spec
+from novacron.model.vm import Vm
 
 LOOK_S = 1.0
 _TOLD = 5
@@ -59,7 +58,7 @@ class Rescuer:
             by_node.setdefault(stored.record.node_id, []).append(stored)
         for member in self._records.all(MEMBERS):
             mine = by_node.get(member.record.id, [])
-            if member.record.state is MemberState.FENCED and mine:
+            if member.record.state is MemberState.FENCED and (mine or member.record.all_vms):
                 await self._rescue(member)
             elif member.record.state is MemberState.UP:
                 for stored in mine:
@@ -70,8 +69,12 @@ class Rescuer:
     async def _rescue(self, member: Stored[Membership]) -> None:
         async with self._room.turn():
             ticket = await self._room.ticket()
-            vms = {one.record.id: one for one in self._protected.all() if one.record.node_id == member.record.id}
-            free, held = takeover.admitted(member.record, [self._claim(one.record) for one in vms.values()])
+            every = self._records.all(VMS) if member.record.all_vms else self._protected.all()
+            vms = {one.record.id: one for one in every if one.record.node_id == member.record.id}
+            if not vms:
+                return
+            claims = [claim_of(self._records, one.record, self._pool_id) for one in vms.values()]
+            free, held = takeover.admitted(member.record, claims)
             placing = Placing(self._room)
             for claim in free:
                 try:
@@ -85,14 +88,6 @@ class Rescuer:
         for claim, reason in held:
             if claim.protection.policy is not HaPolicy.NONE:
                 await self._tell(claim.vm, reason)
-
-    def _claim(self, vm: Vm) -> Claim:
-        need = msgspec.structs.replace(need_of(self._records, vm, self._pool_id), not_nodes=(vm.node_id,))
-        if has_belongings(running_spec(vm)):  # they lie in its node's default pool: elsewhere it would begin without
-            node = self._records.get(NODES, vm.node_id)
-            pools = node.record.facts.pool_ids if node is not None and node.record.facts is not None else ()
-            need = msgspec.structs.replace(need, pool_id=pools[0] if pools else self._pool_id)
-        return Claim(vm=vm, protection=protection_of(vm), need=need)
 
     async def _take_over(self, vm: Stored[Vm], member: Stored[Membership], target_id: str, ticket: Write) -> int:
         """The revision at which the VM is the target's. :raise CompareFailed: something has changed: look again."""

@@ -13,7 +13,7 @@ from novacron.control.ha.fence import Bar, Fence, Hold
 from novacron.control.ha.protected import Protected
 from novacron.control.ha.sights import Sights
 from novacron.control.ha.takeover import is_worth, protection_of
-from novacron.control.store.kinds import FENCES, MEMBERS
+from novacron.control.store.kinds import FENCE_DEVICES, FENCES, MEMBERS
 from novacron.control.store.records import Records, Write, create, update
 from novacron.errors import CompareFailed, NovaCronError, Reason
 from novacron.model import ha, membership
@@ -75,10 +75,12 @@ class Warden:
         """Ids of nodes from which something could be restarted elsewhere."""
         found = set[str]()
         for stored in self._protected.all():
-            sight = self._sights.get(stored.record.node_id)
-            wanted = sight is not None and is_wanted(stored.record)
-            if sight is not None and wanted and is_worth(protection_of(stored.record), sight.member):
-                found.add(stored.record.node_id)
+            node_id = stored.record.node_id
+            sight, provable = self._sights.get(node_id), self._records.get(FENCE_DEVICES, node_id) is not None
+            if sight is None or not is_wanted(stored.record):
+                continue
+            if is_worth(protection_of(stored.record), sight.member, provable=provable):
+                found.add(node_id)
         return found
 
     def _hear(self, held: dict[str, Reason]) -> None:
