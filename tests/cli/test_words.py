@@ -5,10 +5,23 @@ from __future__ import annotations
 import click
 import pytest
 
-from novacron.cli import amounts, bulk_migration, events, image, migration, node, rehearsal, safe, vm, vm_migrate
+from novacron.cli import (
+    amounts,
+    bulk_migration,
+    events,
+    image,
+    migration,
+    node,
+    node_fence,
+    rehearsal,
+    safe,
+    vm,
+    vm_migrate,
+)
 from novacron.cli.vm_spec import read_nic
 from novacron.model.bulk_migration import BulkState
 from novacron.model.event import ObjectType
+from novacron.model.fence_device import FenceDeviceKind
 from novacron.model.image import FileRole
 from novacron.model.machine import Firmware, MachineKind
 from novacron.model.migration import MigrationKind, MigrationState, Strategy
@@ -34,6 +47,7 @@ def test_choices_are_the_models_words() -> None:
     assert choices(vm.create, "--firmware") == list(Firmware)
     assert choices(vm_migrate.migrate, "--kind") == list(MigrationKind)
     assert choices(vm_migrate.migrate, "--strategy") == list(Strategy)
+    assert choices(node_fence.set_device, "--kind") == list(FenceDeviceKind)
     files = {name.removeprefix("--") for one in image.create.params for name in one.opts}
     assert set(FileRole) <= files
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from novacron.client import (
     bulk_migrations,
+    fencing,
     ha,
     images,
     migration_policies,
@@ -30,6 +31,7 @@ from novacron.client import (
 )
 from novacron.wire.rest import bulk_migrations as wire_bulk
 from novacron.wire.rest import devices as wire_devices
+from novacron.wire.rest import fencing as wire_fencing
 from novacron.wire.rest import ha as wire_ha
 from novacron.wire.rest import images as wire_images
 from novacron.wire.rest import migration_plans as wire_plans
@@ -71,6 +73,9 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (nodes.NodeTokenCreate, wire_identities.NodeTokenCreate),
     (placement.Placement, wire_placement.Placement),
     (ha.Ha, wire_ha.Ha),
+    (fencing.FenceDeviceSet, wire_fencing.FenceDeviceSet),
+    (fencing.ConfirmOff, wire_fencing.ConfirmOff),
+    (fencing.HoldCreate, wire_fencing.HoldCreate),
     (placement.Taint, wire_placement.Taint),
     (placement.Toleration, wire_placement.Toleration),
     (placement.VmRule, wire_placement.VmRule),
@@ -104,6 +109,12 @@ SENT: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
     (schedules.ScheduleUpdate, wire_snapshots.ScheduleUpdate),
 ]
 ANSWERED: list[tuple[type[msgspec.Struct], type[BaseModel]]] = [
+    (fencing.FenceDevice, wire_fencing.FenceDevice),
+    (fencing.Reading, wire_fencing.FenceDeviceReading),
+    (fencing.ConfirmedOff, wire_fencing.ConfirmedOff),
+    (fencing.OnHold, wire_fencing.OnHold),
+    (fencing.HaNode, wire_fencing.HaNode),
+    (fencing.HaStatus, wire_fencing.HaStatus),
     (vms.Vm, wire_vms.Vm),
     (vms.Task, wire_vms.TaskOut),
     (vms.Disk, wire_devices.DiskOut),

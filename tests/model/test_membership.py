@@ -18,7 +18,9 @@ from novacron.model.membership import (
     fenced,
     joined,
     left,
+    proven,
     state_of,
+    widened,
 )
 from novacron.model.node import NodeState
 from novacron.model.timing import FIFTH, STANDARD, Timing
@@ -46,6 +48,9 @@ def changes(member: Membership, seen: Membership, epoch: int, beats: int) -> dic
         "barred": barred(member, seen, "silent"),
         "fenced": fenced(member, seen, Proof.NONE, "waited for"),
         "left": left(member, seen.state, epoch),
+        "proven": proven(member, seen, Proof.POWER, "off"),
+        "said": proven(member, seen, Proof.OPERATOR, "off"),
+        "widened": widened(member, seen),
     }
 
 
@@ -81,6 +86,26 @@ def test_a_barred_node_beats_no_more_and_only_the_very_record_judged_is_barred_o
     if found["left"] is not None:
         assert (member.state, member.epoch) == (seen.state, epoch)
         assert found["left"].proof is Proof.AGENT
+
+
+@given(MEMBERS, MEMBERS)
+def test_only_the_very_record_that_was_looked_at_is_proven_and_a_live_one_by_a_word_alone(
+    member: Membership, seen: Membership
+) -> None:
+    found = changes(member, seen, 0, 0)
+    assert (found["proven"] is not None) == (member == seen and member.state is not MemberState.UP)
+    assert (found["said"] is not None) == (member == seen)
+    off = found["said"]
+    if off is not None:
+        assert (off.state, off.proof) == (MemberState.FENCED, Proof.OPERATOR)
+        assert proven(off, off, Proof.POWER, "again") is None
+        wider = widened(off, off)
+        assert wider is not None
+        assert wider.all_vms
+        assert widened(off, member) is None
+        back = joined(wider, "n", wider.state, wider.epoch, PLEDGE)
+        assert back is not None
+        assert (back.proof, back.all_vms) == (Proof.NONE, False)
 
 
 def test_the_life_of_a_node() -> None:

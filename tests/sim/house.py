@@ -14,6 +14,8 @@ from novacron.config import ServerConfig
 from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.bulk_migrations.worker import BulkWorker
+from novacron.control.fencing.device import Switch
+from novacron.control.fencing.fencer import Fencer
 from novacron.control.ha.protected import Protected
 from novacron.control.ha.rescuer import Rescuer
 from novacron.control.ha.sights import Sights
@@ -90,6 +92,7 @@ class House:
         )
         self.bulk = BulkMigrationService(records, self.room, clock, self.surveyor)
         self.rehearsals = RehearsalService(records, self.room, clock, self.migrations, POOL_ID)
+        self.switches: dict[str, Switch] = {}  # by node id, of those whose power is reached
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._watch()
         self.journal = Journal(records, clock)
@@ -108,6 +111,7 @@ class House:
             "observer": self._observer,
             "health": self._health,
             "warden": lambda: self.warden,
+            "fencer": lambda: Fencer(self.records, self.warden, lambda device: self.switches[device.id], self.clock),
             "rescuer": lambda: Rescuer(self.records, self.protected, self.room, self.clock, POOL_ID),
             "snapshots": lambda: SnapshotWorker(self.records, self.cluster, self.images, self.clock),
             "schedules": lambda: Keeper(self.records, self.snapshots, self.clock),
@@ -427,7 +431,7 @@ async def house(
         await cluster.start()
         for worker in (
             *("reconciler", "conductor", "bulk", "health", "observer"),
-            *("warden", "rescuer"),
+            *("warden", "fencer", "rescuer"),
             *("weaver", "volumes", "prober", "snapshots", "schedules", "rehearsals"),
         ):
             made.start_worker(worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import msgspec
 import pytest
 
 from novacron.agent.guard import AT_DEADLINE, BEFORE_JOIN
-from novacron.control.store.kinds import FENCES, MEMBERS, MIGRATIONS, NODES, VMS
+from novacron.control.fencing.device import opener
+from novacron.control.fencing.seal import Seal
+from novacron.control.fencing.service import FencingService
+from novacron.control.once import Once
+from novacron.control.store.kinds import FENCE_DEVICES, FENCES, MEMBERS, MIGRATIONS, NODES, VMS
 from novacron.control.store.records import Write, update
-from novacron.errors import Unavailable
-from novacron.model.ha import FenceClass, HaPolicy, Protection
+from novacron.errors import InvalidInput, StateConflict, Unavailable
+from novacron.model.fence_device import FenceDevice, FenceDeviceKind, Power
+from novacron.model.ha import FenceClass, HaPolicy, Proof, Protection
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.membership import Membership, MemberState
 from novacron.model.migration import MigrationState
@@ -263,6 +269,143 @@ async def test_the_hand_over_stops_at_a_migration_that_was_ended(tmp_path: Path)
         await h.journal.hand_over(migration_id, None)
         assert h.vm(vm_id) == before
         assert h.migration(migration_id) == ended
+
+
+def no_key(h: House) -> Once:
+    return Once(h.records.store, "", "", h.clock.wall())
+
+
+class Plug:
+    """A node's power as a BMC shows it. obeys: whether it does what it has answered to."""
+
+    def __init__(self, h: House, name: str, *, obeys: bool = True) -> None:
+        self.h, self.name, self.obeys = h, name, obeys
+        self.state = Power.ON
+        self.asked = 0
+
+    async def power(self) -> Power:
+        return self.state
+
+    async def off(self) -> None:
+        self.asked += 1
+        if self.obeys:
+            await self.h.cluster.kill(self.name)
+            self.h.cluster[self.name].host.reboot()
+            self.state = Power.OFF
+
+
+async def _plugged(h: House, name: str, *, obeys: bool = True) -> Plug:
+    node_id, now = h.cluster[name].node_id, h.clock.wall()
+    device = FenceDevice(
+        id=node_id,
+        kind=FenceDeviceKind.IPMI,
+        address="bmc",
+        user="u",
+        sealed_password="",
+        created_at=now,
+        updated_at=now,
+    )
+    await h.records.create(FENCE_DEVICES, device)
+    plug = Plug(h, name, obeys=obeys)
+    h.switches[node_id] = plug
+    return plug
+
+
+async def test_power_seen_to_be_off_is_not_waited_for_and_frees_what_time_alone_would_not(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id, plain = await h.running_vm("a", ha=SURER), await h.running_vm("a")
+        plug = await _plugged(h, "a")
+        await h.cluster.disconnect("a")
+        cut_s = h.clock.monotonic_s()
+        await h.until(lambda: member(h, "a").proof is Proof.POWER, "proven")
+        assert h.clock.monotonic_s() - cut_s < STANDARD.ttl_s, "before any deadline"
+        assert plug.asked == 1
+        await _runs_on(h, vm_id, "b")
+        assert h.vm(plain).node_id == h.cluster["a"].node_id
+        await h.until(lambda: "seen to be off" in h.records.find(NODES, member(h, "a").id).record.state_reason, "said")
+        await h.cluster.boot("a")
+        await h.cluster.connect("a")
+        await h.until(lambda: node_state(h, "a") is NodeState.UP, "back")
+        assert await h.check_peace(vm_id) == "b"
+
+
+async def test_a_bmc_that_answers_and_does_nothing_frees_nothing_but_what_time_does(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        guarded, sure = await h.running_vm("a", ha=GUARDED), await h.running_vm("a", ha=SURER)
+        plug = await _plugged(h, "a", obeys=False)
+        await h.cluster.disconnect("a")
+        await _runs_on(h, guarded, "b")
+        await h.clock.advance(60)
+        assert plug.asked > 2
+        assert member(h, "a").proof is Proof.NONE
+        assert h.cluster.world.running(sure) == ["a"]
+        plug.obeys = True
+        await _runs_on(h, sure, "b")
+
+
+async def test_no_power_is_cut_of_a_node_that_heartbeats_nor_in_a_storm(tmp_path: Path) -> None:
+    async with house(tmp_path, nodes="abc") as h:
+        await h.running_vm("a", ha=GUARDED)
+        await h.running_vm("b", ha=GUARDED)
+        plug = await _plugged(h, "a")
+        await h.clock.advance(30)
+        await h.cluster.disconnect("a")
+        await h.cluster.disconnect("b")
+        await h.clock.advance(60)
+        assert plug.asked == 0
+
+
+@pytest.mark.parametrize("with_unprotected", [False, True])
+async def test_a_word_that_a_node_is_off_frees_its_vms(tmp_path: Path, with_unprotected: bool) -> None:
+    async with house(tmp_path) as h:
+        sure, plain = await h.running_vm("a", ha=SURER), await h.running_vm("a")
+        seal = Seal("secret")
+        fencing = FencingService(h.records, h.cluster, h.sights, h.clock, STANDARD, seal, opener(seal))
+        with pytest.raises(StateConflict, match="heartbeats"):
+            await fencing.confirm_off("a", "ada", no_key(h), with_unprotected=with_unprotected)
+        await h.cluster.kill("a")
+        h.cluster["a"].host.reboot()
+        await h.until(lambda: node_state(h, "a") is NodeState.DOWN, "down")
+        assert h.vm(sure).node_id == h.cluster["a"].node_id
+        _, said = await fencing.confirm_off("a", "ada", no_key(h), with_unprotected=with_unprotected)
+        assert said.proof is Proof.OPERATOR
+        await _runs_on(h, sure, "b")
+        assert "ada said that it is off" in member(h, "a").reason
+        if not with_unprotected:
+            await h.clock.advance(10)
+            assert h.vm(plain).node_id == h.cluster["a"].node_id
+            await fencing.confirm_off("a", "ada", no_key(h), with_unprotected=True)
+        await _runs_on(h, plain, "b")
+        await h.cluster.boot("a")
+        await h.until(lambda: node_state(h, "a") is NodeState.UP, "back")
+        assert not member(h, "a").all_vms
+        assert [await h.check_peace(vm_id) for vm_id in (sure, plain)] == ["b", "b"]
+
+
+async def test_a_node_on_hold_keeps_its_vms_while_its_agent_is_away(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id, a = await h.running_vm("a", ha=TIMED), h.cluster["a"]
+        seal = Seal("secret")
+        fencing = FencingService(h.records, h.cluster, h.sights, h.clock, STANDARD, seal, opener(seal))
+        with pytest.raises(InvalidInput, match="for_s"):
+            await fencing.hold("a", STANDARD.ttl_s - 1, "ada", no_key(h))
+        pid, held = a.host.machines[vm_id].report.pid, asyncio.create_task(fencing.hold("a", 120.0, "ada", no_key(h)))
+        await h.until(held.done, "on hold")
+        held.result()
+        assert member(h, "a").ttl_s == 120.0
+        await h.cluster.kill("a")
+        await h.clock.advance(STANDARD.ttl_s * 4)
+        assert node_state(h, "a") is NodeState.UP
+        assert h.cluster.world.running(vm_id) == ["a"]
+        await h.cluster.boot("a")
+        await h.until(lambda: member(h, "a").ttl_s == STANDARD.ttl_s, "the usual again")
+        assert a.host.machines[vm_id].report.pid == pid
+        assert await h.check_peace(vm_id) == "a"
+        held = asyncio.create_task(fencing.hold("a", 30.0, "ada", no_key(h)))
+        await h.until(held.done, "on hold again")
+        await h.clock.advance(35)
+        await h.until(lambda: member(h, "a").ttl_s == STANDARD.ttl_s, "over by itself")
+        assert a.host.machines[vm_id].report.pid == pid
 
 
 async def _runs_on(h: House, vm_id: str, name: str) -> None:

@@ -17,10 +17,12 @@ from tests.sim.ownership.faults import LOCAL, UNPROTECTED, Fault
 from tests.sim.ownership.mutants import (
     FROZEN,
     HELD_THEN_SHELVED,
+    LATE_WORD,
     LEFT_LATE,
     LISTED_UNHEARD,
     STORM,
     SURE,
+    SWITCHED,
     TARGET_LOST,
     TIMERS,
     UPGRADED,
@@ -43,6 +45,7 @@ STORIES: dict[str, tuple[Fault, ...]] = {
     "servers that are newly listed are asked from before that is written": LISTED_UNHEARD,
     "an order for an ownership that has passed arrives after its VM was at rest elsewhere": HELD_THEN_SHELVED,
     "a word of leaving arrives after the node is back": LEFT_LATE,
+    "a word that a node is off arrives after it is back": LATE_WORD,
     "a migration is cut short when its target is taken over from": TARGET_LOST,
 }
 """Plans by which a rule was found to be needed; each is noticed when that rule is broken (mutants)."""
@@ -56,6 +59,13 @@ def violations(seeds: range, options: Options = USUAL) -> dict[int, str]:
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_whatever_strikes_no_vm_runs_twice_and_all_run_in_the_end(first: int) -> None:
     assert violations(range(first, min(first + CHUNK, SEEDS))) == {}
+
+
+def test_where_no_deadline_ends_vms_only_a_power_that_reads_off_frees_them() -> None:
+    """Of BMCs that answer at once and act late, or never, as servers read late and write later still."""
+    worlds = [World(seed, options=SWITCHED).run() for seed in range(60)]
+    assert [world.violations[0] for world in worlds if world.violations] == []
+    assert sum(world.takeovers for world in worlds) > 5
 
 
 @pytest.mark.parametrize("seed", FOUND)

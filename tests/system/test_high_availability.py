@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import nodes, vms
+from novacron.client import fencing, nodes, vms
 from novacron.client.ha import Ha
 from novacron.lab.lab import Lab
+from tests.control.bmc import PASSWORD, USER, bmc
 from tests.system.spine import END_S, a_lab, a_vm, its_node_answers, living_copies, needs_guest, ticks_on
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.root, *needs_guest]
 
+SURE = Ha(policy="restart", min_fence_class="bmc")
 TIMED = Ha(policy="restart", min_fence_class="timer")
 HEARTBEAT_S = 0.4
 """A fifth of the usual, and with it every other time."""
@@ -147,6 +149,38 @@ async def test_a_vm_of_a_node_that_was_cut_off_runs_elsewhere(lab: Lab, vm: vms.
         await ticks_on(lab, vm.id)
         await seen.sees(host_pid(lab, after))
         lab.link(vm.node).mend()
+        await in_state(lab, vm.node, "up")
+        await ticks_on(lab, vm.id)
+
+
+async def test_a_vm_that_no_deadline_ends_runs_elsewhere_once_its_nodes_power_reads_off(
+    lab: Lab, tmp_path: Path
+) -> None:
+    async with a_vm(lab, ha=SURE) as vm:
+        assert vm.node is not None
+        before = host_pid(lab, vm)
+        with bmc(tmp_path) as there:
+            there.cuts = lab.node(vm.node).power_off
+            wish = fencing.FenceDeviceSet(
+                kind="redfish",
+                address=there.address,
+                user=USER,
+                password=PASSWORD,
+                fingerprint=there.fingerprint,
+            )
+            await lab.client.do(fencing.set_device(vm.node, wish))
+            assert (await lab.client.do(fencing.power(vm.node))).power == "on"
+            async with observed(vm.id) as seen:
+                await seen.sees(before)
+                lab.link(vm.node).cut()
+                after = await moved_from(lab, vm)
+                await ticks_on(lab, vm.id)
+                await seen.sees(host_pid(lab, after))
+            assert there.asked == ["ForceOff"]
+            assert "seen to be off" in (await in_state(lab, vm.node, "fenced")).state_reason
+        await lab.client.do(fencing.remove_device(vm.node))
+        lab.link(vm.node).mend()
+        await asyncio.to_thread(lab.node(vm.node).power_on)
         await in_state(lab, vm.node, "up")
         await ticks_on(lab, vm.id)
 

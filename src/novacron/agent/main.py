@@ -59,7 +59,7 @@ from novacron.agent.storage.directory import DirectoryPool
 from novacron.agent.storage.kinds import maker
 from novacron.agent.storage.tool import Tools
 from novacron.agent.stream.cache import PageCache
-from novacron.agent.verbs import Verbs, link_table, network_table, table
+from novacron.agent.verbs import Verbs, link_table, member_table, network_table, table
 from novacron.agent.volumes import Volumes
 from novacron.agent.works import Works
 from novacron.clock import Clock, SystemClock
@@ -158,7 +158,7 @@ class Agent:
         self.door = ImageDoor(self.images.file, shown.ticket_key, server.now_s)
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), self.snapshots, self.images)
         self.links = LinkProber(settings.migration_host)
-        verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links)})
+        verbs = Verbs({**doers, **network_table(self.overlay), **link_table(self.links), **member_table(self.member)})
         self.works = Works(verbs.perform)
         self.lines = Lines(servers_known, lambda address: self._line(address, shown, clock, servers_known), clock)
         rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter is no secret)

@@ -17,10 +17,10 @@ from novacron.agent.guard import BEFORE_JOIN, Guard
 from novacron.agent.tenure import Tenure
 from novacron.agent.warrant import Order
 from novacron.clock import Clock
-from novacron.errors import NovaCronError, StaleGeneration, Unavailable
+from novacron.errors import InvalidInput, NovaCronError, StaleGeneration, Unavailable
 from novacron.model.membership import Membership
-from novacron.model.timing import STANDARD
-from novacron.wire.membership import Beat, Join, Plea, Question, Standing, Terms
+from novacron.model.timing import MAX_TTL_S, STANDARD
+from novacron.wire.membership import Beat, Hold, Join, Plea, Question, Standing, Terms
 
 Ask = Callable[[Question, float], Awaitable[Standing]]
 """Ask one server, and wait so many seconds for its answer. :raise NovaCronError: none came."""
@@ -42,6 +42,8 @@ class Member:
         self._away = False
         self._place = 0
         self._sooner_s: float | None = None  # a shorter ttl counts before it is said
+        self._held_until_s: float | None = None  # a longer ttl, asked for by a person
+        self._counted = asyncio.Condition()
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
         self._log = structlog.get_logger("member")
@@ -59,7 +61,7 @@ class Member:
         self._timing = terms.timing
         if not self._listed:  # later ones come with what its heartbeats are answered, from one server at a time
             self._listed = tuple(sorted(terms.servers))
-        if self.tenure.ttl_s != terms.timing.ttl_s:
+        if self.tenure.ttl_s != terms.timing.ttl_s and self._held_until_s is None:
             self.tenure = tenures.with_ttl(self.tenure, terms.timing.ttl_s, self._now_s)
             self._sooner_s = self._now_s + terms.timing.ttl_s
         self._wake.set()
@@ -85,6 +87,28 @@ class Member:
             wrong = Unavailable if reason.code in warrant.PASSING else StaleGeneration
             raise wrong(f"machine {vm_id} is not started: {reason.message}", [reason])
 
+    async def hold(self, asked: Hold) -> None:
+        """Ask for so long a ttl until then, as this agent is to be away (R11); back once a heartbeat with it counted.
+
+        Called off, it is asked for all the same. :raise InvalidInput: it is out of bounds.
+        """
+        if not self._timing.ttl_s <= asked.ttl_s <= MAX_TTL_S:
+            bounds = f"give {self._timing.ttl_s:.0f} to {MAX_TTL_S:.0f} seconds"
+            raise InvalidInput.field("for_s", "is out of bounds", bounds)
+        begun_s = self._now_s
+        self.tenure = tenures.with_ttl(self.tenure, asked.ttl_s, begun_s)
+        self._held_until_s = begun_s + asked.ttl_s
+        self._wake.set()
+        async with self._counted:
+            await self._counted.wait_for(lambda: self.tenure.deadline_s >= begun_s + asked.ttl_s)
+        self._log.info("on hold", for_s=asked.ttl_s)
+
+    def _let_go(self) -> None:
+        """The hold is over: the usual ttl, which counts before it is said."""
+        self._held_until_s = None
+        self.tenure = tenures.with_ttl(self.tenure, self._timing.ttl_s, self._now_s)
+        self._sooner_s = self._now_s + self._timing.ttl_s
+
     # -- turns ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -107,6 +131,8 @@ class Member:
             self._wake.set()
 
     async def _take_turn(self) -> None:
+        if self._held_until_s is not None and self._now_s >= self._held_until_s:
+            self._let_go()
         if self._sooner_s is not None:
             await self._guard.shorten(self._sooner_s)
             self._sooner_s = None
@@ -172,6 +198,8 @@ class Member:
     async def _hold(self, tenure: Tenure) -> None:
         self.tenure = tenure
         await self._guard.arm(tenure.deadline_s)
+        async with self._counted:
+            self._counted.notify_all()
 
     async def _unheard(self) -> None:
         """The store may be away, or this server: another one the next time."""

@@ -12,6 +12,7 @@ from novacron.agent.gauge import Gauge
 from novacron.agent.images import Images
 from novacron.agent.link_probe import LinkProber
 from novacron.agent.machines import Machines
+from novacron.agent.member import Member
 from novacron.agent.mover import Mover
 from novacron.agent.network.overlay import Overlay
 from novacron.agent.snapshots import Snapshots
@@ -89,6 +90,11 @@ def network_table(overlay: Overlay) -> Mapping[str, Doer]:
 def link_table(prober: LinkProber) -> Mapping[str, Doer]:
     """The verbs of wire.link.VERBS."""
     return {"link.listen": prober.listen, "link.probe": prober.probe}
+
+
+def member_table(member: Member) -> Mapping[str, Doer]:
+    """The verbs of wire.membership.VERBS."""
+    return {"member.hold": member.hold}
 
 
 class Verbs:

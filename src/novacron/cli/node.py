@@ -10,6 +10,7 @@ import click
 from novacron.cli.complete import names
 from novacron.cli.node_cpu import cpu_baseline
 from novacron.cli.node_drain import bring_back, drain
+from novacron.cli.node_fence import confirm_off, fence_device, hold
 from novacron.cli.node_join import revoke, token
 from novacron.cli.node_link import links, probe_link
 from novacron.cli.options import asks, confirm, confirms, prints, selects
@@ -147,6 +148,9 @@ node.add_command(probe_link)
 node.add_command(links)
 node.add_command(drain)
 node.add_command(bring_back)
+node.add_command(fence_device)
+node.add_command(confirm_off)
+node.add_command(hold)
 node.add_command(token)
 node.add_command(revoke)
 

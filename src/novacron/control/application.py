@@ -111,7 +111,7 @@ def application(
     doors: Sequence[APIRouter] = (),
     joining: JoinService | None = None,
 ) -> FastAPI:
-    """The web application on these parts; it starts nothing. doors: for agents, each checks who asks."""
+    """The web application on these parts; it starts nothing. doors: more; agents' check who asks."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
     moving, moving_views = _moving(records, room, lines, clock, pool_id)
     image_view, template_view, pool_view = ImageView(records), TemplateView(records), PoolView(records, pool_id)

@@ -22,6 +22,7 @@ from novacron.control import premises
 from novacron.control.access.service import TOKEN_FILE, Access
 from novacron.control.advertiser import Advertiser
 from novacron.control.application import application
+from novacron.control.fencing.parts import Fencing
 from novacron.control.images.door import router as image_door
 from novacron.control.images.service import ImageService
 from novacron.control.joining.authority import Authority
@@ -106,7 +107,8 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         roster = Roster(store, clock, candidate, address, timing, place)
         stack.push_async_callback(roster.leave)
         watch = watching(config, records, link, clock, roster)
-        doors = (image_door(records, config.pool_dir, joining.doorman), *joining.doors())
+        fencing = Fencing(config, records, link, watch.sights, secret, room, clock, pool_id)
+        doors = (image_door(records, config.pool_dir, joining.doorman), *joining.doors(), fencing.routes())
         app = application(
             config, records, access, link, figures, clock, pool_id, room, images, roster, doors, joining.service
         )
@@ -115,7 +117,7 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         def makes(led: Records, lines: LedLines) -> Mapping[str, Work]:
             return {
                 **workers(config, led, lines, clock, images, room),
-                **guardians(config, led, lines, clock, room, pool_id, watch),
+                **guardians(config, led, lines, clock, room, pool_id, watch, fencing.opens),
             }
 
         def lead() -> Awaitable[None]:

@@ -11,6 +11,8 @@ from novacron.config import ServerConfig
 from novacron.control import once
 from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.worker import BulkWorker
+from novacron.control.fencing.device import Opens
+from novacron.control.fencing.fencer import Fencer
 from novacron.control.ha.protected import Protected
 from novacron.control.ha.rescuer import Rescuer
 from novacron.control.ha.sights import Sights
@@ -135,12 +137,23 @@ def watching(config: ServerConfig, records: Records, lines: Members, clock: Cloc
 
 
 def guardians(
-    config: ServerConfig, records: Records, lines: Silences, clock: Clock, room: Room, pool_id: str, watch: Watch
+    config: ServerConfig,
+    records: Records,
+    lines: Silences,
+    clock: Clock,
+    room: Room,
+    pool_id: str,
+    watch: Watch,
+    opens: Opens,
 ) -> Mapping[str, Work]:
-    """Who watches over nodes and over the VMs of those that fail, on the one server that leads."""
+    """Who watches over nodes and over the VMs of those that fail, on the one server that leads.
+
+    opens: reaches a fence device by its record.
+    """
     warden = Warden(records, watch.sights, watch.protected, watch.server_id, clock, config.timing)
     return {
         "warden": warden.run,
+        "fencer": Fencer(records, warden, opens, clock).run,
         "health": Health(records, lines, clock, watch.sights, warden, config.timing).run,
         "rescuer": Rescuer(records, watch.protected, room, clock, pool_id).run,
     }

@@ -26,6 +26,7 @@ class Proof(StrEnum):
     NONE = ""
     AGENT = "agent"  # its agent ended every machine, saw it, and said so
     POWER = "power"  # its power was seen to be off
+    OPERATOR = "operator"  # a person said that it is off
 
 
 class HaPolicy(StrEnum):

@@ -3,8 +3,8 @@
                  beaten
                  ┌────┐
                  │    ▼
-    joined ────▶  up ─────barred────▶ fencing ────fenced────▶ fenced
-                 ▲ └───────left (nothing of it runs)────────────▲ │
+    joined ────▶  up ─────barred────▶ fencing ────fenced────▶ fenced ◀─┐ proven (while there was no proof)
+                 ▲ └──left (nothing of it runs), proven (said)──▲ │ └───┘
                  └────────joined──────────┴────────joined─────────┘
 
 Each function takes the record as it stands and answers what it is to be, written by compare-and-swap on the revision
@@ -46,7 +46,8 @@ class Pledge(msgspec.Struct, frozen=True, kw_only=True):
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record. id: the node's. ttl_s: counted by the agent from before it sent a heartbeat. reason: of the last
-    change of state, for people.
+    change of state, for people. all_vms: its VMs without the policy may be started
+    elsewhere, too.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     servers: tuple[str, ...] = ()
     proof: Proof = Proof.NONE
     reason: str = ""
+    all_vms: bool = False
 
 
 def joined(
@@ -106,6 +108,31 @@ def fenced(member: Membership, seen: Membership, proof: Proof, reason: str) -> M
     return msgspec.structs.replace(member, state=MemberState.FENCED, epoch=member.epoch + 1, proof=proof, reason=reason)
 
 
+def proven(
+    member: Membership, seen: Membership, proof: Proof, reason: str, *, all_vms: bool = False
+) -> Membership | None:
+    """Nothing of it runs, and that was seen (or a person vouches for it), not waited for: more than `fenced` can say.
+
+    seen: the very record that stood before its power was looked at, or before it was judged silent: a node that has
+    joined or beaten since is not meant. A node whose heartbeats count is taken for off at a person's word alone.
+    """
+    sayable = member.state is not MemberState.UP or proof is Proof.OPERATOR
+    if member != seen or member.proof is not Proof.NONE or not sayable:
+        return None
+    return msgspec.structs.replace(
+        member, state=MemberState.FENCED, epoch=member.epoch + 1, proof=proof, reason=reason, all_vms=all_vms
+    )
+
+
+def widened(member: Membership, seen: Membership) -> Membership | None:
+    """Its VMs without the policy may be started elsewhere, too: somebody asked for it, and that nothing of it runs is
+    proven.
+    """
+    if member != seen or member.proof is Proof.NONE:
+        return None
+    return msgspec.structs.replace(member, epoch=member.epoch + 1, all_vms=True)
+
+
 def left(member: Membership, state: MemberState, epoch: int) -> Membership | None:
     """Its agent has ended every machine and seen it. state, epoch: of the record that the agent has seen."""
     if (member.state, member.epoch) != (state, epoch) or state is MemberState.FENCED:
@@ -126,6 +153,7 @@ def withdrawn(member: Membership) -> Membership | None:
         fence_class=FenceClass.NONE,
         proof=Proof.NONE,
         reason=reason,
+        all_vms=False,
     )
 
 

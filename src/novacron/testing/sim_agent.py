@@ -24,7 +24,7 @@ from novacron.agent.proxies import Proxies
 from novacron.agent.snapshots import Snapshots
 from novacron.agent.sources import Server
 from novacron.agent.storage.depot import Depot
-from novacron.agent.verbs import Verbs, table
+from novacron.agent.verbs import Verbs, member_table, table
 from novacron.agent.volumes import Volumes
 from novacron.agent.works import Works
 from novacron.errors import NodeUnreachable, NovaCronError
@@ -144,7 +144,7 @@ class SimAgent:
             Server(lambda: ("unix:/nowhere",), by_secret("none", None), lambda: 0),
         )
         doers = table(self.machines, mover, Gauge(ledger, self.driver), Volumes(depot), snapshots, images)
-        self.verbs = Verbs({**doers, **self.networks.doers(life)})
+        self.verbs = Verbs({**doers, **self.networks.doers(life), **member_table(self.member)})
         self.works = Works(self._answer)
         self.heartbeat = Heartbeat(self.machines, self, clock)
         await self.machines.adopt()

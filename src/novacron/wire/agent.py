@@ -18,7 +18,7 @@ from novacron.errors import Reason
 from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Progress
 from novacron.model.node import NodeFacts, NodeUsage
-from novacron.wire import belongings, link, moving, network, snapshot, storage
+from novacron.wire import belongings, link, membership, moving, network, snapshot, storage
 from novacron.wire.membership import Beat, Join, Plea, Standing, Terms
 from novacron.wire.verb import MachineVerb
 
@@ -197,6 +197,7 @@ VERBS: dict[str, type[msgspec.Struct]] = {
     **storage.VERBS,
     **network.VERBS,
     **link.VERBS,
+    **membership.VERBS,
     **snapshot.VERBS,
 }
 NAME_OF: dict[type[msgspec.Struct], str] = {struct: name for name, struct in VERBS.items()}

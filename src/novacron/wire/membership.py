@@ -73,4 +73,13 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="st
     places: tuple[ServerAt, ...] = ()
 
 
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask with heartbeats for so long a ttl, as this agent is to be away (R11). The next agent's join, or that time,
+    ends it. → None, once it counts
+    """
+
+    ttl_s: float
+
+
+VERBS: dict[str, type[msgspec.Struct]] = {"member.hold": Hold}
 Question = Beat | Join | Plea

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from novacron.agent import self_fence
@@ -13,6 +14,7 @@ from tests.sim.ownership.engine import Clock, Loop, Process
 
 TIMER_LATENCY_S = 0.005
 """A timer that was due while the host stood still fires so late after it goes on."""
+BMC_OBEYS = 0.6
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,6 +72,18 @@ class Host:
             self.frozen_until_s = 0.0
             self._starved_s, self._alarm_s = None, float("inf")
             self.loop.after(boot_after_s, self.boot)
+
+    def cut(self) -> None:
+        """Its BMC was told to cut the power, and has answered: it does so later, or never."""
+        boots = self.boots
+        if self.loop.rng.random() < BMC_OBEYS:
+            seconds = self.loop.rng.uniform(8, 20)
+            obey = functools.partial(self._cut, boots, seconds)
+            self.loop.after(self.loop.rng.uniform(0.5, 12.0), obey)
+
+    def _cut(self, boots: int, seconds: float) -> None:
+        if boots == self.boots:
+            self.power_off(seconds)
 
     @property
     def frozen(self) -> bool:

@@ -13,12 +13,14 @@ import msgspec
 from novacron.agent import self_fence, tenure, warrant
 from novacron.agent.tenure import Join, Tenure
 from novacron.agent.warrant import Order
-from novacron.control.ha import brake, fence, sight, takeover
+from novacron.control.fencing import decide as fencing
+from novacron.control.ha import brake, fence, sight, takeover, word
 from novacron.control.ha.sight import Sight
 from novacron.control.ha.takeover import Claim, Plan
 from novacron.control.scheduler.snapshot import Candidate, Limits
 from novacron.errors import Reason
 from novacron.model import ha, membership, migration_steps
+from novacron.model.fence_device import Power
 from novacron.model.ha import FenceClass, Proof, Protection
 from novacron.model.membership import Membership, MemberState
 from novacron.model.migration import Migration
@@ -117,6 +119,18 @@ def _left_blindly(member: Membership, state: MemberState, epoch: int) -> Members
     return msgspec.structs.replace(member, state=MemberState.FENCED, epoch=member.epoch + 1, proof=Proof.AGENT)
 
 
+def _proven_blindly(
+    member: Membership, seen: Membership, proof: Proof, reason: str, *, all_vms: bool = False
+) -> Membership | None:
+    if member.proof is not Proof.NONE:
+        return None
+    return msgspec.structs.replace(member, state=MemberState.FENCED, epoch=member.epoch + 1, proof=proof)
+
+
+def _off_as_soon_as_asked(power: Power, asked_ago_s: float | None) -> fencing.Step:
+    return fencing.Step.SWITCH_OFF if asked_ago_s is None else fencing.Step.PROVEN
+
+
 def _plan_without_disks(
     member: Membership, claims: Collection[Claim], candidates: Sequence[Candidate], room: Limits
 ) -> Plan:
@@ -124,7 +138,7 @@ def _plan_without_disks(
     return PLAN(member, blind, candidates, room)
 
 
-def _always_worth(protection: Protection, member: Membership) -> bool:
+def _always_worth(protection: Protection, member: Membership, *, provable: bool = False) -> bool:
     return True
 
 
@@ -161,6 +175,8 @@ SURE = Options(nodes=3, servers=3, listed=3, classes=(FenceClass.WATCHDOG,), fen
 TIMERS = Options(
     classes=(FenceClass.TIMER,), min_class=FenceClass.TIMER, without=frozenset({"freeze", "stuck", "guardian"})
 )
+SWITCHED = Options(classes=(FenceClass.TIMER,), bmcs=True, fences=4, without=frozenset({"leave"}))
+"""Nothing but power proves anything there: no deadline counts for VMs that ask for a watchdog, and no node leaves."""
 FROZEN = Options(
     classes=(FenceClass.TIMER,),
     min_class=FenceClass.TIMER,
@@ -209,6 +225,7 @@ LEFT_LATE = (
     fault(20.0, "leave", 8.0),
     fault(45.0, "migrate", 0.0, salt=1),
 )
+LATE_WORD = (fault(20.0, "power", 4.0), fault(22.0, "word", 25.0))
 TARGET_LOST = (
     fault(20.0, "migrate", 0.0, node=2, vm=1),
     fault(24.0, "deaf", 30.0, node=2),
@@ -263,6 +280,9 @@ MUTANTS: tuple[Mutant, ...] = (
         HELD_THEN_SHELVED,
     ),
     Mutant("R14 a late word of leaving counts", ((membership, "left", _left_blindly),), SURE, LEFT_LATE),
+    Mutant("a BMC's answer is believed", ((fencing, "next_step", _off_as_soon_as_asked),), SWITCHED),
+    Mutant("a late reading of the power counts", ((membership, "proven", _proven_blindly),), SWITCHED),
+    Mutant("a live node is off by a word", ((word, "refusal", lambda seen, now_s, timing: None),), SURE, LATE_WORD),
     Mutant("any fence class", ((takeover, "refusal", _never_refused), (takeover, "is_worth", _always_worth))),
     Mutant("a takeover leaves the migration alone", ((takeover, "cut_short", _not_cut_short),), SURE, TARGET_LOST),
     Mutant("no limit of fences", ((ha, "noted", _unlimited), (brake, "spent", lambda log, timing: None))),

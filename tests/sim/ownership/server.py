@@ -13,13 +13,16 @@ import msgspec
 
 from novacron.agent.tenure import Beat, Join
 from novacron.agent.warrant import Order
-from novacron.control.ha import brake, fence, sight, takeover
-from novacron.control.ha.fence import Bar, Fence
+from novacron.control.fencing import decide as fencing
+from novacron.control.ha import brake, fence, sight, takeover, word
+from novacron.control.ha.fence import Bar, Fence, Hold
 from novacron.control.ha.sight import Sight
 from novacron.control.ha.takeover import Claim
 from novacron.control.scheduler.snapshot import Candidate, Limits, Need
 from novacron.control.vms import decide
+from novacron.errors import Reason
 from novacron.model import ha, membership
+from novacron.model.fence_device import Power
 from novacron.model.ha import FenceLog, Protection
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.membership import Membership, MemberState, Pledge
@@ -29,6 +32,7 @@ from novacron.model.vm import Vm
 from tests.sim.ownership.agent import SOME_TIME, Agent
 from tests.sim.ownership.conductor import Conductor
 from tests.sim.ownership.engine import Act, Clock, Loop, Net, Process, ask
+from tests.sim.ownership.host import Host
 from tests.sim.ownership.store import Answer, State, Store, Transaction
 
 LOG = ("fences", "")
@@ -47,6 +51,7 @@ class Server:
         self.nodes, self.needs, self.protections = nodes, needs, protections
         self.process = Process(loop, Clock(loop, timing.rate_bound))
         self.agents: Mapping[str, Agent] = {}
+        self.switches: Mapping[str, Host] = {}
         self.conductor = Conductor(self)
         self.begin()
 
@@ -64,6 +69,8 @@ class Server:
         self._log_seen: dict[int, float] = {}
         self._reports: dict[str, tuple[MachineReport, ...]] = {}
         self._asking: set[str] = set()
+        self._reading: set[str] = set()
+        self._cut_s: dict[tuple[str, int], float] = {}
         self.conductor.begin()
         self.process.after(self.loop.rng.uniform(0, LOOK_S), self._look)
 
@@ -178,14 +185,52 @@ class Server:
         worth = set()
         for vm in self.vms:
             member = self.member(vm.node_id)
-            if member is not None and takeover.is_worth(self.protections[vm.id], member):
+            if member is not None and takeover.is_worth(
+                self.protections[vm.id], member, provable=vm.node_id in self.switches
+            ):
                 worth.add(vm.node_id)
+        held: dict[str, Reason] = {}
         for verdict in fence.verdicts(self.name, self.sights, log, worth, self.now_s, self.timing):
             match verdict:
+                case Hold():
+                    held[verdict.node_id] = verdict.reason
                 case Bar():
                     self.once(f"bar {verdict.seen.id}", functools.partial(_bar, verdict, self.timing.fences))
                 case Fence():
                     self.once(f"fence {verdict.seen.id}", functools.partial(_fence, verdict))
+
+        self._switch(worth, held)
+
+    def _switch(self, worth: set[str], held: Mapping[str, Reason]) -> None:
+        """Have the power of barred nodes read; what is read comes later, and what comes of it later still."""
+        for node in self.switches:
+            member = self.member(node)
+            if member is None or node in self._reading or not fencing.is_due(member, node in worth, held.get(node)):
+                continue
+            self._reading.add(node)
+            self.process.after(self.loop.rng.uniform(0.1, 2.0), functools.partial(self._read, node, member))
+
+    def _read(self, node: str, member: Membership) -> None:
+        host, key = self.switches[node], (node, member.epoch)
+        ago_s = self.now_s - self._cut_s[key] if key in self._cut_s else None
+        step = fencing.next_step(Power.ON if host.on else Power.OFF, ago_s)
+        if step is fencing.Step.SWITCH_OFF:
+            self._cut_s[key] = self.now_s
+            host.cut()
+        after_s = self.loop.rng.uniform(0.1, 20.0) if step is fencing.Step.PROVEN else 0.0
+
+        def done() -> None:
+            self._reading.discard(node)
+            if step is fencing.Step.PROVEN:
+                self.once(f"prove {node}", functools.partial(_prove, node, member))
+
+        self.process.after(after_s, done)
+
+    def take_word(self, node: str) -> None:
+        """A person says that the node is off."""
+        seen = self.sights.get(node)
+        if seen is not None and word.refusal(seen, self.now_s, self.timing) is None:
+            self.once(f"word {node}", functools.partial(_take_word, node, seen.member))
 
     def _take_over(self) -> None:
         for node in self.nodes:
@@ -292,6 +337,20 @@ def _bar(verdict: Bar, limit: int, state: State) -> bool:
 def _fence(verdict: Fence, state: State) -> bool:
     node = verdict.seen.id
     member = membership.fenced(state["node", node], verdict.seen, ha.Proof.NONE, verdict.reason)
+    if member is not None:
+        state["node", node] = member
+    return member is not None
+
+
+def _prove(node: str, seen: Membership, state: State) -> bool:
+    member = membership.proven(state["node", node], seen, ha.Proof.POWER, "its power was seen to be off")
+    if member is not None:
+        state["node", node] = member
+    return member is not None
+
+
+def _take_word(node: str, seen: Membership, state: State) -> bool:
+    member = word.taken(state["node", node], seen, "somebody said that it is off", all_vms=False)
     if member is not None:
         state["node", node] = member
     return member is not None

@@ -108,6 +108,13 @@ def _upgrade(world: World, fault: Fault) -> None:
         world.loop.after(back_s, lambda: agent.retime(world.timing.ttl_s))
 
 
+def _word(world: World, fault: Fault) -> None:
+    """Somebody sees that a host is off, and says so to a server; the word is long on its way."""
+    host, server = _host(world, fault), _server(world, fault)
+    if not host.on:
+        world.loop.after(fault.length_s, server.process.mine(lambda: server.take_word(host.name)))
+
+
 def _relist(world: World, fault: Fault) -> None:
     """Servers come and go: which of them an agent asks for time."""
     _agent(world, fault).relist(tuple(world.servers)[fault.salt % 2 :])
@@ -202,6 +209,7 @@ STRIKES: dict[str, Callable[[World, Fault], None]] = {
     "server": lambda world, fault: _server(world, fault).die(fault.length_s / 3),
     "still": lambda world, fault: _server(world, fault).process.pause(fault.length_s),
     "upgrade": _upgrade,
+    "word": _word,
     "relist": _relist,
     "migrate": _migrate,
     "cancel": _cancel,

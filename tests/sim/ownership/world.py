@@ -42,6 +42,7 @@ class Options:
     """What kind of cluster; 0, empty: drawn. classes: of its nodes, in turn. min_class: of its VMs. fences: the limit.
     listed: servers that agents ask for time. no_fences_until_s: one before is a violation. every_s: between faults that
     are drawn. without: kinds that are left out. decides_by_reading: rule R8 is broken.
+    bmcs: every node's power can be cut and read from outside.
     """
 
     nodes: int = 0
@@ -54,6 +55,7 @@ class Options:
     every_s: float = 5.0
     without: frozenset[str] = frozenset()
     decides_by_reading: bool = False
+    bmcs: bool = False
 
 
 USUAL = Options()
@@ -116,6 +118,7 @@ class World:
         }
         for server in self.servers.values():
             server.agents = self.agents
+            server.switches = self.hosts if options.bmcs else {}
             server.conductor.decides_by_reading = options.decides_by_reading
         for name, host in self.hosts.items():
             host.began = functools.partial(self._began, name)

@@ -86,5 +86,5 @@ def may_fence(server: str, member: Membership) -> bool:
 
 def _vain(member: Membership) -> Reason:
     message = "it is silent, but no machine of it may be restarted elsewhere without proof that it ended here"
-    remedy = "look at the node; if its power is off, say so"
+    remedy = f"look at the node; if its power is off: novacron node confirm-off {member.id}"
     return Reason("ha.cannot_guarantee", message, subject=member.id, remedy=remedy)

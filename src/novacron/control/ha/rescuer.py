@@ -5,7 +5,7 @@ What may be restarted, in which order, as what record: control.ha.takeover. Wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import structlog
@@ -13,19 +13,18 @@ import structlog
 from novacron.clock import Clock
 from novacron.control.ha import takeover
 from novacron.control.ha.backoff import Backoff
+from novacron.control.ha.claims import claim_of
 from novacron.control.ha.protected import OURS, Protected
-from novacron.control.ha.takeover import Claim, protection_of
-from novacron.control.migrations.decide import has_belongings
 from novacron.control.room import Room
-from novacron.control.store.kinds import MEMBERS, MIGRATIONS, NODES, VMS
+from novacron.control.store.kinds import MEMBERS, MIGRATIONS, VMS
 from novacron.control.store.records import Records, Write, unchanged, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms.decide import with_problem
-from novacron.control.vms.placing import Placing, need_of
+from novacron.control.vms.placing import Placing
 from novacron.errors import CompareFailed, NoRoom, NovaCronError, Reason
 from novacron.model.ha import HaPolicy
 from novacron.model.membership import Membership, MemberState
-from novacron.model.vm import Vm, running_spec
+from novacron.model.vm import Vm
 
 LOOK_S = 1.0
 TOGETHER = 16
@@ -60,22 +59,24 @@ class Rescuer:
             await self._clock.sleep(LOOK_S)
 
     async def _look(self) -> None:
-        for node_id in sorted(self._protected.nodes()):
-            member = self._records.get(MEMBERS, node_id)
-            if member is not None and member.record.state is MemberState.FENCED:
+        for member in self._records.all(MEMBERS):
+            if member.record.state is MemberState.FENCED:
                 await self._rescue(member)
         for stored in self._protected.uneasy():
-            member = self._records.get(MEMBERS, stored.record.node_id)
-            if member is not None and member.record.state is MemberState.UP:
-                await self._tend(stored, member.record)
+            home = self._records.get(MEMBERS, stored.record.node_id)
+            if home is not None and home.record.state is MemberState.UP:
+                await self._tend(stored, home.record)
 
     # -- VMs of a fenced node --------------------------------------------------------------------------------
 
     async def _rescue(self, member: Stored[Membership]) -> None:
         async with self._room.turn():
             ticket = await self._room.ticket()
-            vms = {one.record.id: one for one in self._protected.on_node(member.record.id)}
-            free, held = takeover.admitted(member.record, [self._claim(one.record) for one in vms.values()])
+            vms = {one.record.id: one for one in self._lost(member.record)}
+            if not vms:
+                return
+            claims = [claim_of(self._records, one.record, self._pool_id) for one in vms.values()]
+            free, held = takeover.admitted(member.record, claims)
             placing = Placing(self._room)
             waiting: list[Write] = []
             for number, claim in enumerate(free, 1):
@@ -93,13 +94,9 @@ class Rescuer:
             if claim.protection.policy is not HaPolicy.NONE:
                 await self._tell(claim.vm, reason)
 
-    def _claim(self, vm: Vm) -> Claim:
-        need = msgspec.structs.replace(need_of(self._records, vm, self._pool_id), not_nodes=(vm.node_id,))
-        if has_belongings(running_spec(vm)):  # they lie in its node's default pool: elsewhere it would begin without
-            node = self._records.get(NODES, vm.node_id)
-            pools = node.record.facts.pool_ids if node is not None and node.record.facts is not None else ()
-            need = msgspec.structs.replace(need, pool_id=pools[0] if pools else self._pool_id)
-        return Claim(vm=vm, protection=protection_of(vm), need=need)
+    def _lost(self, member: Membership) -> Iterable[Stored[Vm]]:
+        """Those of its VMs that may be started elsewhere: a person's word may speak of all of them."""
+        return self._records.on_node(VMS, member.id) if member.all_vms else self._protected.on_node(member.id)
 
     def _taken_over(self, vm: Stored[Vm], member: Stored[Membership], target_id: str) -> list[Write]:
         """What is to be written of a VM so that it is the target's. When that loses, look again."""

@@ -35,9 +35,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     held: tuple[Reason, ...] = ()
 
 
-def is_worth(protection: Protection, member: Membership) -> bool:
-    """Whether to fence the node would let this VM be restarted elsewhere."""
-    return is_guarded(protection, member.fence_class)
+def is_worth(protection: Protection, member: Membership, *, provable: bool = False) -> bool:
+    """Whether to fence the node would let this VM be restarted elsewhere. provable: its power can be seen to be off."""
+    return is_guarded(protection, member.fence_class) or (provable and protection.policy is not HaPolicy.NONE)
 
 
 def refusal(claim: Claim, member: Membership) -> Reason | None:
@@ -45,13 +45,13 @@ def refusal(claim: Claim, member: Membership) -> Reason | None:
     vm, protection = claim.vm, claim.protection
     if member.state is not MemberState.FENCED or vm.node_id != member.id:
         return Reason("ha.not_fenced", "its node is not fenced", subject=vm.name)
-    if protection.policy is HaPolicy.NONE:
-        remedy = f"look whether node {member.id} is dead; then start it elsewhere by hand"
+    if protection.policy is HaPolicy.NONE and not member.all_vms:
+        remedy = f"look whether it is off; then: novacron node confirm-off {member.id} --with-unprotected"
         return Reason("ha.none", "it is not to be restarted elsewhere", subject=vm.name, remedy=remedy)
     if member.proof is Proof.NONE and not is_guarded(protection, member.fence_class):
         has, wants = member.fence_class.name.lower(), protection.min_class.name.lower()
         message = f"cannot guarantee that it ended: its node's fence class is {has}, it asks for {wants}"
-        remedy = f"make sure that node {member.id} is off, and say so"
+        remedy = f"make sure that it is off; then: novacron node confirm-off {member.id}"
         return Reason("ha.cannot_guarantee", message, subject=vm.name, remedy=remedy)
     return None
 

@@ -13,7 +13,7 @@ from novacron.control.ha.fence import Bar, Fence, Hold
 from novacron.control.ha.protected import Protected
 from novacron.control.ha.sights import Sights
 from novacron.control.ha.takeover import is_worth, protection_of
-from novacron.control.store.kinds import FENCES, MEMBERS
+from novacron.control.store.kinds import FENCE_DEVICES, FENCES, MEMBERS
 from novacron.control.store.records import Records, Write, create, update
 from novacron.errors import CompareFailed, NovaCronError, Reason
 from novacron.model import ha, membership
@@ -76,9 +76,11 @@ class Warden:
         return {node_id for node_id in self._protected.nodes() if self._is_worth(node_id)}
 
     def _is_worth(self, node_id: str) -> bool:
-        sight = self._sights.get(node_id)
-        vms = (stored.record for stored in self._protected.on_node(node_id)) if sight is not None else ()
-        return sight is not None and any(is_wanted(vm) and is_worth(protection_of(vm), sight.member) for vm in vms)
+        sight, provable = self._sights.get(node_id), self._records.get(FENCE_DEVICES, node_id) is not None
+        if sight is None:
+            return False
+        vms = (stored.record for stored in self._protected.on_node(node_id))
+        return any(is_wanted(vm) and is_worth(protection_of(vm), sight.member, provable=provable) for vm in vms)
 
     def _hear(self, held: dict[str, Reason]) -> None:
         for node_id, reason in held.items():

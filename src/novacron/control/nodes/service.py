@@ -9,7 +9,7 @@ from novacron.control.answers import check_match
 from novacron.control.joining import ledger
 from novacron.control.once import Change, Outcome
 from novacron.control.room import Room
-from novacron.control.store.kinds import LINKS, NODES
+from novacron.control.store.kinds import FENCE_DEVICES, LINKS, NODES
 from novacron.control.store.records import WRITE_TRIES, Records, Write, remove
 from novacron.errors import CompareFailed, Conflict, Reason, StateConflict
 from novacron.model.node import Node, NodeState
@@ -65,9 +65,11 @@ class NodeService:
         raise CompareFailed(f"node {ref!r} is being changed by others: try again")
 
     def _links_of(self, node: Node) -> list[Write]:
-        """What was measured between it and others goes with it."""
+        """What was measured between it and others goes with it, and how its power was reached."""
         every = self._records.all(LINKS)
-        return [remove(LINKS, one) for one in every if node.id in (one.record.source_node, one.record.target_node)]
+        links = [remove(LINKS, one) for one in every if node.id in (one.record.source_node, one.record.target_node)]
+        device = self._records.get(FENCE_DEVICES, node.id)
+        return [*links, *([remove(FENCE_DEVICES, device)] if device else [])]
 
     def _check_forgettable(self, node: Node) -> None:
         if node.state not in GONE:
