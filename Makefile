@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
-.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler sim chaos slow lock clean
+.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler bench-failover sim chaos slow lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -59,6 +59,10 @@ bench-wan: setup ## Bytes on a WAN for 2 to 8 like guests against plain QEMU and
 
 bench-scheduler: setup ## Placing VMs on 100 to 5,000 nodes, alone and in batches, against a bare NumPy argmax
 	@$(PY) -m tests.bench.scheduler
+
+bench-failover: setup ## From a node's loss to its guest answering elsewhere, at the usual times and a fifth of them (long)
+	@scripts/system-packages test
+	@$(PY) -m tests.bench.failover
 
 sim: setup ## Ownership on virtual time: 2,000 seeds of faults, drawn plans, and every rule broken on purpose
 	@$(PY) -m tests.sim.ownership.run --seeds 2000

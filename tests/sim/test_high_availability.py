@@ -9,8 +9,10 @@ import pytest
 
 from novacron.agent.guard import AT_DEADLINE, BEFORE_JOIN
 from novacron.control.store.kinds import FENCES, MEMBERS, MIGRATIONS, NODES, VMS
+from novacron.control.store.records import update
 from novacron.errors import Unavailable
-from novacron.model.ha import FenceClass, HaPolicy, Protection
+from novacron.model import membership
+from novacron.model.ha import FenceClass, HaPolicy, Proof, Protection
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.membership import Membership, MemberState
 from novacron.model.migration import MigrationState
@@ -76,6 +78,36 @@ async def test_a_vm_of_a_node_that_lost_power_runs_elsewhere(tmp_path: Path) -> 
         await h.cluster.boot("a")
         await h.until(lambda: node_state(h, "a") is NodeState.UP, "back")
         assert await h.check_peace(vm_id) == "b"
+
+
+async def test_a_node_that_ends_its_machines_and_says_so_is_not_waited_for(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", ha=SURER)  # no class of the node would vouch for it: its word does
+        before, told_s = member(h, "a"), h.clock.monotonic_s()
+        assert await h.cluster["a"].leave()
+        assert h.cluster.world.running(vm_id) == []
+        after = member(h, "a")
+        assert (after.state, after.epoch, after.proof) == (MemberState.FENCED, before.epoch + 1, Proof.AGENT)
+        await _runs_on(h, vm_id, "b")
+        assert h.clock.monotonic_s() - told_s < 5
+        with pytest.raises(Unavailable):  # an order that was long on its way
+            h.cluster["a"].member.check(vm_id, 99, before.epoch, 0)
+        await h.cluster.kill("a")
+        await h.cluster.boot("a")
+        await h.until(lambda: node_state(h, "a") is NodeState.UP, "back")
+        assert await h.check_peace(vm_id) == "b"
+
+
+async def test_a_node_that_was_barred_meanwhile_still_counts_when_it_says_that_nothing_runs(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", ha=GUARDED)
+        stored = h.records.find(MEMBERS, h.cluster["a"].node_id)
+        barred = membership.barred(stored.record, stored.record, "for a test")
+        assert barred is not None
+        await h.records.commit(update(MEMBERS, stored, barred))
+        assert await h.cluster["a"].leave()
+        assert member(h, "a").proof is Proof.AGENT
+        await _runs_on(h, vm_id, "b")
 
 
 async def test_what_has_no_policy_or_asks_for_more_than_its_node_vouches_for_is_left_alone(tmp_path: Path) -> None:
