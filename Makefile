@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
-.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler bench-scale bench-events sim chaos slow lock clean
+.PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler bench-scale bench-events bench-failover sim chaos slow lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,10 @@ bench-scale: setup ## 1,000 simulated agents with 100,000 VMs on one server and 
 bench-events: setup ## Events to 1,000 WebSocket clients, 500 a second, and beside one that does not read
 	@scripts/system-packages test
 	@$(PY) -m tests.bench.events
+
+bench-failover: setup ## From a node's loss to its guest answering elsewhere, at the usual times and a fifth of them (long)
+	@scripts/system-packages test
+	@$(PY) -m tests.bench.failover
 
 sim: setup ## Ownership on virtual time: 2,000 seeds of faults, drawn plans, and every rule broken on purpose
 	@$(PY) -m tests.sim.ownership.run --seeds 2000

@@ -83,6 +83,13 @@ class Members:
         process.kill()
         process.wait(ENDING_S)
 
+    def revive(self, place: int) -> None:
+        """It runs, whether it was stopped or killed."""
+        if place in self._running:
+            self.signal(place, signal.SIGCONT)
+        else:
+            self.start(place)
+
     async def up(self, place: int) -> None:
         """Wait until a started member answers with a majority of the others behind it."""
         try:

@@ -15,13 +15,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from novacron.agent.dial import dialer
 from novacron.clock import SystemClock
 from novacron.control.line_listeners import Picture
-from novacron.control.link import Link
+from novacron.control.link import MAX_ASKED, Link
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, Reason, StaleGeneration, TooLarge
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.migration import Progress
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.wire import agent as wire
 from novacron.wire import moving
+from novacron.wire.membership import Beat, Plea, Question, Standing
 from tests.control.serving import SECRET, on_loopback, serving
 
 pytestmark = pytest.mark.anyio
@@ -438,3 +439,18 @@ def test_a_line_remembers_what_its_node_has_and_no_longer_has() -> None:
     picture.take(told(machine("a", MachineStatus.RUNNING), complete=True, networks=None))
     assert [one.vm_id for one in picture.hello().machines] == ["a"]
     assert picture.hello().networks == ("new",), "an older agent does not say"
+
+
+async def test_pleas_for_time_are_answered_while_heartbeats_wait_for_a_store_that_is_away(server: Server) -> None:
+    async def answer(node_id: str, question: Question) -> Standing:
+        if isinstance(question, Beat):
+            await asyncio.Event().wait()
+        return Standing(id=question.id, counted=True)
+
+    server.link.on_question(None, answer)
+    socket = await server.agent()
+    for number in range(2 * MAX_ASKED):
+        await socket.send(msgspec.json.encode(Beat(id=number, epoch=1, beats=number, ttl_s=15)))
+    await socket.send(msgspec.json.encode(Plea(id=99)))
+    assert await next_frame(socket, Standing) == Standing(id=99, counted=True)
+    await socket.close()

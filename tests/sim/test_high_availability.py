@@ -17,6 +17,7 @@ from novacron.control.once import Once
 from novacron.control.store.kinds import FENCE_DEVICES, FENCES, MEMBERS, MIGRATIONS, NODES, VMS
 from novacron.control.store.records import Write, update
 from novacron.errors import InvalidInput, StateConflict, Unavailable
+from novacron.model import membership
 from novacron.model.fence_device import FenceDevice, FenceDeviceKind, Power
 from novacron.model.ha import FenceClass, HaPolicy, Proof, Protection
 from novacron.model.machine import MachineReport, MachineStatus
@@ -110,6 +111,36 @@ async def test_several_are_taken_over_together_and_one_that_changes_meanwhile_ho
         assert together == [4]  # in vain, and then one by one
         assert [h.vm(vm_id).description for vm_id in vm_ids] == ["", "", "changed", ""]
         assert {h.vm(vm_id).generation for vm_id in vm_ids} == {2}
+
+
+async def test_a_node_that_ends_its_machines_and_says_so_is_not_waited_for(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", ha=SURER)  # no class of the node would vouch for it: its word does
+        before, told_s = member(h, "a"), h.clock.monotonic_s()
+        assert await h.cluster["a"].leave()
+        assert h.cluster.world.running(vm_id) == []
+        after = member(h, "a")
+        assert (after.state, after.epoch, after.proof) == (MemberState.FENCED, before.epoch + 1, Proof.AGENT)
+        await _runs_on(h, vm_id, "b")
+        assert h.clock.monotonic_s() - told_s < 5
+        with pytest.raises(Unavailable):  # an order that was long on its way
+            h.cluster["a"].member.check(vm_id, 99, before.epoch, 0)
+        await h.cluster.kill("a")
+        await h.cluster.boot("a")
+        await h.until(lambda: node_state(h, "a") is NodeState.UP, "back")
+        assert await h.check_peace(vm_id) == "b"
+
+
+async def test_a_node_that_was_barred_meanwhile_still_counts_when_it_says_that_nothing_runs(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", ha=GUARDED)
+        stored = h.records.find(MEMBERS, h.cluster["a"].node_id)
+        barred = membership.barred(stored.record, stored.record, "for a test")
+        assert barred is not None
+        await h.records.commit(update(MEMBERS, stored, barred))
+        assert await h.cluster["a"].leave()
+        assert member(h, "a").proof is Proof.AGENT
+        await _runs_on(h, vm_id, "b")
 
 
 async def test_what_has_no_policy_or_asks_for_more_than_its_node_vouches_for_is_left_alone(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ LOOK_S = 1.0
 """A deadline that has come nearer is noticed so late at the most; one that is further off is not missed."""
 
 AT_DEADLINE = "its node's heartbeats did not count in time, so it was ended: it may be started elsewhere"
+LEAVING = "its node was told to leave, so it was ended: it may be started elsewhere at once"
 BEFORE_JOIN = "its node was fenced, so it was ended before its node joined again: it may run elsewhere"
 
 
@@ -54,6 +55,11 @@ class Guard:
                 found.append(holding.vm_id)
         return tuple(found)
 
+    def living(self) -> tuple[str, ...]:
+        """All machines that live here, guarded or not."""
+        seen = ((holding.vm_id, self._driver.report(holding.vm_id)) for holding in self._ledger.all())
+        return tuple(vm_id for vm_id, report in seen if report is not None and report.status not in ENDED)
+
     def deadline_of(self, spec: MachineSpec) -> float | None:
         """What the timer of a machine that is started now is set to; None: it has none."""
         timed = (
@@ -80,6 +86,11 @@ class Guard:
         """Kill every one; whether none is left alive."""
         await asyncio.gather(*(self._end(vm_id, reason) for vm_id in self.guarded()))
         return not self.guarded()
+
+    async def clear(self, reason: str) -> bool:
+        """Kill whatever lives here, guarded or not; whether nothing is left alive."""
+        await asyncio.gather(*(self._end(vm_id, reason) for vm_id in self.living()))
+        return not self.living()
 
     async def _end(self, vm_id: str, reason: str) -> None:
         self._log.error("a machine is ended", vm_id=vm_id, why=reason)

@@ -1,4 +1,7 @@
-"""The agent process: builds the parts, adopts what lives, keeps a line to the server; leaves machines running."""
+"""The agent process: builds the parts, adopts what lives, keeps a line to the server; leaves machines running.
+
+But on SIGPWR, for a host that goes down: then it ends them all and says so, and they are started elsewhere at once.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ DRIVER = "qemu"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 after SIGTERM or SIGINT, 2 when the settings are wrong or the node is in use."""
+    """The exit code: 0 after SIGTERM, SIGINT or SIGPWR, 2 when the settings are wrong or the node is in use."""
     try:
         settings = parse(sys.argv[1:] if arguments is None else arguments)
         _log_as(settings.log_format)
@@ -194,6 +197,14 @@ class Agent:
     def _announce(self, frame: MigrationProgress) -> None:
         self.lines.announce(frame)
 
+    async def leave(self) -> bool:
+        """End every machine and tell a server, over the lines there are; whether that was written.
+
+        Nothing may take part in memberships any more (`member.run` has ended).
+        """
+        self.member.begin_leaving()
+        return await self.works.finish(FINISH_WITHIN_S) and await self.member.leave()
+
     async def _hello(self, heartbeat: Heartbeat) -> Hello:
         facts = msgspec.structs.replace(
             await self._host.facts((await self.driver.probe(),)),
@@ -235,10 +246,11 @@ def _pages(settings: AgentConfig) -> PageCache | None:
 
 
 async def serve(settings: AgentConfig) -> None:
-    """Adopt what lives, then keep the lines open until SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
+    """Adopt what lives, then keep the lines open until SIGTERM, SIGINT or SIGPWR."""
+    stopping, leaving = asyncio.Event(), asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGPWR, leaving.set)
     log = structlog.get_logger("agent")
     agent = Agent(settings, SystemClock())
     tasks: list[asyncio.Task[None]] = []
@@ -256,21 +268,31 @@ async def serve(settings: AgentConfig) -> None:
         log.info("adopted", machines=len(adopted))
         tasks += [asyncio.create_task(task, name=name) for name, task in agent.tasks()]
         tasks.append(asyncio.create_task(_until(stopping), name="stopping"))
+        tasks.append(asyncio.create_task(_until(leaving), name="leaving"))
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             if task.done():
                 await task
-        log.info("stopping; machines run on")
+        if leaving.is_set():
+            await _cancelled([task for task in tasks if task.get_name() == "member"])
+            log.warning("leaving", told_that_nothing_runs=await agent.leave())
+        else:
+            log.info("stopping; machines run on")
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancelled(tasks)
         await doors.aclose()
         await agent.works.finish(FINISH_WITHIN_S)
         await agent.links.close()
         await agent.proxies.close()
         await agent.movements.close()
         await agent.driver.close()
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """They have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _until(event: asyncio.Event) -> None:

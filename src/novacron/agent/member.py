@@ -9,18 +9,22 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import structlog
 
 from novacron.agent import tenure as tenures
 from novacron.agent import warrant
-from novacron.agent.guard import BEFORE_JOIN, Guard
+from novacron.agent.guard import BEFORE_JOIN, LEAVING, Guard
 from novacron.agent.tenure import Tenure
 from novacron.agent.warrant import Order
 from novacron.clock import Clock
 from novacron.errors import InvalidInput, NovaCronError, StaleGeneration, Unavailable
-from novacron.model.membership import Membership
+from novacron.model.ha import Proof
+from novacron.model.membership import Membership, MemberState
 from novacron.model.timing import MAX_TTL_S, STANDARD
-from novacron.wire.membership import Beat, Hold, Join, Plea, Question, Standing, Terms
+from novacron.wire.membership import Beat, Hold, Join, Leave, Plea, Question, Standing, Terms
+
+LEAVE_TRIES = 3
 
 Ask = Callable[[Question, float], Awaitable[Standing]]
 """Ask one server, and wait so many seconds for its answer. :raise NovaCronError: none came."""
@@ -44,6 +48,7 @@ class Member:
         self._sooner_s: float | None = None  # a shorter ttl counts before it is said
         self._held_until_s: float | None = None  # a longer ttl, asked for by a person
         self._counted = asyncio.Condition()
+        self._leaving: Leave | None = None
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
         self._log = structlog.get_logger("member")
@@ -221,6 +226,35 @@ class Member:
                 await self._hold(tenures.given_time(self.tenure, epoch, asked_s, agreed, self._now_s, self._timing))
 
         await asyncio.gather(*(plead(server_id) for server_id in sorted(self.tenure.servers)))
+
+    # -- leaving -------------------------------------------------------------------------------------------
+
+    def begin_leaving(self) -> None:
+        """From here on this node starts nothing. `run` must have ended: nothing joins any more."""
+        epoch = self.tenure.epoch
+        self.tenure = tenures.leaving(self.tenure, self._now_s)
+        if epoch:
+            self._leaving = Leave(id=0, state=MemberState.UP, epoch=epoch)
+
+    async def leave(self) -> bool:
+        """End every machine, see it, and say so: they may run elsewhere at once. Whether that was written.
+
+        Else everything is as if this node had fallen silent. What was being started must have come to its end.
+        """
+        if not await self._guard.clear(LEAVING):
+            self._log.error("a machine does not die, so this node cannot say that nothing of it runs")
+            return False
+        for _ in range(LEAVE_TRIES):
+            if self._leaving is None:
+                return False  # it takes no part, so nobody waits for its word
+            answer = await self._ask_one(msgspec.structs.replace(self._leaving, id=next(self._ids)))
+            if answer is None:
+                self._place += 1
+            elif answer.counted or answer.member is None or answer.member.state is MemberState.FENCED:
+                return answer.member is not None and answer.member.proof is Proof.AGENT  # written, now or unheard
+            else:  # it was barred, or a join of it was written later than its answer was waited for
+                self._leaving = Leave(id=0, state=answer.member.state, epoch=answer.member.epoch)
+        return False
 
     async def _ask_one(self, question: Question) -> Standing | None:
         """The answer of one server that has a line; None: none came in time."""

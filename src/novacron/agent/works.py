@@ -78,10 +78,11 @@ class Works:
         for asker in [asker for asker in self._by_asker if asker[0] is line]:
             self._leave(asker)
 
-    async def finish(self, within_s: float) -> None:
-        """Wait for works under way, but not longer."""
+    async def finish(self, within_s: float) -> bool:
+        """Wait for works under way, but not longer; whether none is left."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=within_s)
+        return not self._tasks
 
     def _may_lead(self, term: int) -> bool:
         """A newer leader's word goes: nobody waits in the name of an older one, and what is being done goes on."""

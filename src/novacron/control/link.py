@@ -32,7 +32,7 @@ from novacron.wire.agent import (
     Report,
     Welcome,
 )
-from novacron.wire.membership import Beat, Join, Plea, Question
+from novacron.wire.membership import Beat, Join, Leave, Plea, Question
 
 Answer = TypeVar("Answer")
 
@@ -65,7 +65,9 @@ MAX_BACKLOG = 1024
 """Reports waiting for their listeners before the line is dropped; the agent then dials again and tells everything."""
 
 MAX_ASKED = 8
-"""Questions of one node that are answered at once; what it asks beyond is dropped."""
+"""Questions of one node that are answered at once, of those that wait for the store and of pleas, which do not: while
+the store is away heartbeats pile up, and just then time must be given. What it asks beyond is dropped.
+"""
 
 _AT_ONCE = "migration."
 """Replies to these verbs are handed on at once, past waiting reports: a guest may be standing still."""
@@ -91,7 +93,8 @@ class _Line:
         self.backlog: asyncio.Queue[Hello | Report | Reply] = asyncio.Queue(MAX_BACKLOG)
         self.backlog.put_nowait(hello)
         self.told = asyncio.Event()  # nothing of this line will be told any more
-        self.asked: set[asyncio.Task[None]] = set()  # its questions that are being answered
+        self.asked: set[asyncio.Task[None]] = set()  # its questions that are being answered, but its pleas
+        self.pleas: set[asyncio.Task[None]] = set()
         self.reading: asyncio.Task[tuple[int, str]] | None = None
         self.closing: tuple[int, str] | None = None
 
@@ -315,18 +318,20 @@ class Link(LineListeners):
                     if line.backlog.full():
                         return CLOSE_BUSY, "reports come faster than they are taken in"
                     line.backlog.put_nowait(frame)
-                case Beat() | Join() | Plea():
-                    if len(line.asked) < MAX_ASKED:
-                        self._begin_answer(line, frame)
+                case Beat() | Join() | Plea() | Leave():
+                    self._begin_answer(line, frame)
                 case Hello():
                     return CLOSE_PROTOCOL, "a second hello"
                 case _:
                     return frame
 
     def _begin_answer(self, line: _Line, question: Question) -> None:
+        asked = line.pleas if isinstance(question, Plea) else line.asked
+        if len(asked) >= MAX_ASKED:
+            return
         answering = asyncio.create_task(self._answer(line, question), name=f"answer-{line.name}")
-        line.asked.add(answering)
-        answering.add_done_callback(line.asked.discard)
+        asked.add(answering)
+        answering.add_done_callback(asked.discard)
 
     async def _answer(self, line: _Line, question: Question) -> None:
         """In a task of its own: what is being written must not hold up what else the node says."""

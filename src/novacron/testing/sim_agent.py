@@ -166,6 +166,14 @@ class SimAgent:
         for work in tuple(self._doing):
             work.cancel()
 
+    async def leave(self) -> bool:
+        """As the agent process does when its host goes down: ends every machine, and says so; whether it counted."""
+        if self._belonging is not None:
+            self._belonging.cancel()
+            await asyncio.gather(self._belonging, return_exceptions=True)
+        self.member.begin_leaving()
+        return await self.member.leave()
+
     async def settled(self) -> None:
         """Wait until the works of the killed agent are over, and the threads that write its files."""
         ending = () if self._belonging is None else (self._belonging,)

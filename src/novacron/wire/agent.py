@@ -19,7 +19,7 @@ from novacron.model.machine import MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Progress
 from novacron.model.node import NodeFacts, NodeUsage
 from novacron.wire import belongings, link, membership, moving, network, snapshot, storage
-from novacron.wire.membership import Beat, Join, Plea, Standing, Terms
+from novacron.wire.membership import Beat, Join, Leave, Plea, Standing, Terms
 from novacron.wire.verb import MachineVerb
 
 PATH = "/agent/v1/line"
@@ -107,7 +107,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="reply
     error: dict[str, Any] | None = None
 
 
-FromAgent = Hello | Report | MigrationProgress | Reply | Beat | Join | Plea
+FromAgent = Hello | Report | MigrationProgress | Reply | Beat | Join | Plea | Leave
 FromServer = Welcome | Call | Cancel | Standing
 
 

@@ -1,6 +1,6 @@
-"""Frames about a node's membership: heartbeats, joins and pleas for time, and what the server answers to each.
+"""Frames about a node's membership: heartbeats, joins, pleas for time, leaving, and what the server answers to each.
 
-    agent → server   Beat, Join, Plea
+    agent → server   Beat, Join, Plea, Leave
     server → agent   Standing, at most one for each; none when it is not known whether something was written
 
 An agent asks only servers whose Welcome named its terms (see wire.agent), so that older ones are not met with frames
@@ -61,6 +61,16 @@ class Plea(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="plea")
     id: int
 
 
+class Leave(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="leave"):
+    """Every machine of this node was ended, and seen to have ended: they may run elsewhere at once. state, epoch: of
+    the record that it speaks of (rule R14). An older server does not know the word, and ends the line.
+    """
+
+    id: int
+    state: MemberState
+    epoch: int
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="standing"):
     """counted: it was written, or promised. member: the record as it stands now; None: there is none, or not asked.
     servers, places: as in Terms, as that server sees them now; empty: as before.
@@ -82,4 +92,4 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 VERBS: dict[str, type[msgspec.Struct]] = {"member.hold": Hold}
-Question = Beat | Join | Plea
+Question = Beat | Join | Plea | Leave

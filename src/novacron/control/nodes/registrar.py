@@ -1,4 +1,4 @@
-"""Writes nodes' heartbeats and joins into their membership records, and promises them time when the store is away."""
+"""Writes nodes' heartbeats, joins and leaving into their membership records; promises time when the store is away."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from novacron.control.store.records import Records
 from novacron.errors import CompareFailed, NotFound
 from novacron.model import membership
 from novacron.model.membership import Membership, Pledge
-from novacron.wire.membership import Beat, Join, Plea, Question, ServerAt, Standing
+from novacron.wire.membership import Beat, Join, Leave, Plea, Question, ServerAt, Standing
 
 
 class Registrar:
@@ -47,6 +47,8 @@ class Registrar:
             case Plea():
                 self._sights.promise(node_id)
                 return Standing(id=question.id, counted=True)
+            case Leave():
+                return await self._leave(node_id, question)
 
     async def _beat(self, node_id: str, asked: Beat) -> Standing:
         try:
@@ -73,7 +75,19 @@ class Registrar:
             self._log.info("a join was overtaken", node_id=node_id)
         return self._standing(node_id, asked, written)
 
-    def _standing(self, node_id: str, asked: Beat | Join, written: Membership | None) -> Standing:
+    async def _leave(self, node_id: str, asked: Leave) -> Standing:
+        def write(member: Membership) -> Membership | None:
+            return membership.left(member, asked.state, asked.epoch)
+
+        try:
+            stored = await self._records.change(MEMBERS, node_id, write)
+        except NotFound:
+            return self._standing(node_id, asked, None)
+        if stored is not None:
+            self._log.warning("a node has left", node_id=node_id, why=stored.record.reason)
+        return self._standing(node_id, asked, stored.record if stored else None)
+
+    def _standing(self, node_id: str, asked: Beat | Join | Leave, written: Membership | None) -> Standing:
         stored = self._records.get(MEMBERS, node_id)
         now = written or (stored.record if stored else None)
         servers, places = self._servers(), self._places()
