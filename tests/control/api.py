@@ -19,6 +19,7 @@ from novacron.clock import SystemClock
 from novacron.config import ServerConfig
 from novacron.control.access.service import Access
 from novacron.control.application import application
+from novacron.control.balancer.loads import Loads
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.observe import Figures
@@ -252,11 +253,12 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     await ensure_default(records, clock, pool_id)
     me = Candidate(records.new_id(), directory.name, "this process")
     roster = Roster(store, clock, me, "http://novacron.test", STANDARD)
-    app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images, roster)
+    loads = Loads(agents, records, clock)
+    app = application(config, records, access, agents, Figures(records), clock, pool_id, room, images, roster, loads)
     work = {"access": access.run, "roster": roster.run}
     if lines:
         watch = watching(config, records, agents, clock, roster)
-        work |= workers(config, records, agents, clock, images, room)
+        work |= workers(config, records, agents, clock, images, room, loads)
         work |= guardians(config, records, agents, clock, room, pool_id, watch)
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)
