@@ -19,6 +19,7 @@ from novacron.clock import SystemClock
 from novacron.config import ServerConfig
 from novacron.control.access.service import Access
 from novacron.control.application import application
+from novacron.control.balancer.loads import Loads
 from novacron.control.fencing.parts import Fencing
 from novacron.control.ha.sights import Sights
 from novacron.control.images.service import ImageService
@@ -255,13 +256,12 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     me = Candidate(records.new_id(), directory.name, "this process")
     roster = Roster(store, clock, me, "http://novacron.test", STANDARD)
     fencing = Fencing(config, records, agents, Sights(records, clock), "the agents' secret", room, clock, pool_id)
-    app = application(
-        config, records, access, agents, Figures(records), clock, pool_id, room, images, roster, (fencing.routes(),)
-    )
+    loads, figures, doors = Loads(agents, records, clock), Figures(records), (fencing.routes(),)
+    app = application(config, records, access, agents, figures, clock, pool_id, room, images, roster, loads, doors)
     work = {"access": access.run, "roster": roster.run}
     if lines:
         watch = watching(config, records, agents, clock, roster)
-        work |= workers(config, records, agents, clock, images, room)
+        work |= workers(config, records, agents, clock, images, room, loads)
         work |= guardians(config, records, agents, clock, room, pool_id, watch, fencing.opens)
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)

@@ -11,6 +11,7 @@ import pytest
 
 from novacron.config import ServerConfig
 from novacron.control import once
+from novacron.control.balancer.loads import Loads
 from novacron.control.images.service import ImageService
 from novacron.control.room import Room
 from novacron.control.staff import HOUSEKEEPING_S, workers
@@ -71,7 +72,8 @@ async def test_the_house_is_kept_small(tmp_path: Path) -> None:
     config = ServerConfig(data_dir=tmp_path, pool_dir=tmp_path, keep_revisions=10)
     room = Room(records, config)
     images = ImageService(records, room, clock, tmp_path)
-    work = workers(config, records, TinyAgents(), clock, images, room)  # type: ignore[arg-type]
+    loads = Loads(TinyAgents(), records, clock)
+    work = workers(config, records, TinyAgents(), clock, images, room, loads)  # type: ignore[arg-type]
     kept = once.Once(store, f"{once.KEYS}admin/key", "request", clock.wall())
     await records.commit(*kept.note({}, 200))
     for number in range(30):

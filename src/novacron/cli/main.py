@@ -20,6 +20,7 @@ NOUNS = {
     ),
     "bulk-migration": ("novacron.cli.bulk_migration:bulk_migration", "Move many VMs within limits."),
     "plan": ("novacron.cli.plan:plan", "Say beforehand what emptying or losing a node would mean."),
+    "balancer": ("novacron.cli.balancer:balancer", "Have VMs moved to where they had better be."),
     "node": ("novacron.cli.node:node", "Look after the hosts that run VMs."),
     "ha": ("novacron.cli.ha_status:ha", "See what becomes of VMs when nodes fail."),
     "volume": ("novacron.cli.volume:volume", "Keep disks, with VMs and without."),

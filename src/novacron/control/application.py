@@ -11,6 +11,11 @@ from novacron.clock import Clock
 from novacron.config import ServerConfig
 from novacron.control import web
 from novacron.control.access.service import Access
+from novacron.control.balancer.loads import Loads
+from novacron.control.balancer.routes import router as balancer_routes
+from novacron.control.balancer.service import BalancerService
+from novacron.control.balancer.survey import Surveyor as BalancerSurveyor
+from novacron.control.balancer.view import settings_shown
 from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.routes import router as bulk_routes
 from novacron.control.bulk_migrations.service import BulkMigrationService
@@ -55,6 +60,7 @@ from novacron.control.snapshots.schedules import ScheduleService
 from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.view import ScheduleView, SnapshotView
 from novacron.control.store.kinds import (
+    BALANCER,
     BULK_MIGRATIONS,
     IMAGES,
     LINKS,
@@ -108,12 +114,13 @@ def application(
     room: Room,
     images: ImageService,
     roster: Roster,
+    loads: Loads,
     doors: Sequence[APIRouter] = (),
     joining: JoinService | None = None,
 ) -> FastAPI:
     """The web application on these parts; it starts nothing. doors: more; agents' check who asks."""
     vm_view, node_view = VmView(records), NodeView(room, lines)
-    moving, moving_views = _moving(records, room, lines, clock, pool_id)
+    moving, moving_views = _moving(records, room, lines, clock, pool_id, loads)
     image_view, template_view, pool_view = ImageView(records), TemplateView(records), PoolView(records, pool_id)
     volume_view = VolumeView(records)
     networking, networking_views = _networking(records, room, clock)
@@ -181,9 +188,9 @@ def _keeping(
 
 
 def _moving(
-    records: Records, room: Room, lines: Lines, clock: Clock, pool_id: str
+    records: Records, room: Room, lines: Lines, clock: Clock, pool_id: str, loads: Loads
 ) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
-    """What is asked of migrations, one and many, of rehearsals and policies, and how they are shown."""
+    """What is asked of migrations, one and many, of rehearsals, policies and the balancer, and how they are shown."""
     planner = Planner(records, room, lines, clock)
     links = Links(records, lines, clock, planner)
     service = MigrationService(records, room, clock, planner, links)
@@ -196,12 +203,14 @@ def _moving(
         policy_routes(records, PolicyService(records, room, clock), policy_view),
         bulk_routes(records, bulk, bulk_view),
         rehearsal_routes(records, rehearsals, rehearsal_view),
+        balancer_routes(BalancerService(records, BalancerSurveyor(records, room, planner, loads, clock), clock)),
     )
     views: dict[str, View] = {
         MIGRATIONS.prefix: view.data,
         POLICIES.prefix: policy_view.data,
         BULK_MIGRATIONS.prefix: bulk_view.data,
         REHEARSALS.prefix: rehearsal_view.data,
+        BALANCER.prefix: settings_shown,
         LINKS.prefix: lambda figure, _: link_shown(records, clock, figure),
     }
     return routers, views

@@ -22,6 +22,7 @@ from novacron.control import premises
 from novacron.control.access.service import TOKEN_FILE, Access
 from novacron.control.advertiser import Advertiser
 from novacron.control.application import application
+from novacron.control.balancer.loads import Loads
 from novacron.control.fencing.parts import Fencing
 from novacron.control.images.door import router as image_door
 from novacron.control.images.service import ImageService
@@ -109,14 +110,15 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         watch = watching(config, records, link, clock, roster)
         fencing = Fencing(config, records, link, watch.sights, secret, room, clock, pool_id)
         doors = (image_door(records, config.pool_dir, joining.doorman), *joining.doors(), fencing.routes())
+        loads = Loads(link, records, clock)
         app = application(
-            config, records, access, link, figures, clock, pool_id, room, images, roster, doors, joining.service
+            config, records, access, link, figures, clock, pool_id, room, images, roster, loads, doors, joining.service
         )
         leader = Leader(store, clock, candidate, timing)
 
         def makes(led: Records, lines: LedLines) -> Mapping[str, Work]:
             return {
-                **workers(config, led, lines, clock, images, room),
+                **workers(config, led, lines, clock, images, room, loads),
                 **guardians(config, led, lines, clock, room, pool_id, watch, fencing.opens),
             }
 
@@ -124,6 +126,7 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
             return leader.run(lambda term: reign(term, records, link, clock, makes, figures.worker_failed))
 
         works: dict[str, Work] = {"access": access.run, "store_seen": lambda: seen.run(clock), "roster": roster.run}
+        works["loads"] = loads.run
         if config.mdns and joining.authority is not None:
             works["mdns"] = Advertiser(candidate.server_id, place, joining.authority.fingerprint, config.host).run
         running = _begun({**works, **joining.works(link), "leader": lead}, clock, figures, stack)

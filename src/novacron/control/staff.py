@@ -9,6 +9,10 @@ from typing import Protocol
 from novacron.clock import Clock
 from novacron.config import ServerConfig
 from novacron.control import once
+from novacron.control.balancer.loads import Loads
+from novacron.control.balancer.service import BalancerService
+from novacron.control.balancer.survey import Surveyor as BalancerSurveyor
+from novacron.control.balancer.worker import BalancerWorker
 from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.worker import BulkWorker
 from novacron.control.fencing.device import Opens
@@ -60,14 +64,25 @@ class Members(Protocol):
 
 
 def movers(
-    config: ServerConfig, records: Records, room: Room, lines: Agents, clock: Clock, distribution: Distribution
-) -> tuple[Conductor, BulkWorker]:
-    """Who conducts migrations, and who has those of bulk migrations begun."""
+    config: ServerConfig,
+    records: Records,
+    room: Room,
+    lines: Agents,
+    clock: Clock,
+    distribution: Distribution,
+    loads: Loads,
+) -> Mapping[str, Work]:
+    """Who conducts migrations, and who has those of bulk migrations and of the balancer begun."""
     planner = Planner(records, room, lines, clock)
     service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
     slots = Slots(config.migrations_per_node, config.migrations_at_once)
     conductor = Conductor(records, lines, clock, service, distribution, slots)
-    return conductor, BulkWorker(records, room, service, Surveyor(records, room, planner), clock)
+    balancing = BalancerService(records, BalancerSurveyor(records, room, planner, loads, clock), clock)
+    return {
+        "conductor": conductor.run,
+        "bulk_migrations": BulkWorker(records, room, service, Surveyor(records, room, planner), clock).run,
+        "balancer": BalancerWorker(records, balancing, service, clock).run,
+    }
 
 
 def workers(
@@ -77,6 +92,7 @@ def workers(
     clock: Clock,
     images: ImageService,
     room: Room,
+    loads: Loads,
 ) -> Mapping[str, Work]:
     """What runs on the one server that leads, by name. Takes in what nodes say from now on."""
     observer = Observer(records, lines, clock)
@@ -97,13 +113,11 @@ def workers(
                 await records.store.compact(revision - config.keep_revisions)
 
     distribution = Distribution(records, lines)
-    conductor, bulk = movers(config, records, room, lines, clock, distribution)
     return {
         "filler": Filler(records, images, clock, config.import_allow, config.import_ca).run,
         "cache": Cache(records, lines, clock, distribution).run,
         "reconciler": Reconciler(records, lines, clock, distribution).run,
-        "conductor": conductor.run,
-        "bulk_migrations": bulk.run,
+        **movers(config, records, room, lines, clock, distribution, loads),
         "rehearsals": RehearsalWorker(records, lines, clock, distribution).run,
         "weaver": weaver.run,
         "observer": observer.run,

@@ -27,6 +27,7 @@ class ObjectType(StrEnum):
     BULK_MIGRATION = "bulk_migration"
     MIGRATION_REHEARSAL = "migration_rehearsal"
     LINK = "link"
+    BALANCER = "balancer"
 
 
 class ChangeKind(StrEnum):

@@ -93,6 +93,13 @@ class Draft:
         node = self._columns.nodes[row]
         return node.id if node is not None and scores[row] > _CANNOT else None
 
+    def able(self, need: Need) -> list[str]:
+        """The ids of all nodes that can take it, the best first; of equal ones the name that sorts first."""
+        scores = self.scores(need)
+        found = [(-float(scores[row]), node) for row, node in enumerate(self._columns.nodes) if node is not None]
+        able = sorted((score, node.name, node.id) for score, node in found if score < np.inf)
+        return [node_id for _, _, node_id in able]
+
     def promise(self, need: Need, node_id: str) -> None:
         """Its machine goes there: what is chosen from now on takes that into account."""
         row = self._columns.row_of[node_id]

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from novacron.errors import Reason, StoreCorrupt
+from novacron.model.balancer import Settings as BalancerSettings
 from novacron.model.bulk_migration import BulkMigration
 from novacron.model.event import ObjectType
 from novacron.model.fence_device import FenceDevice
@@ -122,12 +123,12 @@ POLICIES: Kind[Policy] = Kind("migration_policies/", Policy, ObjectType.MIGRATIO
 BULK_MIGRATIONS: Kind[BulkMigration] = Kind("bulk_migrations/", BulkMigration, ObjectType.BULK_MIGRATION, named=False)
 REHEARSALS: Kind[Rehearsal] = Kind("migration_rehearsals/", Rehearsal, ObjectType.MIGRATION_REHEARSAL, named=False)
 LINKS: Kind[LinkFigure] = Kind("links/", LinkFigure, ObjectType.LINK, named=False)
+BALANCER: Kind[BalancerSettings] = Kind("balancer/", BalancerSettings, ObjectType.BALANCER, named=False)  # one record
 # The next three are for servers alone: no event tells of them (control.stream has no view of theirs).
 MEMBERS: Kind[Membership] = Kind("members/", Membership, ObjectType.NODE, named=False)
 FENCES: Kind[FenceLog] = Kind("fences/", FenceLog, ObjectType.NODE, named=False)
 FENCE_DEVICES: Kind[FenceDevice] = Kind("fence_devices/", FenceDevice, ObjectType.NODE, named=False)
 KINDS: tuple[Kind[Any], ...] = (
     VMS, NODES, IMAGES, MIGRATIONS, POOLS, VOLUMES, NETWORKS, SECURITY_GROUPS, SNAPSHOTS, SCHEDULES, TEMPLATES,
-    POLICIES, BULK_MIGRATIONS, REHEARSALS, LINKS, MEMBERS, FENCES,
-    FENCE_DEVICES,
+    POLICIES, BULK_MIGRATIONS, REHEARSALS, LINKS, BALANCER, MEMBERS, FENCES, FENCE_DEVICES,
 )  # fmt: skip
