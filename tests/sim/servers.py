@@ -1,29 +1,22 @@
 """Several servers over one store, in one process: each with records, lines and workers of its own, frozen and killed.
 
-A server that is frozen does nothing and hears nothing, but its clock goes on: what it awaits of the store, of agents
-and of the clock is held back until it is thawed, and then comes all at once, in no order.
+What it is to be frozen: novacron.simulation.frost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from novacron.clock import Clock
 from novacron.control.ha.protected import Protected
 from novacron.control.ha.rescuer import Rescuer
 from novacron.control.ha.sights import Sights
 from novacron.control.ha.warden import Warden
 from novacron.control.leader import Leader
-from novacron.control.line_listeners import HelloListener, ProgressListener, ReportListener, Unsubscribe
-from novacron.control.link import Answer
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.links import Links
 from novacron.control.migrations.planner import Planner
@@ -33,174 +26,20 @@ from novacron.control.nodes.observer import Observer
 from novacron.control.nodes.registrar import Registrar
 from novacron.control.pools.service import ensure_default
 from novacron.control.reign import LedLines, reign
-from novacron.control.store.base import Change, Delete, Entry, Expect, Page, Put, Store
+from novacron.control.store.base import Store
 from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.supervise import Work
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker
-from novacron.errors import NovaCronError, StoreUnavailable
 from novacron.model.leadership import STANDARD, Candidate
 from novacron.model.timing import STANDARD as STANDARD_TIMING
+from novacron.simulation.frost import Frost, FrostClock, FrostLines, FrostStore
 from novacron.testing.hand_clock import HandClock
 from novacron.testing.sim_cluster import SimCluster
-from novacron.testing.sim_lines import SimLines
 from novacron.testing.sim_pool import POOL_ID
 from novacron.wire.membership import Question, Standing, Terms
 from tests.sim.house import House
-
-
-class Frost:
-    """What holds a server's tasks back. `dead`: for good."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._held: list[asyncio.Future[None]] = []
-        self._frozen = self._dead = False
-
-    async def passed(self) -> None:
-        """Return when the server runs. :raise StoreUnavailable: it never will."""
-        if self._dead:
-            raise StoreUnavailable("this server is dead")
-        if self._frozen:
-            held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._held.append(held)
-            await held
-
-    async def around(self, doing: Awaitable[Any]) -> Any:
-        """Begin it when the server runs, and know of its outcome when the server runs."""
-        try:
-            await self.passed()
-        except BaseException:
-            if inspect.iscoroutine(doing):
-                doing.close()
-            raise
-        try:
-            outcome = await doing
-        except NovaCronError:
-            await self.passed()
-            raise
-        await self.passed()
-        return outcome
-
-    def freeze(self) -> None:
-        self._frozen = True
-
-    def thaw(self) -> None:
-        self._frozen = False
-        self._rng.shuffle(self._held)
-        for held in self._held:
-            if not held.done():
-                held.set_result(None)
-        self._held.clear()
-
-    def kill(self) -> None:
-        self._dead = True
-        for held in self._held:
-            if not held.done():
-                held.set_exception(StoreUnavailable("this server is dead"))
-        self._held.clear()
-
-
-class FrostClock:
-    """Implements Clock."""
-
-    def __init__(self, clock: Clock, frost: Frost) -> None:
-        self._clock, self._frost = clock, frost
-        self.monotonic_s, self.wall = clock.monotonic_s, clock.wall
-
-    async def sleep(self, seconds: float) -> None:
-        try:
-            await self._frost.around(self._clock.sleep(seconds))
-        except StoreUnavailable:
-            await asyncio.Event().wait()  # the dead do not wake, not even to fail
-
-
-class FrostStore:
-    """Implements Store. `at_door` may hold back a commit that has left the server, whatever becomes of that."""
-
-    def __init__(self, store: Store, frost: Frost, clock: HandClock) -> None:
-        self._store, self._frost, self._clock = store, frost, clock
-        self.at_door: Callable[[Sequence[Put | Delete]], Awaitable[None]] | None = None
-
-    async def get(self, key: str) -> Entry | None:
-        found: Entry | None = await self._frost.around(self._store.get(key))
-        return found
-
-    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Page:
-        page: Page = await self._frost.around(self._store.list(prefix, after=after, limit=limit))
-        return page
-
-    async def commit(self, ops: Sequence[Put | Delete], expect: Sequence[Expect] = ()) -> int:
-        async def arriving() -> int:
-            if self.at_door is not None:
-                await self.at_door(ops)
-            with self._clock.held():  # as in House: a disk takes real time
-                return await self._store.commit(ops, expect)
-
-        return int(await self._frost.around(arriving()))
-
-    async def watch(self, prefix: str, *, after: int) -> AsyncIterator[tuple[Change, ...]]:
-        async for changes in self._store.watch(prefix, after=after):
-            await self._frost.passed()
-            yield changes
-
-    async def revision(self) -> int:
-        return int(await self._frost.around(self._store.revision()))
-
-    async def compact(self, revision: int) -> None:
-        await self._frost.around(self._store.compact(revision))
-
-    async def close(self) -> None:
-        """The store is everybody's."""
-
-
-class FrostLines:
-    """Implements reign.Lines. It hears when it runs."""
-
-    def __init__(self, lines: SimLines, frost: Frost, clock: Clock) -> None:
-        self._lines, self._frost, self._clock = lines, frost, clock
-        self._heard_s: dict[str, float] = {}
-        self.is_connected = lines.is_connected
-        self.greet = lines.greet
-        lines.on_hello(self._heard(lambda hello: hello.node_id))
-        lines.on_report(self._heard(lambda node_id, _report: node_id))
-
-    def _heard(self, who: Callable[..., str]) -> Callable[..., Awaitable[None]]:
-        async def hear(*told: Any) -> None:
-            await self._frost.passed()
-            self._heard_s[who(*told)] = self._clock.monotonic_s()
-
-        return hear
-
-    def heard_ago_s(self, node_id: str) -> float | None:
-        heard_s = self._heard_s.get(node_id)
-        return None if heard_s is None else self._clock.monotonic_s() - heard_s
-
-    async def call(
-        self, node_id: str, args: msgspec.Struct, answer: type[Answer], *, deadline_s: float, term: int = 0
-    ) -> Answer:
-        calling = self._lines.call(node_id, args, answer, deadline_s=deadline_s, term=term)
-        found: Answer = await self._frost.around(calling)
-        return found
-
-    def on_progress(self, migration_id: str, listener: ProgressListener | None) -> None:
-        self._lines.on_progress(migration_id, listener)
-
-    def on_hello(self, listener: HelloListener) -> Unsubscribe:
-        return self._lines.on_hello(self._thawed(listener))
-
-    def on_report(self, listener: ReportListener) -> Unsubscribe:
-        return self._lines.on_report(self._thawed(listener))
-
-    def _thawed(self, listener: Callable[..., Awaitable[None] | None]) -> Callable[..., Awaitable[None]]:
-        async def tell(*told: Any) -> None:
-            await self._frost.passed()
-            answer = listener(*told)
-            if inspect.isawaitable(answer):
-                await answer
-
-        return tell
 
 
 class SimServer:

@@ -44,7 +44,7 @@ from novacron.control.store.records import Records
 from novacron.control.supervise import Work, keep_going
 from novacron.control.volumes.adopt import adopt_disks
 from novacron.errors import InvalidInput
-from novacron.model.leadership import ALONE, STANDARD, Candidate
+from novacron.model.leadership import ALONE, STANDARD, Candidate, Timing
 
 STORE_FILE = "store.db"
 NEVER = 1 << 62
@@ -96,13 +96,7 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         await joining.start()
         link = Link(clock, secret, novacron.__version__, joining.doorman)
         figures = Figures(records)
-        room = Room(records, config)
-        room.promised()  # all records are gone through for the first time here: later a leader would lapse by it
-        images = ImageService(records, room, clock, config.pool_dir)
-        if timing.is_alone:  # else what is being received may be another server's
-            await images.sweep()
-        await ensure_default(records, clock, pool_id)
-        await adopt_disks(records, clock, pool_id)
+        room, images = await _furnish(config, records, clock, timing, pool_id)
         candidate = _candidate(config, records)
         place = place_of(config, address, joining.authority)
         roster = Roster(store, clock, candidate, address, timing, place)
@@ -151,6 +145,20 @@ async def _open_store(
     seen = Seen(store, config.data_dir / SEEN_FILE, lambda: str(uuid.uuid4()))
     await seen.admit()
     return store, seen
+
+
+async def _furnish(
+    config: ServerConfig, records: Records, clock: Clock, timing: Timing, pool_id: str
+) -> tuple[Room, ImageService]:
+    """Room and images, and what every installation has: a default pool, a volume for each disk of before volumes."""
+    room = Room(records, config)
+    room.promised()  # all records are gone through for the first time here: later a leader would lapse by it
+    images = ImageService(records, room, clock, config.pool_dir)
+    if timing.is_alone:  # else what is being received may be another server's
+        await images.sweep()
+    await ensure_default(records, clock, pool_id)
+    await adopt_disks(records, clock, pool_id)
+    return room, images
 
 
 def _begun(

@@ -283,7 +283,8 @@ class FakeMoves(FakeHands):
         if machine is not None:
             size = machine.launch.spec.memory_mib << 20
             if machine.moved:
-                figures = Figures(bytes_transferred=size, memory_bytes=size, iterations=1, downtime_qemu_ms=0.0)
+                sent = self._world.stream_bytes(machine)
+                figures = Figures(bytes_transferred=sent, memory_bytes=size, iterations=1, downtime_qemu_ms=0.0)
             self._host.set_status(machine, MachineStatus.STOPPED, f"released by migration {migration_id}")
             del self._host.machines[vm_id]
         self._trouble("release", after=True)

@@ -22,10 +22,11 @@ async def transferred(
     volume_ids: tuple[str, ...],
 ) -> Departure:
     """The hypervisor's own work: nobody's cancellation but `reclaim`'s ends it."""
-    total = machine.launch.spec.memory_mib << 20
+    total = world.stream_bytes(machine)
     try:
         for tick in range(1, world.ticks + 1):
-            await world.clock.sleep(world.transfer_s / world.ticks)
+            receiver = world.waiting_at(to)
+            await world.clock.sleep(world.tick_s(machine, host, receiver[0] if receiver else host))
             _peer(world, host, machine, to)
             sent = total * tick // world.ticks
             progress(

@@ -116,6 +116,17 @@ class FakeWorld:
     def is_cut(self, one: str, other: str) -> bool:
         return frozenset({one, other}) in self._cut
 
+    def changed(self, host: str, vm_id: str, status: MachineStatus) -> None:
+        """A copy on that host is in that status from now on; for worlds that count."""
+
+    def stream_bytes(self, machine: FakeMachine) -> int:
+        """How much goes over the network for its memory to come over."""
+        return machine.launch.spec.memory_mib << 20
+
+    def tick_s(self, machine: FakeMachine, source: FakeHost, target: FakeHost) -> float:  # noqa: ARG002
+        """How long the next of the `ticks` parts of its stream takes."""
+        return self.transfer_s / self.ticks
+
     def new_port(self) -> int:
         return next(self._ports)
 
@@ -242,7 +253,10 @@ class FakeHost:
             for task in (machine.transfer, machine.timer):
                 if task is not None:
                     task.cancel()
+        gone = tuple(self.machines)
         self.machines.clear()
+        for vm_id in gone:
+            self.world.changed(self.name, vm_id, MachineStatus.ABSENT)
 
     def transfers(self) -> list[str]:
         """Ids of the machines that are being sent from here."""
@@ -260,5 +274,6 @@ class FakeHost:
             since=self.world.clock.wall(),
             pid=0 if status in ENDED else before.pid,
         )
+        self.world.changed(self.name, before.vm_id, status)
         for listener in tuple(self.listeners):
             listener(machine.report)

@@ -60,14 +60,26 @@ class HandClock:
             heapq.heappop(self._sleepers)
         return self._sleepers[0][0] if self._sleepers else None
 
+    def wake_next(self) -> bool:
+        """Let time pass until the next sleeper wakes; for who knows that nobody can do anything before that.
+
+        False: nobody sleeps, or time is held.
+        """
+        wake_s = self.next_wake_s
+        if self._holders or wake_s is None:
+            return False
+        _, _, woken = heapq.heappop(self._sleepers)
+        self._now_s = wake_s
+        woken.set_result(None)
+        return True
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""
         await self.settle()
+        await self._free.wait()
         until_s = self._now_s + seconds
         while (wake_s := self.next_wake_s) is not None and wake_s <= until_s:
-            _, _, woken = heapq.heappop(self._sleepers)
-            self._now_s = wake_s
-            woken.set_result(None)
+            self.wake_next()
             await self.settle()
             await self._free.wait()
         self._now_s = until_s

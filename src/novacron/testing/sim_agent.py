@@ -100,6 +100,8 @@ class SimAgent:
         self.ledger = SimLedger(self.root / "state" / "machines", self._life)
         self.fence_class = FenceClass.TIMER  # what its next agent declares
         self.takes_part = True  # else it is an agent of an older version
+        self.cpu_count, self.memory_mib = 8, 16384
+        self.driver_type: type[FakeDriver] = FakeDriver
         self._belonging: asyncio.Task[None] | None = None
         self.member: Member
         self.machines: Machines
@@ -122,7 +124,7 @@ class SimAgent:
         depot = Depot(self.pool, self._pool_of)
         provisioner = Provisioner(depot, networks, run_dir, uid_base=0)
         self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
-        self.driver = FakeDriver(self.host, life)
+        self.driver = self.driver_type(self.host, life)
         clock = self.host.world.clock
         guard = Guard(ledger, self.driver, clock, self.fence_class)
         provisioner.deadline_of = guard.deadline_of
@@ -209,8 +211,8 @@ class SimAgent:
             boot_id=self.host.boot_id,
             cpu_model="fake64",
             cpu_flags=(),
-            cpu_count=8,
-            memory_mib=16384,
+            cpu_count=self.cpu_count,
+            memory_mib=self.memory_mib,
             agent_version="sim",
             pool_ids=(await self.pool.pool_id(),),
             bridges=("br0",),
@@ -232,7 +234,7 @@ class SimAgent:
 
     def usage(self, machines: tuple[MachineReport, ...]) -> NodeUsage:
         return NodeUsage(
-            memory_available_mib=16384,
+            memory_available_mib=self.memory_mib,
             pool_free_bytes=1 << 40,
             pool_size_bytes=1 << 40,
             machines_running=running(machines),

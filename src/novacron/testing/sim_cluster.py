@@ -32,13 +32,20 @@ from novacron.wire.agent import MigrationProgress
 class SimCluster(SimLines):
     """The agents, and the lines of one server to them; `another_server` has lines of its own.
 
-    own_pools: each node has a default pool of its own.
+    own_pools: each node has a default pool of its own. world: instead of one whose streams take `transfer_s`.
     """
 
     def __init__(
-        self, root: Path, clock: Clock, names: Sequence[str], *, transfer_s: float = 0.0, own_pools: bool = False
+        self,
+        root: Path,
+        clock: Clock,
+        names: Sequence[str],
+        *,
+        transfer_s: float = 0.0,
+        own_pools: bool = False,
+        world: FakeWorld | None = None,
     ) -> None:
-        self.world = FakeWorld(clock, transfer_s=transfer_s)
+        self.world = world or FakeWorld(clock, transfer_s=transfer_s)
         self.pool = SimPool(root / "pool")
         self._others: list[SimLines] = []
         agents = {
