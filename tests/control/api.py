@@ -43,6 +43,7 @@ from novacron.model.prediction import Measurement
 from novacron.model.vm import Desired, Pins, Vm, VmSpec
 from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.link import LinkAt, LinkFound, LinkListen, LinkProbe
+from novacron.wire.membership import Hold
 from novacron.wire.moving import DiscardCopies, Measure
 
 POOL_ID = "0190b36e-0000-7000-8000-00000000aaaa"
@@ -77,7 +78,7 @@ class TinyAgents:
             if self.link is None:
                 raise Unavailable("the link to 192.0.2.2:1 cannot be measured: it does not answer in time")
             return self.link
-        if isinstance(args, DiscardCopies):
+        if isinstance(args, DiscardCopies | Hold):
             return None
         assert isinstance(args, Console)
         return self.console

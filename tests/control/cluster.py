@@ -14,7 +14,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from novacron.agent import credentials, membership, renewer
+from novacron.agent import credentials, enrolment, renewer
 from novacron.agent.credentials import Badge
 from novacron.agent.dial import dialer
 from novacron.clock import SystemClock
@@ -102,7 +102,7 @@ class Node:
         key_pem, csr_pem = credentials.request(self.id, self.name, parted[0])
         ask = change(wire.Join(token=parted[0], node_id=self.id, node_name=self.name, csr_pem=csr_pem))
         now_s = SystemClock().wall().timestamp
-        issued = await asyncio.to_thread(membership.join, self.cluster.url, ask, parted[1], now_s)
+        issued = await asyncio.to_thread(enrolment.join, self.cluster.url, ask, parted[1], now_s)
         self.badge.keep(issued, key_pem)
 
     async def renew(self) -> None:

@@ -135,13 +135,18 @@ def fuzzed(target: _Target) -> schemathesis.BaseSchema:
 # Schema-valid and yet refused: names of nothing, images that do not fit, stale revisions. That is what 422 and 412 say.
 # (Who may ask is tested by hand in test_api_access.py: the check for it does not see a configured header.)
 TOO_SIMPLE = [positive_data_acceptance, ignored_auth, not_a_server_error]
+REACHES_OUT = {"/api/v1/nodes/{node}/fence-device/power"}
+"""What asks a host that the request before it named, which would be anybody's."""
+
 REFUSALS = {"no_room", "node_unreachable"}
 """What may be said with a status from 500 up: there is no room, or nobody at the other end."""
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_no_request_breaks_the_api(fuzzed: schemathesis.BaseSchema, mode: GenerationMode) -> None:
-    operations = [result.ok() for result in fuzzed.get_all_operations()]
+    everything = [result.ok() for result in fuzzed.get_all_operations()]
+    operations = [one for one in everything if one.path not in REACHES_OUT]
+    assert len(everything) - len(operations) == len(REACHES_OUT)
     assert len(operations) > 25
     for operation in operations:
         try:

@@ -15,7 +15,7 @@ import structlog
 from starlette.requests import HTTPConnection
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from novacron.agent import credentials, membership
+from novacron.agent import credentials, enrolment
 from novacron.agent.dial import dialer
 from novacron.control.joining import authority, ledger
 from novacron.control.joining.certificates import fingerprint, new_ca, new_key
@@ -58,7 +58,7 @@ async def turned_away(node: Node) -> NovaCronError:
     with pytest.raises(InvalidStatus) as caught:
         await node.dial()
     response = caught.value.response
-    return membership.refusal(bytes(response.body or b""), response.status_code)
+    return enrolment.refusal(bytes(response.body or b""), response.status_code)
 
 
 async def test_a_node_joins_and_speaks_for_itself_alone(cluster: Cluster) -> None:
@@ -260,7 +260,7 @@ async def test_a_node_whose_clock_is_off_is_told_so(tmp_path: Path) -> None:
         ask = wire.Join(token=parted[0], node_id="", node_name="n", csr_pem="")
         now_s = datetime.datetime.now(datetime.UTC).timestamp
         with pytest.raises(Unavailable, match="clock") as caught:
-            await asyncio.to_thread(membership.join, cluster.url, ask, parted[1], now_s)
+            await asyncio.to_thread(enrolment.join, cluster.url, ask, parted[1], now_s)
         assert codes(caught.value) == ["clock.off"]
 
 

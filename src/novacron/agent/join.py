@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from novacron import by_hand
-from novacron.agent import credentials, membership, renewer
+from novacron.agent import credentials, enrolment, renewer
 from novacron.agent.credentials import Badge
 from novacron.agent.main import locked, own_id
 from novacron.clock import SystemClock
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _join(flags: argparse.Namespace) -> str:
     """What was done, in words. The agent must not run meanwhile. :raise NovaCronError"""
-    membership.check_server(flags.server)
+    enrolment.check_server(flags.server)
     check_name(flags.node_name, "node_name")
     secret, fingerprint = read_token(flags.token_file)
     clock = SystemClock()
@@ -56,13 +56,13 @@ def _join(flags: argparse.Namespace) -> str:
         node_id = own_id(flags.state_dir, clock)
         key_pem, csr_pem = credentials.request(node_id, flags.node_name, secret)
         ask = wire.Join(token=secret, node_id=node_id, node_name=flags.node_name, csr_pem=csr_pem)
-        issued = membership.join(flags.server, ask, fingerprint, lambda: clock.wall().timestamp())
+        issued = enrolment.join(flags.server, ask, fingerprint, lambda: clock.wall().timestamp())
         Badge(flags.state_dir).keep(issued, key_pem)
     return f"node {flags.node_name} has joined; run its agent: novacron agent run --server {flags.server} …"
 
 
 def _renew(flags: argparse.Namespace) -> str:
-    membership.check_server(flags.server)
+    enrolment.check_server(flags.server)
     badge = Badge(flags.state_dir)
     if not badge.is_there:
         remedy = "join first: `novacron agent join`"

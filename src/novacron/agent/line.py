@@ -12,7 +12,7 @@ import structlog
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from novacron.agent import membership
+from novacron.agent import enrolment
 from novacron.agent.credentials import of_tls
 from novacron.agent.dial import Dial
 from novacron.agent.heartbeat import Heartbeat
@@ -91,7 +91,7 @@ class Line:
                     await self._live(socket, terms)
             except InvalidStatus as refused:
                 status = refused.response.status_code
-                said = membership.refusal(bytes(refused.response.body or b"{}"), status)
+                said = enrolment.refusal(bytes(refused.response.body or b"{}"), status)
                 hints = [reason.remedy for reason in said.reasons] or ["is it a NovaCron server?"]
                 self._log.error("the server refuses the line", status=status, why=said.message, remedy=hints)
             except NovaCronError as unusable:

@@ -194,11 +194,11 @@ class Member:
             await self._unheard()
             return
         self._away, self._seen = False, answer.member
-        self._take_list(answer)
         if answer.counted and answer.member is not None:
             self._refused = False
             await self._hold(tenures.joined(self.tenure, join, answer.member))
             self._log.info("joined", epoch=self.tenure.epoch, fence_class=self._guard.fence_class.name.lower())
+        self._take_list(answer)  # last: it may ask for another join
 
     async def _hold(self, tenure: Tenure) -> None:
         self.tenure = tenure

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from novacron.agent import credentials, membership
+from novacron.agent import credentials, enrolment
 from novacron.agent.credentials import Badge
 from novacron.clock import Clock
 from novacron.errors import NovaCronError, Unavailable
@@ -28,7 +28,7 @@ def renew(servers: Sequence[str], badge: Badge, node_id: str) -> None:
     failed = Unavailable("no server is known yet")
     for server in servers:
         try:
-            return badge.keep(membership.renew(server, badge.context(), ask), key_pem)
+            return badge.keep(enrolment.renew(server, badge.context(), ask), key_pem)
         except Unavailable as failure:
             failed = failure
     raise failed

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TYPES = (
     "vm", "node", "image", "migration", "pool", "volume", "network", "security_group", "snapshot", "schedule",
-    "template", "migration_policy", "bulk_migration", "migration_rehearsal", "link",
+    "template", "migration_policy", "bulk_migration", "migration_rehearsal", "link", "balancer",
 )  # fmt: skip
 
 

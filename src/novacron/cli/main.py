@@ -34,7 +34,10 @@ NOUNS = {
     "events": ("novacron.cli.events:events", "Show changes of VMs, nodes, images and migrations."),
     "context": ("novacron.cli.context:context", "Remember servers by name."),
     "lab": ("novacron.lab.commands:lab", "Try NovaCron with several nodes on this machine."),
-    "simulate": ("novacron.simulation.commands:simulate", "Play what would happen to a cluster."),
+    "simulate": (
+        "novacron.simulation.commands:simulate",
+        "Play a scenario: the real control plane over simulated nodes, on virtual time.",
+    ),
     "server": ("novacron.cli.run:server", "Run a control plane, and see which servers there are."),
     "agent": ("novacron.cli.run:agent", "Run a node's agent."),
     "cluster": ("novacron.cli.run:cluster", "Look after the CA by which servers and nodes know each other."),

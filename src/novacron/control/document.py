@@ -51,6 +51,7 @@ TAGS = {
     "migration policies": "Goals of migrations under a name, for the VMs that their labels select, or for all.",
     "bulk migrations": "Many moves within limits: planned before, paused, resumed, cancelled; nodes emptied.",
     "migration rehearsals": "Copies of VMs booted on other nodes and on networks of their own, looked at, deleted.",
+    "balancer": "Moves that would make the cluster better: settings, and what it would do now and why.",
     "servers": "The servers of a cluster: any answers, one leads.",
     "server": "The server itself.",
 }
