@@ -46,7 +46,7 @@ class BalancerService:
             try:
                 return Stored(new, await self._records.commit(write))
             except CompareFailed:
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
         raise CompareFailed("the balancer's settings are being changed by others: try again")
 
     async def plan(self) -> Plan | None:

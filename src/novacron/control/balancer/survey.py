@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.balancer.loads import Loads, settings_of
 from novacron.control.balancer.scene import Post, Price, Scene, Seat
+from novacron.control.breath import breathing
 from novacron.control.migrations.decide import is_at_rest, need_of
 from novacron.control.migrations.plan import NodePlan
 from novacron.control.migrations.planner import Learnt, Planner
@@ -65,9 +65,7 @@ class Surveyor:
         settings, now = settings_of(self._records), self._clock.wall()
         found = lately(self._records)
         seats, kept = [], {}
-        for number, stored in enumerate(self._records.all(VMS)):
-            if number % TOGETHER == TOGETHER - 1:
-                await asyncio.sleep(0)
+        async for stored in breathing(self._records.all(VMS), TOGETHER):
             if stored.record.node_id and stored.record.desired is not Desired.DELETED:
                 seat = kept[stored.record.id] = self._seat(stored)
                 held = _held(stored.record, found, settings, now)

@@ -75,7 +75,7 @@ class BulkMigrationService:
             except CompareFailed:
                 if await once.is_used():
                     raise
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
                 continue
             return Outcome(Stored(bulk, revision), 202)
         raise CompareFailed("the node is being changed by others: try again")

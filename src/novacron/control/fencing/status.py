@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from typing import Any
 
 import msgspec
 
 from novacron.clock import Clock
+from novacron.control.breath import breathing
 from novacron.control.ha import brake, spare
 from novacron.control.ha.claims import claim_of
 from novacron.control.ha.sights import Sights
@@ -41,10 +41,10 @@ class Status:
             if stored.record.spec.ha.policy is not HaPolicy.NONE and stored.record.node_id:
                 one = claim_of(self._records, stored.record, self._pool_id)
                 claims.setdefault(stored.record.node_id, []).append(one)
-        nodes = []
-        for stored_node in self._records.all(NODES):
-            nodes.append(self._node(stored_node.record, claims.get(stored_node.record.id, [])))
-            await asyncio.sleep(0)
+        nodes = [
+            self._node(stored.record, claims.get(stored.record.id, []))
+            async for stored in breathing(self._records.all(NODES), 1)
+        ]
         log = self._records.get(FENCES, FenceLog().id)
         fences = log.record if log else FenceLog()
         held = brake.storm(tuple(self._sights.all().values()), self._clock.monotonic_s(), self._timing)

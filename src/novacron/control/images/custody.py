@@ -36,7 +36,7 @@ class Custody:
     async def sweep(self, *, at_start: bool) -> None:
         """End what notes there are; at the start also what was being received. :raise Unavailable: no pool."""
         async with self.turn:
-            await self._records.caught_up(await self._records.store.revision())  # other servers keep files too
+            await self._records.refresh()  # other servers keep files too
             for note, digest in await self._shelf.notes():
                 if digest or at_start:
                     await self._end(note, digest)
@@ -96,7 +96,7 @@ class Custody:
         """End notes by what the records say now."""
         if not notes:
             return
-        await self._records.caught_up(await self._records.store.revision())
+        await self._records.refresh()
         for note in notes:
             await self._end(note, note.suffix[1:])
 

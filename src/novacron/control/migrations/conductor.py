@@ -142,7 +142,7 @@ class Conductor:
                 await self._one_action(migration, give_up_s)
                 silent_since_s, retry_s = None, FIRST_RETRY_S
             except CompareFailed:
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
             except (Unavailable, DeadlineExceeded) as passing:
                 now_s = self._clock.monotonic_s()
                 silent_since_s = now_s if silent_since_s is None else silent_since_s

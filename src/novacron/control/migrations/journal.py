@@ -195,7 +195,7 @@ class Journal:
         try:
             await self._records.commit(update(MIGRATIONS, migration, story), update(VMS, vm, held), *moved)
         except CompareFailed:
-            await self._records.caught_up(await self._records.store.revision())
+            await self._records.refresh()
             return False
         return True
 

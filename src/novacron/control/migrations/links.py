@@ -108,7 +108,7 @@ class Links:
             try:
                 revision = await self._records.commit(update(LINKS, old, figure) if old else create(LINKS, figure))
             except CompareFailed:
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
                 continue
             await self._records.caught_up(revision)
             return figure

@@ -78,7 +78,7 @@ class MigrationService:
                 except CompareFailed:
                     if await once.is_used():
                         raise
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return Outcome(Stored(migration, revision), 202)
         raise CompareFailed(f"VM {asked.vm!r} is being changed by others: try again")
@@ -106,7 +106,7 @@ class MigrationService:
                 try:
                     await self._records.commit(update(MIGRATIONS, stored, new), *beside, ticket)
                 except CompareFailed:
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return
         raise CompareFailed(f"migration {migration_id} or its VM is being changed by others: try again")

@@ -37,7 +37,7 @@ class Turns(Generic[R]):
                     if await once.is_used():
                         raise
                     await self._records.refuse_taken_name(self._kind, None, record, lost)
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return Outcome(Stored(record, revision), 201)
         raise CompareFailed("others kept writing: try again")
@@ -58,7 +58,7 @@ class Turns(Generic[R]):
                 try:
                     await self._records.commit(remove(self._kind, stored), ticket)
                 except CompareFailed:
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return
         raise CompareFailed(f"{self._kind.object_type.value} {ref!r} is being changed by others: try again")

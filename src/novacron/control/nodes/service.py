@@ -59,7 +59,7 @@ class NodeService:
                 try:
                     await self._records.commit(*writes)
                 except CompareFailed:
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return
         raise CompareFailed(f"node {ref!r} is being changed by others: try again")

@@ -43,7 +43,7 @@ async def ensure_default(records: Records, clock: Clock, pool_id: str) -> None:
     except NameTaken:
         await records.create(POOLS, msgspec.structs.replace(pool, name=f"{DEFAULT_NAME}-{pool_id}"))
     except CompareFailed:  # another server, started at the same time, was quicker
-        await records.caught_up(await records.store.revision())
+        await records.refresh()
 
 
 class PoolService:
@@ -119,7 +119,7 @@ class PoolService:
                 try:
                     await self._records.commit(remove(POOLS, stored), ticket)
                 except CompareFailed:
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return
         raise CompareFailed(f"pool {ref!r} is being changed by others: try again")

@@ -69,7 +69,7 @@ class RehearsalService:
                 except CompareFailed:
                     if await once.is_used():
                         raise
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return Outcome(Stored(rehearsal, revision), 202)
         raise CompareFailed(f"VM {asked.vm!r} is being changed by others: try again")

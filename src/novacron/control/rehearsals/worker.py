@@ -97,7 +97,7 @@ class RehearsalWorker:
                 await self._performer.perform(stored.record)
                 continue
             except CompareFailed:
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
                 continue
             except PASSING as passing:
                 self._log.info("will try again", rehearsal=rehearsal.id, state=state.value, why=passing.message)

@@ -225,7 +225,7 @@ class SnapshotService:
         except CompareFailed:
             if once and await once.is_used():
                 raise
-            await self._records.caught_up(await self._records.store.revision())
+            await self._records.refresh()
             return 0
 
     def _ask(self, by: str) -> Ask:

@@ -118,7 +118,7 @@ class SnapshotWorker:
                     await self._attempt(stored.record, action)
                 retry_s = FIRST_RETRY_S
             except CompareFailed:
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
             except PASSING as passing:
                 self._log.info("will try again", snapshot=snapshot_id, action=action.value, why=passing.message)
                 await self._clock.sleep(retry_s)

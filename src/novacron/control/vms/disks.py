@@ -105,7 +105,7 @@ class DiskService:
                 except CompareFailed:
                     if once and await once.is_used():
                         raise
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return outcome if new == stored.record else Outcome(Stored(new, revision), outcome.status)
         raise CompareFailed(f"VM {ref!r} is being changed by others: try again")

@@ -213,7 +213,7 @@ class Reconciler:
                 snapshots = farewells.ends(self._records, stored.record)
                 await self._records.commit(remove(VMS, stored), *volumes, *snapshots)
             except CompareFailed:
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
 
     async def _change(self, vm_id: str, change: _Change) -> None:
         if self._records.get(VMS, vm_id) is not None:

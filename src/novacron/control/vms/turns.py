@@ -37,7 +37,7 @@ async def record_born(records: Records, room: Room, once: Once, births: Births, 
                     raise
                 for vm in vms:
                     await records.refuse_taken_name(VMS, None, vm, lost)
-                await records.caught_up(await records.store.revision())
+                await records.refresh()
                 continue
             return [Stored(vm, revision) for vm in vms]
     raise CompareFailed("others kept changing the room that is left: try again")

@@ -53,7 +53,7 @@ class VolumeService:
                     if await once.is_used():
                         raise
                     await self._records.refuse_taken_name(VOLUMES, None, volume, lost)
-                    await self._records.caught_up(await self._records.store.revision())
+                    await self._records.refresh()
                     continue
                 return Outcome(Stored(volume, revision), 202)
         raise CompareFailed("others kept changing the pools: try again")
@@ -88,7 +88,7 @@ class VolumeService:
                 revision = await self._records.commit(update(VOLUMES, stored, new), *beside, *ticket)
             except CompareFailed as lost:
                 await self._records.refuse_taken_name(VOLUMES, stored.record, new, lost)
-                await self._records.caught_up(await self._records.store.revision())
+                await self._records.refresh()
                 continue
             return Outcome(Stored(new, revision), 202 if new.task or beside else 200)
         raise CompareFailed(f"volume {ref!r} is being changed by others: try again")
