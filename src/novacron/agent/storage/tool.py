@@ -6,7 +6,6 @@ A tool gets files as open descriptors (`/dev/fd/N`), not as paths: it reaches wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 from collections.abc import Iterable
@@ -15,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from novacron.agent.as_user import as_user
-from novacron.errors import DeadlineExceeded, DriverError, NoRoom, Reason, StateConflict, Unavailable
+from novacron.child import heard
+from novacron.errors import DriverError, NoRoom, Reason, StateConflict, Unavailable
 
 GIB = 1 << 30
 MAX_WORDS = 2048  # of what a tool says on stderr
@@ -64,24 +64,18 @@ class Tools:
         :raise DeadlineExceeded: it was ended. :raise DriverError: anything else, with its words.
         """
         process = await self._start(program, words, tuple(descriptors), uid, limits)
-        try:
-            async with asyncio.timeout(limits.deadline_s):
-                answer, said = await asyncio.gather(
-                    _read(process.stdout, MAX_ANSWER_BYTES + 1), _read(process.stderr, MAX_WORDS)
-                )
-                code = await process.wait()
-        except TimeoutError as late:
-            raise DeadlineExceeded(f"{program} did not end within {limits.deadline_s:.0f} s") from late
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if code != 0:
-            raise trouble(program, code, said.decode("utf-8", "replace").strip())
-        if len(answer) > MAX_ANSWER_BYTES:
+        said = await heard(
+            process,
+            program,
+            within_s=limits.deadline_s,
+            answer_bytes=MAX_ANSWER_BYTES + 1,
+            words_bytes=MAX_WORDS,
+        )
+        if said.code != 0:
+            raise trouble(program, said.code, said.words.decode("utf-8", "replace").strip())
+        if len(said.answer) > MAX_ANSWER_BYTES:
             raise DriverError(f"{program} answered with more than {MAX_ANSWER_BYTES} bytes")
-        return answer
+        return said.answer
 
     async def _start(
         self, program: str, words: tuple[str, ...], descriptors: tuple[int, ...], uid: int | None, limits: Limits
@@ -118,11 +112,3 @@ def trouble(program: str, code: int, said: str) -> Exception:
 def at(descriptor: int) -> str:
     """The name under which a tool finds a descriptor it inherits."""
     return f"/dev/fd/{descriptor}"
-
-
-async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
-    """The beginning of what it says; the rest is read and thrown away, so that it never blocks."""
-    kept = bytearray()
-    while stream is not None and (piece := await stream.read(1 << 16)):
-        kept += piece[: limit - len(kept)]
-    return bytes(kept)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 
-from novacron.errors import DeadlineExceeded, Reason, Unavailable
+from novacron.child import heard
+from novacron.errors import Reason, Unavailable
 from novacron.model.fence_device import FenceDevice, Power, host_and_port
 
 WITHIN_S = 15.0
@@ -38,19 +38,12 @@ class Ipmi:
 
     async def _answer(self, verb: str, secret: int) -> str:
         process = await self._start(verb, secret)
-        try:
-            async with asyncio.timeout(WITHIN_S):
-                said, complained = await asyncio.gather(_read(process.stdout), _read(process.stderr))
-                code = await process.wait()
-        except TimeoutError as late:
-            raise DeadlineExceeded(f"ipmitool did not end within {WITHIN_S:.0f} s") from late
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if code != 0:
-            words = complained.strip() or said.strip() or f"it ended with {code}"
+        ended = await heard(
+            process, "ipmitool", within_s=WITHIN_S, answer_bytes=MAX_WORDS_BYTES, words_bytes=MAX_WORDS_BYTES
+        )
+        said, complained = (one.decode("utf-8", "replace") for one in (ended.answer, ended.words))
+        if ended.code != 0:
+            words = complained.strip() or said.strip() or f"it ended with {ended.code}"
             raise Unavailable(f"the BMC at {self._device.address} cannot be asked: {words}")
         return said
 
@@ -68,11 +61,3 @@ class Ipmi:
             raise Unavailable(
                 said, [Reason("ipmitool.missing", said, remedy="install ipmitool on every server")]
             ) from (missing)
-
-
-async def _read(stream: asyncio.StreamReader | None) -> str:
-    """The beginning of what it says; the rest is read and thrown away, so that it never blocks."""
-    kept = bytearray()
-    while stream is not None and (piece := await stream.read(4096)):
-        kept += piece[: MAX_WORDS_BYTES - len(kept)]
-    return kept.decode("utf-8", "replace")
