@@ -19,22 +19,43 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 async def heard(
-    process: asyncio.subprocess.Process, program: str, *, within_s: float, answer_bytes: int, words_bytes: int
+    process: asyncio.subprocess.Process,
+    program: str,
+    *,
+    within_s: float,
+    answer_bytes: int,
+    words_bytes: int,
+    given: bytes = b"",
 ) -> Heard:
-    """What it said by its end. However this ends, the process has ended. :raise DeadlineExceeded: it was ended."""
+    """What it said by its end, given that on stdin. However this ends, the process has ended.
+
+    :raise DeadlineExceeded: it was ended.
+    """
     try:
         async with asyncio.timeout(within_s):
-            answer, words = await asyncio.gather(
-                _read(process.stdout, answer_bytes), _read(process.stderr, words_bytes)
+            _, answer, words = await asyncio.gather(
+                _feed(process.stdin, given), _read(process.stdout, answer_bytes), _read(process.stderr, words_bytes)
             )
             return Heard(await process.wait(), answer, words)
     except TimeoutError as late:
-        raise DeadlineExceeded(f"{program} did not end within {within_s:.0f} s") from late
+        raise DeadlineExceeded(f"{program} did not end within {within_s:g} s") from late
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def _feed(to: asyncio.StreamWriter | None, given: bytes) -> None:
+    if to is None:
+        return
+    try:
+        to.write(given)
+        await to.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # its exit code and words say why
+    finally:
+        to.close()
 
 
 async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from novacron.errors import DeadlineExceeded, NovaCronError, Reason, Unsupported
+from novacron.child import heard
+from novacron.errors import NovaCronError, Reason, Unsupported
 
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _MAX_WORDS = 64 << 10
@@ -48,37 +49,14 @@ async def run(
         stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.defpath, "LC_ALL": "C"},
     )
-    try:
-        async with asyncio.timeout(deadline_s):
-            _, output, words = await asyncio.gather(
-                _feed(process.stdin, given), _bounded(process.stdout, max_bytes), _bounded(process.stderr, _MAX_WORDS)
-            )
-            code = await process.wait()
-    except TimeoutError as late:
-        raise DeadlineExceeded(f"{command[0]} did not end within {deadline_s:g} s") from late
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return Outcome(process.pid, code, output, words.decode(errors="replace").strip())
-
-
-async def _feed(to: asyncio.StreamWriter | None, given: bytes) -> None:
-    if to is None:
-        return
-    try:
-        to.write(given)
-        await to.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # its exit code and words say why
-    finally:
-        to.close()
-
-
-async def _bounded(stream: asyncio.StreamReader | None, limit: int) -> bytes:
-    got = bytearray()
-    while stream is not None and (chunk := await stream.read(1 << 16)):
-        got += chunk
-        if len(got) > limit:
-            raise NovaCronError(f"a tool wrote more than {limit} bytes")
-    return bytes(got)
+    done = await heard(
+        process,
+        command[0],
+        within_s=deadline_s,
+        answer_bytes=max_bytes + 1,
+        words_bytes=_MAX_WORDS,
+        given=given,
+    )
+    if len(done.answer) > max_bytes:
+        raise NovaCronError(f"{command[0]} wrote more than {max_bytes} bytes")
+    return Outcome(process.pid, done.code, done.answer, done.words.decode(errors="replace").strip())

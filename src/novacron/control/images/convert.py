@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from novacron.child import heard
 from novacron.errors import DeadlineExceeded, DriverError, ImageRefused, NoRoom, Reason, TooLarge
 
 MAX_MEMORY_BYTES = 1 << 30
@@ -109,20 +110,12 @@ async def _run(
     )  # fmt: skip
     watching = asyncio.create_task(_watch(result, on_progress))
     try:
-        async with asyncio.timeout(limits.wall_s):
-            said = await _said(process)
-            code = await process.wait()
-    except TimeoutError as late:
-        raise DeadlineExceeded(f"the disk was not converted within {limits.wall_s:.0f} s") from late
+        done = await heard(process, "qemu-img", within_s=limits.wall_s, answer_bytes=0, words_bytes=MAX_WORDS)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if code != 0:
-        raise _failure(code, said, limits)
+    if done.code != 0:
+        raise _failure(done.code, done.words.decode(errors="replace").strip(), limits)
 
 
 def _as_nobody(directory: Path) -> list[str]:
@@ -172,12 +165,3 @@ async def _watch(result: Path, on_progress: Callable[[int], None]) -> None:
         await asyncio.sleep(POLL_S)
         with contextlib.suppress(FileNotFoundError):
             on_progress((await asyncio.to_thread(result.stat)).st_size)
-
-
-async def _said(process: asyncio.subprocess.Process) -> str:
-    if process.stderr is None:
-        return ""
-    kept = b""
-    while piece := await process.stderr.read(4096):
-        kept = (kept + piece)[:MAX_WORDS]
-    return kept.decode("utf-8", "replace").strip()

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.errands import Errands
 from novacron.control.images import catalogue, convert, remote
 from novacron.control.images.inspect import Inspected, inspect_file
 from novacron.control.images.service import MAX_FILE_BYTES, ImageService
@@ -46,24 +47,21 @@ class Filler:
         self._clock = clock
         self._allow = allow
         self._ca_file = ca_file
-        self._working: dict[str, asyncio.Task[None]] = {}  # by upload id
+        self._errands = Errands[None]("fill")  # by upload id
         self._places = asyncio.Semaphore(AT_ONCE)
         self._log = structlog.get_logger("filler")
 
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            for stored in self._records.all(IMAGES):
-                self._consider(stored.record.id)
-            while True:
-                await self._collect()
-                await self._clock.sleep(COLLECT_S)
+            async with self._errands:
+                for stored in self._records.all(IMAGES):
+                    self._consider(stored.record.id)
+                while True:
+                    await self._collect()
+                    await self._clock.sleep(COLLECT_S)
         finally:
             stop()
-            work = list(self._working.values())
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
 
     async def _collect(self) -> None:
         try:
@@ -77,21 +75,15 @@ class Filler:
                 gone = {task.upload_id for task in change.before.tasks} if change.before else set()
                 kept = {task.upload_id for task in change.now.tasks} if change.now else set()
                 for upload_id in gone - kept:
-                    if upload_id in self._working:
-                        self._working[upload_id].cancel()
+                    self._errands.call_off(upload_id)
                 if change.now is not None:
                     self._consider(change.now.id)
 
     def _consider(self, image_id: str) -> None:
         stored = self._records.get(IMAGES, image_id)
         for task in stored.record.tasks if stored else ():
-            if task.phase is not FilePhase.FAILED and task.upload_id not in self._working:
-                work = asyncio.create_task(self._work(image_id, task), name=f"fill-{image_id}-{task.role.value}")
-                self._working[task.upload_id] = work
-                work.add_done_callback(functools.partial(self._ended, task.upload_id))
-
-    def _ended(self, upload_id: str, _: asyncio.Task[None]) -> None:
-        self._working.pop(upload_id, None)
+            if task.phase is not FilePhase.FAILED:
+                self._errands.begin(task.upload_id, None, functools.partial(self._work, image_id, task))
 
     # -- one task --------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.errands import Errands
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.migrations.holder import Holder
@@ -57,7 +58,7 @@ class Conductor:
         self._holder = Holder(records, clock, migrations, self._let_in)
         self._unfinished: dict[str, Migration] = {}
         self._alarm: asyncio.Task[None] | None = None  # rings when the next one's time has come
-        self._driving: dict[str, asyncio.Task[None]] = {}
+        self._driving = Errands[None]("migrate")
         self._performing: dict[str, asyncio.Task[None]] = {}  # what a cancel request interrupts
         self._stopping = False
         self._log = structlog.get_logger("conductor")
@@ -65,15 +66,16 @@ class Conductor:
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            self._take([stored.record for stored in self._records.all(MIGRATIONS)])
-            await asyncio.Event().wait()
+            async with self._driving:
+                self._stopping = False
+                self._take([stored.record for stored in self._records.all(MIGRATIONS)])
+                await asyncio.Event().wait()
         finally:
             stop()
             self._stopping = True
-            driving = [*self._driving.values(), *([self._alarm] if self._alarm else [])]
-            for task in driving:
-                task.cancel()
-            await asyncio.gather(*driving, return_exceptions=True)
+            if self._alarm is not None:
+                self._alarm.cancel()
+                await asyncio.gather(self._alarm, return_exceptions=True)
             await self._holder.close()
             await self._performer.close()
 
@@ -126,11 +128,8 @@ class Conductor:
         performing = self._performing.get(migration.id)
         if performing is not None and migration.state is MigrationState.CANCELLING:
             performing.cancel()
-        if is_final(migration) or migration.id in self._driving or self._stopping:
-            return
-        driving = asyncio.create_task(self._drive(migration.id), name=f"migrate-{migration.id}")
-        self._driving[migration.id] = driving
-        driving.add_done_callback(lambda _: self._driving.pop(migration.id, None))
+        if not is_final(migration):
+            self._driving.begin(migration.id, None, lambda: self._drive(migration.id))
 
     async def _drive(self, migration_id: str) -> None:
         """From whatever the record says to a final state."""

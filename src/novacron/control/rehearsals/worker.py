@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import breathing
+from novacron.control.errands import Errands
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.rehearsals.performer import Performer
@@ -36,23 +38,18 @@ class RehearsalWorker:
         self._records = records
         self._clock = clock
         self._performer = Performer(records, agents, clock, distribution or Distribution(records, agents))
-        self._stopping = False
-        self._working: dict[str, tuple[RehearsalState, asyncio.Task[None]]] = {}
+        self._errands = Errands[RehearsalState]("rehearsal", self._again)
         self._log = structlog.get_logger("rehearsals")
 
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            for stored in self._records.all(REHEARSALS):
-                self._consider(stored.record)
-            await asyncio.Event().wait()
+            async with self._errands:
+                async for stored in breathing(self._records.all(REHEARSALS)):
+                    self._again(stored.record.id)
+                await asyncio.Event().wait()
         finally:
             stop()
-            self._stopping = True
-            work = [task for _, task in self._working.values()]
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         for change in seen:
@@ -65,25 +62,21 @@ class RehearsalWorker:
         """Other work was forced upon an original: what copies its disks has nothing to wait for any more."""
         if before.task is None or (now is not None and now.task is not None and now.task.id == before.task.id):
             return
-        for rehearsal_id, (state, work) in tuple(self._working.items()):
-            stored = self._records.get(REHEARSALS, rehearsal_id)
-            if state is RehearsalState.COPYING and stored is not None and stored.record.task_id == before.task.id:
-                work.cancel()  # its end calls us again, and the performer says why it cannot go on
+        for rehearsal_id in self._errands:
+            errand, stored = self._errands.under_way(rehearsal_id), self._records.get(REHEARSALS, rehearsal_id)
+            if errand is None or errand.mark is not RehearsalState.COPYING or stored is None:
+                continue
+            if stored.record.task_id == before.task.id:
+                self._errands.call_off(rehearsal_id)  # its end calls us again; the performer says why it cannot go on
 
     def _consider(self, rehearsal: Rehearsal) -> None:
-        working = self._working.get(rehearsal.id)
-        if working is not None:
-            if working[0] is not rehearsal.state and rehearsal.state is RehearsalState.CLEANING:
-                working[1].cancel()  # its end calls us again
-            return
-        if self._stopping or is_final(rehearsal):
-            return
-        work = asyncio.create_task(self._work(rehearsal), name=f"rehearsal-{rehearsal.id}")
-        self._working[rehearsal.id] = (rehearsal.state, work)
-        work.add_done_callback(lambda _: self._ended(rehearsal.id))
+        if (errand := self._errands.under_way(rehearsal.id)) is not None:
+            if errand.mark is not rehearsal.state and rehearsal.state is RehearsalState.CLEANING:
+                self._errands.call_off(rehearsal.id)  # its end calls us again
+        elif not is_final(rehearsal):
+            self._errands.begin(rehearsal.id, rehearsal.state, lambda: self._work(rehearsal))
 
-    def _ended(self, rehearsal_id: str) -> None:
-        self._working.pop(rehearsal_id, None)
+    def _again(self, rehearsal_id: str) -> None:
         stored = self._records.get(REHEARSALS, rehearsal_id)
         if stored is not None:
             self._consider(stored.record)

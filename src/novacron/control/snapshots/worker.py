@@ -14,6 +14,8 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import breathing
+from novacron.control.errands import Errands
 from novacron.control.images.distribution import Distribution
 from novacron.control.images.service import ImageService
 from novacron.control.link import Agents
@@ -55,23 +57,18 @@ class SnapshotWorker:
         self._images = images
         self._distribution = distribution or Distribution(records, agents)
         self._clock = clock
-        self._stopping = False
-        self._working: dict[str, asyncio.Task[None]] = {}
+        self._errands = Errands[None]("snapshot", self._again)
         self._log = structlog.get_logger("snapshots")
 
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            for stored in self._records.all(SNAPSHOTS):
-                self._consider(stored.record)
-            await asyncio.Event().wait()
+            async with self._errands:
+                async for stored in breathing(self._records.all(SNAPSHOTS)):
+                    self._again(stored.record.id)
+                await asyncio.Event().wait()
         finally:
             stop()
-            self._stopping = True
-            working = list(self._working.values())
-            for work in working:
-                work.cancel()
-            await asyncio.gather(*working, return_exceptions=True)
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         for change in seen:
@@ -83,19 +80,12 @@ class SnapshotWorker:
 
     def _consider(self, snapshot: Snapshot) -> None:
         action = self._next(snapshot)
-        working = self._working.get(snapshot.id)
-        if working is not None:
-            if action in (Action.GIVE_UP, Action.FORGET):
-                working.cancel()  # its end calls us again
-            return
-        if self._stopping or action is None:
-            return
-        work = asyncio.create_task(self._work(snapshot.id), name=f"snapshot-{snapshot.id}")
-        self._working[snapshot.id] = work
-        work.add_done_callback(lambda _: self._ended(snapshot.id))
+        if action in (Action.GIVE_UP, Action.FORGET):
+            self._errands.call_off(snapshot.id)  # its end calls us again
+        if action is not None:
+            self._errands.begin(snapshot.id, None, lambda: self._work(snapshot.id))
 
-    def _ended(self, snapshot_id: str) -> None:
-        self._working.pop(snapshot_id, None)
+    def _again(self, snapshot_id: str) -> None:
         stored = self._records.get(SNAPSHOTS, snapshot_id)
         if stored is not None:
             self._consider(stored.record)

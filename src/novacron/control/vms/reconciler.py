@@ -15,6 +15,7 @@ import structlog
 
 from novacron.clock import Clock
 from novacron.control.breath import breathing
+from novacron.control.errands import Errands
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.networks.states import wiring_of
@@ -52,24 +53,18 @@ class Reconciler:
         self._agents = agents
         self._clock = clock
         self._distribution = distribution or Distribution(records, agents)
-        self._stopping = False
-        self._working: dict[str, tuple[str, asyncio.Task[None]]] = {}  # vm id -> (task id, its work)
+        self._errands = Errands[str]("reconcile", self._again)  # by VM, each for the task of this id
         self._log = structlog.get_logger("reconciler")
 
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            async for stored in breathing(self._records.all(VMS)):
-                if (now := self._records.get(VMS, stored.record.id)) is not None:
-                    self._consider(now.record)
-            await asyncio.Event().wait()
+            async with self._errands:
+                async for stored in breathing(self._records.all(VMS)):
+                    self._again(stored.record.id)
+                await asyncio.Event().wait()
         finally:
             stop()
-            self._stopping = True
-            work = [task for _, task in self._working.values()]
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         for change in seen:
@@ -78,19 +73,13 @@ class Reconciler:
 
     def _consider(self, vm: Vm) -> None:
         task_id = vm.task.id if vm.task else ""
-        working = self._working.get(vm.id)
-        if working is not None:
-            if working[0] != task_id and task_id:
-                working[1].cancel()  # its end calls us again
-            return
-        if self._stopping or decide.next_action(vm) is None:
-            return
-        work = asyncio.create_task(self._work(vm.id, task_id), name=f"reconcile-{vm.id}")
-        self._working[vm.id] = (task_id, work)
-        work.add_done_callback(lambda _: self._ended(vm.id))
+        if (errand := self._errands.under_way(vm.id)) is not None:
+            if errand.mark != task_id and task_id:
+                self._errands.call_off(vm.id)  # its end calls us again
+        elif decide.next_action(vm) is not None:
+            self._errands.begin(vm.id, task_id, lambda: self._work(vm.id, task_id))
 
-    def _ended(self, vm_id: str) -> None:
-        self._working.pop(vm_id, None)
+    def _again(self, vm_id: str) -> None:
         stored = self._records.get(VMS, vm_id)
         if stored is not None:
             self._consider(stored.record)

@@ -16,6 +16,7 @@ import structlog
 
 from novacron.clock import Clock
 from novacron.control.breath import breathing
+from novacron.control.errands import Errands
 from novacron.control.images.distribution import Distribution
 from novacron.control.link import Agents
 from novacron.control.pools.reach import spec_for
@@ -47,25 +48,21 @@ class VolumeWorker:
         self._agents = agents
         self._clock = clock
         self._distribution = distribution or Distribution(records, agents)
-        self._stopping = False
-        self._working: dict[str, tuple[VolumeTask | None, asyncio.Task[None]]] = {}
+        self._errands = Errands[VolumeTask | None]("volume", self._again)
         self._log = structlog.get_logger("volumes")
 
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         looking = asyncio.create_task(self._look_for_ever(), name="volumes-look")
         try:
-            async for stored in breathing(self._records.all(VOLUMES)):
-                if (now := self._records.get(VOLUMES, stored.record.id)) is not None:
-                    self._consider(now.record)
-            await asyncio.Event().wait()
+            async with self._errands:
+                async for stored in breathing(self._records.all(VOLUMES)):
+                    self._again(stored.record.id)
+                await asyncio.Event().wait()
         finally:
             stop()
-            self._stopping = True
-            work = [looking, *(task for _, task in self._working.values())]
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         for change in seen:
@@ -76,19 +73,13 @@ class VolumeWorker:
                     self._consider(stored.record)
 
     def _consider(self, volume: Volume) -> None:
-        working = self._working.get(volume.id)
-        if working is not None:
-            if working[0] is not volume.task and volume.task is not None:
-                working[1].cancel()  # its end calls us again
-            return
-        if self._stopping or decide.next_step(volume, self._vm(volume)) is None:
-            return
-        work = asyncio.create_task(self._work(volume.id), name=f"volume-{volume.id}")
-        self._working[volume.id] = (volume.task, work)
-        work.add_done_callback(lambda _: self._ended(volume.id))
+        if (errand := self._errands.under_way(volume.id)) is not None:
+            if errand.mark is not volume.task and volume.task is not None:
+                self._errands.call_off(volume.id)  # its end calls us again
+        elif decide.next_step(volume, self._vm(volume)) is not None:
+            self._errands.begin(volume.id, volume.task, lambda: self._work(volume.id))
 
-    def _ended(self, volume_id: str) -> None:
-        self._working.pop(volume_id, None)
+    def _again(self, volume_id: str) -> None:
         stored = self._records.get(VOLUMES, volume_id)
         if stored is not None:
             self._consider(stored.record)
