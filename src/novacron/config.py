@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from novacron.errors import InvalidInput
+from novacron.model.ha import HaAdmission
 from novacron.model.identity import check_name
 from novacron.model.placement import WEIGHTS, PlacementPolicy, Weights
 from novacron.model.timing import STANDARD, Timing
@@ -51,6 +52,8 @@ class ServerConfig:
     cpu_overcommit, disk_overcommit: virtual CPUs promised per real one, bytes promised to disks per byte of a pool.
     memory_reserve_mib: kept for each host itself. placement_policy: where VMs go that wish for nothing else;
     placement_weights: what counts how much when nodes are compared.
+    ha_admission: what becomes of a request that leaves too little room for the guarded VMs of a node that failed: it is
+    done and warned of (`warn`), or refused (`refuse`).
     migrations_per_node: moves a node takes part in at once, as source or target; more wait in line. Two keep a link of
     1 to 10 Gbit/s busy: one streams while the other starts or hands over; more only stretch each other's last passes.
     migrations_at_once: in the whole cluster; 0: as many as nodes allow.
@@ -77,6 +80,7 @@ class ServerConfig:
     disk_overcommit: float = 10.0
     placement_policy: PlacementPolicy = PlacementPolicy.SPREAD
     placement_weights: Weights = WEIGHTS
+    ha_admission: HaAdmission = HaAdmission.WARN
     migrations_per_node: int = 2
     migrations_at_once: int = 0
     import_allow: tuple[str, ...] = ()
@@ -167,6 +171,8 @@ class AgentConfig:
     system picks one; absent: it is not offered.
     page_cache_mib: of pages that came with machines are kept so many on disk, so that they need not come again over a
     slow link; 0: none.
+    watchdog: the device that resets this host, as /dev/watchdog; absent: it has none. Once opened it resets the host
+    whenever it is not fed: the agent's keeper does so as long as no guarded machine lives beyond its deadline.
     uid_base: as root each machine runs as uid_base + its isolation slot; 0: as the agent's own user.
     """
 
@@ -182,6 +188,7 @@ class AgentConfig:
     tls_ca: Path | None = None
     image_door_port: int | None = None
     page_cache_mib: int = 2048
+    watchdog: Path | None = None
     uid_base: int = 0x4E430000
     accelerator: str = "auto"
     qemu_binary: str = "qemu-system-x86_64"
@@ -192,6 +199,8 @@ class AgentConfig:
         _check_port("image_door_port", self.image_door_port or 0)
         if not 0 <= self.page_cache_mib <= MAX_PAGE_CACHE_MIB:
             raise InvalidInput.field("page_cache_mib", "is out of bounds", f"give 0 to {MAX_PAGE_CACHE_MIB}")
+        if self.watchdog is not None and not self.watchdog.is_absolute():
+            raise InvalidInput.field("watchdog", "is not an absolute path", "give /dev/watchdog, or leave it out")
         _check_one_of("accelerator", self.accelerator, ("auto", "kvm", "tcg"))
         _check_one_of("log_format", self.log_format, ("text", "json"))
         if bool(self.server) == bool(self.servers):

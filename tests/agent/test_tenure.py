@@ -6,15 +6,16 @@ import dataclasses
 import math
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from novacron.agent import self_fence, tenure, warrant
+from novacron.agent import keeper, self_fence, tenure, warrant
 from novacron.agent.ledger import Holding, Role
 from novacron.agent.tenure import Beat, Join, Tenure
 from novacron.agent.warrant import Order
 from novacron.model import membership
-from novacron.model.ha import FenceClass, Proof
+from novacron.model.ha import FenceClass, HaPolicy, Proof, Protection
 from novacron.model.membership import Membership, MemberState, Pledge
 from novacron.model.timing import STANDARD
 
@@ -161,6 +162,41 @@ def test_the_watchdog_is_fed_only_while_nothing_lives_beyond_its_deadline(
     due = self_fence.due(armed, now_s)
     assert set(due) == {one for one, deadline_s in armed.items() if deadline_s <= now_s}
     assert self_fence.may_feed(armed, now_s) == (not due)
+
+
+NO, TIMED, WATCHED = (
+    Protection(),
+    Protection(policy=HaPolicy.RESTART, min_class=FenceClass.TIMER),
+    Protection(policy=HaPolicy.RESTART, min_class=FenceClass.WATCHDOG),
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "living", "guardians", "watched", "vouched"),
+    [
+        (FenceClass.NONE, {}, "", "", FenceClass.NONE),
+        (FenceClass.AGENT, {"a": TIMED}, "a", "a", FenceClass.AGENT),
+        (FenceClass.TIMER, {"a": TIMED, "b": NO}, "a", "", FenceClass.TIMER),
+        (FenceClass.TIMER, {"a": TIMED, "b": TIMED}, "a", "", FenceClass.AGENT),
+        (FenceClass.TIMER, {"a": WATCHED}, "", "", FenceClass.TIMER),  # it has no deadline under that class
+        (FenceClass.WATCHDOG, {"a": TIMED, "b": WATCHED}, "ab", "ab", FenceClass.WATCHDOG),
+        (FenceClass.WATCHDOG, {"a": TIMED}, "a", "", FenceClass.TIMER),  # of an agent from before
+        (FenceClass.WATCHDOG, {"a": WATCHED}, "", "", FenceClass.TIMER),  # started when there was no watchdog
+        (FenceClass.WATCHDOG, {"a": TIMED, "b": WATCHED}, "", "", FenceClass.AGENT),
+        (FenceClass.BMC, {"a": WATCHED}, "a", "a", FenceClass.BMC),
+    ],
+)
+def test_a_node_vouches_for_no_more_than_holds_of_all_its_machines(
+    declared: FenceClass, living: dict[str, Protection], guardians: str, watched: str, vouched: FenceClass
+) -> None:
+    assert self_fence.vouched(declared, living, set(guardians), set(watched)) is vouched
+
+
+@given(st.sets(st.sampled_from("abc")), st.floats(0, 100), st.floats(0, 100))
+def test_the_keeper_feeds_as_the_simulator_does(living: set[str], deadline_s: float, now_s: float) -> None:
+    """It knows one deadline for all, and whether anything lives."""
+    one = self_fence.may_feed(dict.fromkeys(living, deadline_s), now_s)
+    assert keeper.may_feed(deadline_s, now_s, lives=bool(living)) == one
 
 
 @dataclasses.dataclass

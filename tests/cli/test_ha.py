@@ -21,6 +21,18 @@ def test_what_becomes_of_a_vm_is_sent_as_it_is_said(room: ControlRoom, run: Run)
     assert json.loads(room.bodies[1])["ha"]["policy"] == "none"
 
 
+def test_what_an_answer_warns_of_is_printed_beside(room: ControlRoom, run: Run) -> None:
+    warning = {"code": "ha.no_spare", "message": "no room for web-1", "subject": "node-1", "remedy": "add a node"}
+    warned = said(vm() | {"warnings": [warning]})
+    for method, path in (("POST", "/vms"), ("PATCH", "/vms/web-1"), ("POST", "/vms/web-1/start")):
+        room.on(method, path, warned)
+    for command in ("create web-1 --image tiny", "update web-1 --ha restart", "start web-1"):
+        shown = run(f"vm {command}")
+        assert shown.stderr == "warning: no room for web-1 (ha.no_spare); add a node\n"
+        assert "warning" not in shown.stdout
+    assert json.loads(run("vm start web-1 -o json").stdout)["warnings"] == [warning]
+
+
 def test_options_that_go_with_nothing_are_refused(room: ControlRoom, run: Run) -> None:
     result = run("vm create web-1 --image tiny --ha-priority 80")
     assert result.exit_code == 2
@@ -37,4 +49,6 @@ def test_what_would_become_of_it_is_shown(room: ControlRoom, run: Run, ha: dict[
 
 def test_a_node_says_how_surely_it_ends_machines(room: ControlRoom, run: Run) -> None:
     room.on("GET", "/nodes/node-1", said(node()))
-    assert "timer, epoch 3" in run("node show node-1").stdout
+    shown = run("node show node-1").stdout
+    assert "timer, epoch 3" in shown
+    assert "none is set" in shown

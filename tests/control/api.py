@@ -21,6 +21,8 @@ from novacron.control.access.service import Access
 from novacron.control.application import application
 from novacron.control.balancer.loads import Loads
 from novacron.control.fencing.parts import Fencing
+from novacron.control.ha.admission import Admission
+from novacron.control.ha.protected import Protected
 from novacron.control.ha.sights import Sights
 from novacron.control.images.service import ImageService
 from novacron.control.migrations.decide import LIVE_FEATURES
@@ -221,14 +223,14 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def an_api(directory: Path, lines: Any = None, pool_id: str = POOL_ID) -> AsyncIterator[Api]:
-    """A server with an empty store in `directory`; with `lines` to agents its workers work."""
+async def an_api(directory: Path, lines: Any = None, pool_id: str = POOL_ID, **settings: Any) -> AsyncIterator[Api]:
+    """A server with an empty store in `directory`; with `lines` to agents its workers work. settings: of its config."""
     (directory / "images").mkdir(exist_ok=True)
     store = await SqliteStore.open(directory / "store.db", durable=False)
     token = await Access(store).start(directory)
     assert token is not None
     try:
-        async with _serving(store, token, directory, lines, pool_id) as api:
+        async with _serving(store, token, directory, lines, pool_id, **settings) as api:
             yield api
     finally:
         await store.close()
@@ -243,14 +245,16 @@ async def another(api: Api, directory: Path, store: Store | None = None) -> Asyn
 
 
 @contextlib.asynccontextmanager
-async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_id: str) -> AsyncIterator[Api]:
+async def _serving(
+    store: Store, token: str, directory: Path, lines: Any, pool_id: str, **settings: Any
+) -> AsyncIterator[Api]:
     clock = SystemClock()
     records = Records(store, clock, random.Random())
     await records.start()
     access = Access(store)
     await access.start(directory)
     agents = lines or TinyAgents()
-    config = ServerConfig(data_dir=directory, pool_dir=directory)
+    config = ServerConfig(data_dir=directory, pool_dir=directory, **settings)
     room = Room(records, config)
     images = ImageService(records, room, clock, directory)
     await ensure_default(records, clock, pool_id)
@@ -258,7 +262,10 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     roster = Roster(store, clock, me, "http://novacron.test", STANDARD)
     fencing = Fencing(config, records, agents, Sights(records, clock), "the agents' secret", room, clock, pool_id)
     loads, figures, doors = Loads(agents, records, clock), Figures(records), (fencing.routes(),)
-    app = application(config, records, access, agents, figures, clock, pool_id, room, images, roster, loads, doors)
+    admits = Admission(records, room, Protected(records), pool_id, config.ha_admission)
+    app = application(
+        config, records, access, agents, figures, clock, pool_id, room, images, roster, loads, admits, doors
+    )
     work = {"access": access.run, "roster": roster.run}
     if lines:
         watch = watching(config, records, agents, clock, roster)

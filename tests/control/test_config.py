@@ -56,6 +56,7 @@ def test_a_clusters_ca_is_tls_enough_off_loopback() -> None:
         ({"placement_weights": "memory=-1"}, "placement_weights.memory"),
         ({"placement_weights": "luck=1"}, "config"),
         ({"placement_policy": "random"}, "config"),
+        ({"ha_admission": "hope"}, "config"),
         ({"prot": "1"}, "prot"),
         ({"advertise": "https://s1:8470"}, "advertise"),
         ({"advertise": "http://s1:8470", "cluster_dir": "/c"}, "advertise"),
@@ -98,6 +99,7 @@ def test_off_loopback_with_tls_is_fine() -> None:
         ({"migration_host": "node-1"}, "migration_host"),
         ({"tunnel_host": "node-1"}, "tunnel_host"),
         ({"accelerator": "hax"}, "accelerator"),
+        ({"watchdog": "watchdog0"}, "watchdog"),
     ],
 )
 def test_a_wrong_agent_setting_is_named(change: dict[str, Any], field: str) -> None:

@@ -22,7 +22,7 @@ from novacron.model.fence_device import FenceDevice, FenceDeviceKind, Power
 from novacron.model.ha import FenceClass, HaPolicy, Proof, Protection
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.membership import Membership, MemberState
-from novacron.model.migration import MigrationState
+from novacron.model.migration import MigrationState, is_final
 from novacron.model.node import NodeState
 from novacron.model.timing import STANDARD
 from novacron.model.vm import TaskKind, VmState
@@ -244,6 +244,21 @@ async def test_an_agent_that_starts_anew_and_reaches_nobody_gives_its_machines_n
         await _runs_on(h, vm_id, "b")
 
 
+async def test_a_node_that_vouches_for_less_says_so_in_a_new_epoch_and_its_machines_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", ha=GUARDED)
+        before = member(h, "a")
+        assert before.fence_class is FenceClass.TIMER
+        monkeypatch.setattr(h.cluster["a"].guard, "_without", FenceClass.AGENT)
+        await h.until(lambda: member(h, "a").epoch > before.epoch, "joined anew")
+        assert member(h, "a").fence_class is FenceClass.AGENT
+        await h.clock.advance(STANDARD.ttl_s * 2)
+        assert (member(h, "a").epoch, member(h, "a").state) == (before.epoch + 1, MemberState.UP)
+        assert await h.check_peace(vm_id) == "a"
+
+
 async def test_a_node_that_returns_ends_what_is_left_before_it_joins(tmp_path: Path) -> None:
     """Its agent was dead over its deadline, and with the class `agent` nobody ended its machine for it."""
     async with house(tmp_path) as h:
@@ -300,6 +315,25 @@ async def test_the_hand_over_stops_at_a_migration_that_was_ended(tmp_path: Path)
         await h.journal.hand_over(migration_id, None)
         assert h.vm(vm_id) == before
         assert h.migration(migration_id) == ended
+
+
+async def test_a_target_that_is_barred_is_handed_nothing_and_the_guest_goes_on(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", ha=GUARDED)
+        await h.kill_worker("conductor")
+        migration_id = await h.migrate(vm_id, "b")
+        before = h.vm(vm_id)
+        target_id = h.cluster["b"].node_id
+        await h.records.change(MEMBERS, target_id, lambda seen: membership.barred(seen, seen, "silent"))
+        await h.journal.hand_over(migration_id, None)
+        assert h.vm(vm_id) == before
+        problem = h.migration(migration_id).problem
+        assert problem is not None
+        assert problem.code == "migration.target_fenced"
+        h.start_worker("conductor")
+        await h.until(lambda: is_final(h.migration(migration_id)), "over")
+        assert h.migration(migration_id).state is MigrationState.ROLLED_BACK
+        assert await h.check_peace(vm_id) == "a"
 
 
 def no_key(h: House) -> Once:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from novacron.config import ServerConfig
+from novacron.control.ha.admission import Admission
 from novacron.control.migrations import holder
 from novacron.control.migrations.conductor import Conductor
 from novacron.control.migrations.service import MigrationService
@@ -27,6 +28,7 @@ from novacron.control.store.records import Seen, create, update
 from novacron.control.vms.service import VmService
 from novacron.errors import Busy, NovaCronError, StoreUnavailable
 from novacron.model.bulk_migration import PATIENCE_S, BulkState, EntryState, is_bulk_final
+from novacron.model.ha import HaAdmission
 from novacron.model.migration import Migration, MigrationKind, MigrationState, Strategy, is_final, waits
 from novacron.model.vm import Task, TaskKind, VmState
 from novacron.testing.fake_driver import FakeDriver
@@ -57,7 +59,8 @@ def once(h: House) -> Once:
 
 
 def vms(h: House) -> VmService:
-    return VmService(h.records, h.cluster, h.room, h.clock, POOL_ID)
+    admission = Admission(h.records, h.room, h.protected, POOL_ID, HaAdmission.WARN)
+    return VmService(h.records, h.cluster, h.room, h.clock, POOL_ID, admission)
 
 
 async def occupied(h: House, vm_id: str) -> None:

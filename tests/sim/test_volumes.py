@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from novacron.config import ServerConfig
+from novacron.control.ha.admission import Admission
 from novacron.control.once import Once
 from novacron.control.pools.service import PoolService
 from novacron.control.room import Room
@@ -44,8 +45,9 @@ class Desk:
     def __init__(self, h: House, config: ServerConfig) -> None:
         self.h = h
         room = Room(h.records, config)
+        admission = Admission(h.records, room, h.protected, POOL_ID, config.ha_admission)
         self.volumes = VolumeService(h.records, room, h.clock, POOL_ID)
-        self.vms = VmService(h.records, h.cluster, room, h.clock, POOL_ID)
+        self.vms = VmService(h.records, h.cluster, room, h.clock, POOL_ID, admission)
         self.disks = DiskService(h.records, room, h.clock, POOL_ID)
         self.pools = PoolService(h.records, room, h.clock, POOL_ID)
         self.once = Once(h.records.store, "", "", h.clock.wall())

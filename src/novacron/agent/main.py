@@ -64,6 +64,7 @@ from novacron.agent.storage.tool import Tools
 from novacron.agent.stream.cache import PageCache
 from novacron.agent.verbs import Verbs, link_table, member_table, network_table, table
 from novacron.agent.volumes import Volumes
+from novacron.agent.watchdog import Watchdog
 from novacron.agent.works import Works
 from novacron.clock import Clock, SystemClock
 from novacron.config import AgentConfig
@@ -72,6 +73,7 @@ from novacron.errors import Conflict, InvalidInput, NovaCronError
 from novacron.model.ha import FenceClass
 from novacron.model.identity import is_id, new_id
 from novacron.model.machine import NetworkKind
+from novacron.model.timing import STANDARD
 from novacron.wire.agent import PROTOCOL, Hello, MigrationProgress
 
 FINISH_WITHIN_S = 3.0
@@ -133,7 +135,8 @@ class Agent:
         }
         provisioner = Provisioner(depot, networks, settings.run_dir, settings.uid_base)
         ledger = Ledger(settings.state_dir / "machines")
-        guard = Guard(ledger, self.driver, clock, FenceClass.TIMER)
+        watchdog = Watchdog(settings.watchdog, settings.run_dir) if settings.watchdog else None
+        self.guard = guard = Guard(ledger, self.driver, clock, FenceClass.TIMER, watchdog)
         provisioner.deadline_of = guard.deadline_of
         self.member = Member(guard, self._host.boot_id, clock)
         self.machines = Machines(ledger, provisioner, self.driver, clock, self._host.boot_id, self.member.check)
@@ -210,6 +213,7 @@ class Agent:
             await self._host.facts((await self.driver.probe(),)),
             image_door=self.door.address,
             image_door_fingerprint=self.door.fingerprint,
+            watchdog=self.guard.watchdog,
         )
         return Hello(
             protocol=PROTOCOL,
@@ -266,6 +270,7 @@ async def serve(settings: AgentConfig) -> None:
         await agent.overlay.adopt()
         adopted = await agent.machines.adopt()
         log.info("adopted", machines=len(adopted))
+        await agent.guard.ready(STANDARD)
         tasks += [asyncio.create_task(task, name=name) for name, task in agent.tasks()]
         tasks.append(asyncio.create_task(_until(stopping), name="stopping"))
         tasks.append(asyncio.create_task(_until(leaving), name="leaving"))
@@ -282,6 +287,7 @@ async def serve(settings: AgentConfig) -> None:
         await _cancelled(tasks)
         await doors.aclose()
         await agent.works.finish(FINISH_WITHIN_S)
+        await agent.guard.close()
         await agent.links.close()
         await agent.proxies.close()
         await agent.movements.close()

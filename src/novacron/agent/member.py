@@ -159,9 +159,18 @@ class Member:
         self._take_list(answer)
         if answer.counted:
             await self._hold(tenures.beat_counted(self.tenure, beat))
+            self._take_class(answer)
         elif tenures.joining(self.tenure, answer.member, self._listed, self._now_s) is not None:
             self._seen, self._refused = answer.member, True
             await self._join()
+
+    def _take_class(self, answer: Standing) -> None:
+        """A node that vouches for less than it said joins anew, at its next turn."""
+        if answer.member is not None and self._guard.fence_class < answer.member.fence_class:
+            self._log.warning(
+                "this node vouches for less than before", fence_class=self._guard.fence_class.name.lower()
+            )
+            self.tenure, self._seen, self._refused = tenures.anew(self.tenure), answer.member, True
 
     def _take_list(self, answer: Standing) -> None:
         """With other servers than those it joined for a node joins anew, at its next turn."""
@@ -179,6 +188,7 @@ class Member:
         if not await self._guard.shorten(join.latest_s):
             self._log.warning("a machine's timer could not be set, so this node does not join yet")
             return
+        await self._guard.ready(self._timing)
         self.tenure = tenures.sending(self.tenure, join)
         question = Join(
             id=next(self._ids),

@@ -118,6 +118,13 @@ def joined(tenure: Tenure, join: Join, member: Membership) -> Tenure:
     return _until(tenure, join.at_s + min(join.ttl_s, tenure.ttl_s))
 
 
+def anew(tenure: Tenure) -> Tenure:
+    """Before a join that says something else of this node, as its word holds for an epoch (0018). What time it has is
+    still its own; orders wait for the new epoch.
+    """
+    return msgspec.structs.replace(tenure, epoch=0)
+
+
 def leaving(tenure: Tenure, now_s: float) -> Tenure:
     """Before the node says that nothing of it runs: it has no time and no epoch from here on, whatever is answered to
     this or was asked before. A join from here on ends the epoch that a late word of leaving would speak of.

@@ -246,6 +246,7 @@ def _details(one: Node) -> Iterator[tuple[str, str]]:
         yield "Memory", amounts.size(one.facts.memory_mib << 20)
         yield "Bridges", ", ".join(one.facts.bridges) or "none"
         yield "Agent", one.facts.agent_version + ("" if one.facts.privileged else " (not root)")
+        yield "Watchdog", one.facts.watchdog or "none is set"
         yield "Streams", one.facts.migration_address or "not received"
         spans = "overlay" in one.facts.abilities and one.facts.tunnel_address
         yield "Networks", f"spanned from {one.facts.tunnel_address}" if spans else "none spanned"

@@ -11,6 +11,7 @@ import click
 from novacron.cli.complete import names
 from novacron.cli.options import FILE, PAIR, asks, confirm, confirms, prints, selects
 from novacron.cli.session import Session
+from novacron.cli.vm_follow import warn
 
 if TYPE_CHECKING:
     from novacron.cli.output import Column
@@ -170,8 +171,9 @@ def instantiate(
             labels=dict(labels),
             node=node,
         )
-        made = nova.do(templates.instantiate(template, wish)).items
-    session.printer.many(iter(made), vm_show.columns(), vm_show.name)
+        made = nova.do(templates.instantiate(template, wish))
+    warn(made.warnings)
+    session.printer.many(iter(made.items), vm_show.columns(), vm_show.name)
 
 
 @template.command()

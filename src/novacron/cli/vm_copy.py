@@ -9,7 +9,7 @@ import click
 from novacron.cli.complete import names
 from novacron.cli.options import PAIR, asks, prints, waits
 from novacron.cli.session import Session
-from novacron.cli.vm_follow import verb, wait_for
+from novacron.cli.vm_follow import verb, wait_for, warn
 from novacron.cli.vm_spec import NIC_RULE, NicType, nic_in
 
 VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
@@ -61,7 +61,9 @@ def copy(
         name=name, count=count, first_index=first, nics=[nic_in(nic) for nic in nics], labels=dict(labels)
     )
     with session.connect() as nova:
-        made = nova.do(vms.copy(vm, wish)).items
+        answer = nova.do(vms.copy(vm, wish))
+        warn(answer.warnings)
+        made = answer.items
         if wait:
             made = [wait_for(nova, one.id, vm_settles("running"), timeout_s) for one in made]
     session.printer.many(iter(made), vm_show.columns(), vm_show.name)

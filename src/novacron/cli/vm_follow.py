@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from novacron.cli import safe
 from novacron.cli.session import Session
 
 if TYPE_CHECKING:
     from novacron.client.call import Call
     from novacron.client.goals import Goal
     from novacron.client.sync import Client
-    from novacron.client.vms import Vm
+    from novacron.client.vms import Vm, Waiting
 
 
 def verb(session: Session, call: Call[Vm], state: str, wait: bool, timeout_s: float) -> None:
@@ -23,9 +24,16 @@ def verb(session: Session, call: Call[Vm], state: str, wait: bool, timeout_s: fl
 
     with session.connect() as nova:
         found = nova.do(call)
+        warn(found.warnings)
         if wait:
             found = wait_for(nova, found.id, vm_settles(state), timeout_s)
     say(session, found)
+
+
+def warn(warnings: Sequence[Waiting]) -> None:
+    """What an answer warns of, on stderr."""
+    for one in warnings:
+        click.echo(safe.line(f"warning: {one.message} ({one.code}); {one.remedy}"), err=True)
 
 
 def wait_for(nova: Client, ref: str, goal: Goal[Vm], timeout_s: float) -> Vm:

@@ -12,7 +12,7 @@ from novacron.cli.ha_options import ha_of, survives
 from novacron.cli.options import FILE, PAIR, SIZE, asks, prints, waits
 from novacron.cli.placement_options import placement_of, wishes
 from novacron.cli.session import Session
-from novacron.cli.vm_follow import say, wait_for
+from novacron.cli.vm_follow import say, wait_for, warn
 from novacron.cli.vm_spec import NIC_RULE, NicType, mebibytes, merged, nic_in, read_document
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def create(session: Session, stopped: bool, dry_run: bool, wait: bool, timeout_s
             show(session, nova.do(placement_plans.plan(wish)))
             return
         made = nova.do(vms.create(wish))
+        warn(made.warnings)
         if wait:
             made = wait_for(nova, made.id, vm_settles("stopped" if stopped else "running"), timeout_s)
     say(session, made)
@@ -137,6 +138,7 @@ def update(session: Session, vm: str, labels: tuple[tuple[str, str], ...], remov
             )
         else:
             changed = nova.do(vms.update(vm, change))
+    warn(changed.warnings)
     say(session, changed, "changed")
 
 

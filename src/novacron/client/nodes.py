@@ -57,6 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     tunnel_address: str = ""
     image_door: str = ""
     image_door_fingerprint: str = ""
+    watchdog: str = ""
     abilities: list[str] = []
 
 

@@ -289,12 +289,14 @@ class Vm(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime.datetime
     state_since: datetime.datetime | None
     revision: int
+    warnings: list[Waiting] = []  # of answers to what changed it
 
 
 class VmList(msgspec.Struct, frozen=True, kw_only=True):
-    """VMs that were made by one request."""
+    """VMs that were made by one request. warnings: of all of them together."""
 
     items: list[Vm]
+    warnings: list[Waiting] = []
 
 
 class ConsoleLog(msgspec.Struct, frozen=True, kw_only=True):

@@ -82,6 +82,7 @@ from novacron.control.stream import Stream, View
 from novacron.control.templates.routes import router as template_routes
 from novacron.control.templates.service import TemplateService
 from novacron.control.templates.view import TemplateView
+from novacron.control.vms.admitting import Admits
 from novacron.control.vms.copies import Copies
 from novacron.control.vms.copy_routes import router as copy_routes
 from novacron.control.vms.disk_routes import router as disk_routes
@@ -115,14 +116,14 @@ def application(
     images: ImageService,
     roster: Roster,
     loads: Loads,
+    admission: Admits,
     doors: Sequence[APIRouter] = (),
     joining: JoinService | None = None,
 ) -> FastAPI:
     """The web application on these parts; it starts nothing. doors: more; agents' check who asks."""
-    vm_view, node_view = VmView(records), NodeView(room, lines)
+    vm_view, node_view, volume_view = VmView(records), NodeView(room, lines), VolumeView(records)
     moving, moving_views = _moving(records, room, lines, clock, pool_id, loads)
     image_view, template_view, pool_view = ImageView(records), TemplateView(records), PoolView(records, pool_id)
-    volume_view = VolumeView(records)
     networking, networking_views = _networking(records, room, clock)
     keeping, keeping_views = _keeping(records, room, clock, image_view)
     views: dict[str, View] = {
@@ -136,12 +137,12 @@ def application(
         **networking_views,
         **keeping_views,
     }
-    vm_service = VmService(records, lines, room, clock, pool_id)
+    vm_service = VmService(records, lines, room, clock, pool_id, admission)
     routers = (
         vm_routes(records, vm_service, vm_view),
         template_routes(records, TemplateService(records, vm_service, clock), template_view, vm_view),
         placement_routes(vm_service),
-        copy_routes(vm_service, Copies(records, room, clock, pool_id), vm_view),
+        copy_routes(vm_service, Copies(records, room, clock, pool_id, admission), vm_view),
         nic_routes(NicService(records, room, clock), vm_view),
         media_routes(MediaService(records, clock), vm_view),
         disk_routes(DiskService(records, room, clock, pool_id), vm_view),

@@ -24,6 +24,7 @@ from novacron.control.advertiser import Advertiser
 from novacron.control.application import application
 from novacron.control.balancer.loads import Loads
 from novacron.control.fencing.parts import Fencing
+from novacron.control.ha.admission import Admission
 from novacron.control.images.door import router as image_door
 from novacron.control.images.service import ImageService
 from novacron.control.joining.authority import Authority
@@ -105,8 +106,9 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         fencing = Fencing(config, records, link, watch.sights, secret, room, clock, pool_id)
         doors = (image_door(records, config.pool_dir, joining.doorman), *joining.doors(), fencing.routes())
         loads = Loads(link, records, clock)
+        admits, joins = Admission(records, room, watch.protected, pool_id, config.ha_admission), joining.service
         app = application(
-            config, records, access, link, figures, clock, pool_id, room, images, roster, loads, doors, joining.service
+            config, records, access, link, figures, clock, pool_id, room, images, roster, loads, admits, doors, joins
         )
         leader = Leader(store, clock, candidate, timing)
 

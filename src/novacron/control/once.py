@@ -37,13 +37,15 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     record: msgspec.Raw
     revision: int  # of the record; 0: the one that this note was written in
     at: datetime.datetime
+    warnings: tuple[Reason, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a write ended: the record, and the status to answer with."""
+    """How a write ended: the record, the status to answer with, and what to warn of."""
 
     stored: Stored[Any]
     status: int
+    warnings: tuple[Reason, ...] = ()
 
 
 class Beside(Protocol):
@@ -59,13 +61,17 @@ class Beside(Protocol):
 
 
 class Once:
-    """One request's key (or none). The service adds `note` to its commit; `perform` answers a repeat from it."""
+    """One request's key (or none). The service adds `note` to its commit; `perform` answers a repeat from it.
+
+    warnings: what the answer warns of, set before `note`; after a repeat, what the first answer warned of.
+    """
 
     def __init__(self, store: Store, store_key: str, fingerprint: str, now: datetime.datetime) -> None:
         self._store = store
         self._key = store_key
         self._fingerprint = fingerprint
         self._now = now
+        self.warnings: tuple[Reason, ...] = ()
 
     def note(self, record: Any, status: int, revision: int = 0) -> tuple[Write, ...]:
         """What to commit together with the record. Empty without a key."""
@@ -77,6 +83,7 @@ class Once:
             record=msgspec.Raw(msgspec.json.encode(record)),
             revision=revision,
             at=self._now,
+            warnings=self.warnings,
         )
         return (Write((Put(self._key, msgspec.json.encode(kept)),), (Expect(self._key, 0),)),)
 
@@ -113,7 +120,8 @@ class Once:
                 [Reason("idempotency.mismatch", "method, path or body differ", remedy="use a new key")],
             )
         record = kind.decode(self._key, bytes(kept.record))
-        return Outcome(Stored(record, kept.revision or entry.modified), kept.status)
+        self.warnings = kept.warnings
+        return Outcome(Stored(record, kept.revision or entry.modified), kept.status, kept.warnings)
 
 
 def _never(_: Any) -> bool:

@@ -45,7 +45,7 @@ class Child:
         self.directory = lab.path / name
         self.directory.mkdir(mode=0o711, exist_ok=True)
         self.log = lab.path / f"{name}.log"
-        self._command = command
+        self.command = command
         self._place = place
         lab.note(command)
         self.log.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ class Child:
         def start() -> subprocess.Popen[bytes]:
             with open(self.log, "ab", opener=_private) as log:
                 return subprocess.Popen(  # noqa: S603 - a list of our own
-                    self._command,
+                    self.command,
                     cwd=self.directory,
                     env={
                         key: value

@@ -38,6 +38,13 @@ class HaPolicy(StrEnum):
     RESTART = "restart"
 
 
+class HaAdmission(StrEnum):
+    """What becomes of a request after which not every node could be lost: it is done and warned of, or refused."""
+
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
 class Protection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a VM's owner wants of HA. min_class: of nodes it may be restarted from. priority: more goes first."""
 

@@ -157,6 +157,13 @@ def withdrawn(member: Membership) -> Membership | None:
     )
 
 
+def takes_machines(member: Membership | None) -> bool:
+    """Whether the node may be handed a VM: under an epoch that is barred it could not begin there, and what its memory
+    held would be lost. None: the node takes no part in memberships.
+    """
+    return member is None or member.state is MemberState.UP
+
+
 def state_of(
     member: Membership | None,
     *,

@@ -63,6 +63,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tunnel_address: str = ""  # where the other nodes reach this one's overlay networks; empty: it has none
     image_door: str = ""  # host:port where other nodes fetch image files; empty: not offered
     image_door_fingerprint: str = ""  # sha256 of the certificate shown there
+    watchdog: str = ""  # which device resets it and how soon, or why none does; empty: none is set
     abilities: tuple[
         str, ...
     ] = ()  # what is installed: overlay, tpm, secure-boot, and storage drivers as pool.<driver>; and COPIES

@@ -16,6 +16,7 @@ from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.fencing.device import opener
 from novacron.control.fencing.seal import Seal
+from novacron.control.ha.admission import Admission
 from novacron.control.images.service import ImageService
 from novacron.control.leader import Leader, Term
 from novacron.control.link import Answer
@@ -121,9 +122,9 @@ class Server:
         await self.records.start()
         await ensure_default(self.records, self._clock, POOL_ID)
         room = Room(self.records, self._config)
-        self.services = self._services(room)
         roster = Roster(self._store, self._clock, self._candidate, "", self._timing)
         watch = watching(self._config, self.records, self._frosted, self._clock, roster)
+        self.services = self._services(room, watch)
         leader = Leader(self._store, self._clock, self._candidate, self._timing)
         images = ImageService(self.records, room, self._clock, self._config.pool_dir)
         self._begin("roster", roster.run)
@@ -151,11 +152,12 @@ class Server:
         del name
         self._ground.costs.worker_failures += 1
 
-    def _services(self, room: Room) -> Services:
+    def _services(self, room: Room, watch: Watch) -> Services:
         records, lines, clock = self.records, self._frosted, self._clock
         planner = Planner(records, room, lines, clock)
+        admission = Admission(records, room, watch.protected, POOL_ID, self._config.ha_admission)
         return Services(
-            vms=VmService(records, lines, room, clock, POOL_ID, self._rng.randbytes),
+            vms=VmService(records, lines, room, clock, POOL_ID, admission, self._rng.randbytes),
             nodes=NodeService(records, room, clock),
             migrations=MigrationService(records, room, clock, planner, Links(records, lines, clock, planner)),
             bulk=BulkMigrationService(records, room, clock, Surveyor(records, room, planner)),

@@ -101,6 +101,9 @@ class FakeDriver(FakeMoves):
         machine = self._host.machines.get(vm_id)
         return machine is not None and machine.timer is not None
 
+    def is_watched(self, vm_id: str) -> bool:
+        return self.has_guardian(vm_id)
+
     async def arm(self, deadline_s: float, *, at_most: bool = False) -> bool:
         self._life.check()
         for machine in self._host.machines.values():

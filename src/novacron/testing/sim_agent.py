@@ -126,7 +126,7 @@ class SimAgent:
         self.ledger = ledger = SimLedger(self.root / "state" / "machines", life)
         self.driver = self.driver_type(self.host, life)
         clock = self.host.world.clock
-        guard = Guard(ledger, self.driver, clock, self.fence_class)
+        self.guard = guard = Guard(ledger, self.driver, clock, self.fence_class)
         provisioner.deadline_of = guard.deadline_of
         self.member = Member(guard, self.host.boot_id, clock)
         self.machines = Machines(ledger, provisioner, self.driver, clock, self.host.boot_id, self.member.check)

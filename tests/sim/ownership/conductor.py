@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from novacron.agent import warrant
+from novacron.model import membership
 from novacron.model import migration_steps as machine
 from novacron.model.migration import UNDOING, Migration, MigrationState, is_final
 from novacron.model.migration_steps import COMMIT, Do, Finish, Side, Step, Undo
@@ -164,6 +165,8 @@ def hand_over(name: str, before: Step | None, state: State) -> bool:
     vm: Vm = state["vm", migration.vm_id]
     if is_final(migration) or migration.state in UNDOING or COMMIT in migration.did:
         return False
+    if not membership.takes_machines(state.get(("node", migration.target_node))):
+        return _went_wrong(name, False, state)
     story = migration if before is None else machine.did(migration, before, SOME_TIME)
     commit = next(step for step in machine.steps_of(migration) if step.name == COMMIT)
     state["migration", name] = machine.did(machine.began(story, commit, SOME_TIME), commit, SOME_TIME)

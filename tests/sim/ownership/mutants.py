@@ -175,8 +175,8 @@ SURE = Options(nodes=3, servers=3, listed=3, classes=(FenceClass.WATCHDOG,), fen
 TIMERS = Options(
     classes=(FenceClass.TIMER,), min_class=FenceClass.TIMER, without=frozenset({"freeze", "stuck", "guardian"})
 )
-SWITCHED = Options(classes=(FenceClass.TIMER,), bmcs=True, fences=4, without=frozenset({"leave"}))
-"""Nothing but power proves anything there: no deadline counts for VMs that ask for a watchdog, and no node leaves."""
+SWITCHED = Options(classes=(FenceClass.TIMER,), bmcs=True, fences=4)
+"""No deadline counts for VMs that ask for a watchdog there: only power that reads off, or a node's word."""
 FROZEN = Options(
     classes=(FenceClass.TIMER,),
     min_class=FenceClass.TIMER,
@@ -283,6 +283,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a BMC's answer is believed", ((fencing, "next_step", _off_as_soon_as_asked),), SWITCHED),
     Mutant("a late reading of the power counts", ((membership, "proven", _proven_blindly),), SWITCHED),
     Mutant("a live node is off by a word", ((word, "refusal", lambda seen, now_s, timing: None),), SURE, LATE_WORD),
+    Mutant("a barred node is handed VMs", ((membership, "takes_machines", lambda member: True),), SWITCHED, first=49),
     Mutant("any fence class", ((takeover, "refusal", _never_refused), (takeover, "is_worth", _always_worth))),
     Mutant("a takeover leaves the migration alone", ((takeover, "cut_short", _not_cut_short),), SURE, TARGET_LOST),
     Mutant("no limit of fences", ((ha, "noted", _unlimited), (brake, "spent", lambda log, timing: None))),

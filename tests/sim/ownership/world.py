@@ -168,8 +168,17 @@ class World:
             self.say(f"{now.id} belongs to {now.node_id}, generation {now.generation}")
             if now.task is not None and now.task.requested_by.startswith("ha:"):
                 self._taken_over(before)
+            self._handed(before, now)
             if before.node_id in self.running(before.id) and not self._at_rest(before):
                 self.violate(f"{now.id} went to {now.node_id} while it ran on {before.node_id}")
+
+    def _handed(self, before: Vm, now: Vm) -> None:
+        """To a node that is barred no guest is sent: it could not go on there, and not from there."""
+        migration: Migration | None = self.store.state.get(("migration", before.migration_id))
+        member: Membership | None = self.store.state.get(("node", now.node_id))
+        sent = migration is not None and migration.target_node == now.node_id and now.migration_id == migration.id
+        if sent and member is not None and member.state is not MemberState.UP:
+            self.violate(f"{now.id} was handed to {now.node_id}, which is {member.state.value}")
 
     def _at_rest(self, vm: Vm) -> bool:
         """Whether it is moved because it was seen not to run: a start that was on its way is undone by its release."""
@@ -181,7 +190,8 @@ class World:
         self.takeovers += 1
         host, protection = self.hosts[vm.node_id], self.protections[vm.id]
         member: Membership = self.store.state["node", vm.node_id]
-        proved = member.proof is not Proof.NONE and not (host.on and host.copies)
+        runs = host.on and any(copy.runs for copy in host.copies.values())  # what stands still needs an order to go on
+        proved = member.proof is not Proof.NONE and not runs
         vouched = protection.policy is HaPolicy.RESTART and host.fence_class >= protection.min_class
         if protection.policy is HaPolicy.NONE or not (vouched or proved):
             self.violate(f"{vm.id} was taken from {vm.node_id}, of class {host.fence_class.name}")

@@ -130,6 +130,10 @@ class Driver(Moves, Protocol):
         """Whether it was started with a deadline (Launch.deadline_s), and ends by the kernel's hand when that comes."""
         ...
 
+    def is_watched(self, vm_id: str) -> bool:
+        """Whether it has a guardian, and the watchdog's keeper sees whether it lives (agent.keeper)."""
+        ...
+
     async def arm(self, deadline_s: float, *, at_most: bool = False) -> bool:
         """Give every machine with a guardian that deadline, whatever it had; at_most: unless it has an earlier one.
 

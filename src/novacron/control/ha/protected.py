@@ -35,6 +35,7 @@ class Protected:
     def __init__(self, records: Records) -> None:
         self._records = records
         self._on_node: dict[str, dict[str, None]] = {}  # ids of nodes and of their VMs
+        self._memory_mib: dict[str, int] = {}  # by node, of all of them together
         self._uneasy: set[str] = set()
         for stored in records.all(VMS):
             self._put(stored.record)
@@ -43,6 +44,14 @@ class Protected:
     def nodes(self) -> Collection[str]:
         """Ids of the nodes that have some."""
         return self._on_node.keys()
+
+    def heaviest(self) -> list[str]:
+        """Ids of the nodes that have some, those with the most memory of them first."""
+        return sorted(self._memory_mib, key=lambda node_id: (-self._memory_mib[node_id], node_id))
+
+    def count(self, node_id: str) -> int:
+        """How many are on a node."""
+        return len(self._on_node.get(node_id, ()))
 
     def on_node(self, node_id: str) -> Iterator[Stored[Vm]]:
         """Those of a node as they stand now; to be gone through at once, before anything is awaited."""
@@ -67,13 +76,16 @@ class Protected:
     def _put(self, vm: Vm) -> None:
         if concerns(vm):
             self._on_node.setdefault(vm.node_id, {})[vm.id] = None
+            self._memory_mib[vm.node_id] = self._memory_mib.get(vm.node_id, 0) + vm.spec.memory_mib
             if is_uneasy(vm):
                 self._uneasy.add(vm.id)
 
     def _drop(self, vm: Vm) -> None:
         self._uneasy.discard(vm.id)
         mine = self._on_node.get(vm.node_id)
-        if mine is not None:
-            mine.pop(vm.id, None)
-            if not mine:
-                del self._on_node[vm.node_id]
+        if mine is None or vm.id not in mine:
+            return
+        del mine[vm.id]
+        self._memory_mib[vm.node_id] -= vm.spec.memory_mib
+        if not mine:
+            del self._on_node[vm.node_id], self._memory_mib[vm.node_id]

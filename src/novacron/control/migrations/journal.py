@@ -13,14 +13,16 @@ import msgspec
 from novacron.clock import Clock
 from novacron.control.migrations.disks import carried
 from novacron.control.migrations.waiting import refused
-from novacron.control.store.kinds import MIGRATIONS, VMS, VOLUMES
+from novacron.control.store.kinds import MEMBERS, MIGRATIONS, VMS, VOLUMES
 from novacron.control.store.records import Records, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms import decide
 from novacron.errors import CompareFailed, NovaCronError
 from novacron.failpoint import reach
+from novacron.model import membership
 from novacron.model import migration_steps as machine
 from novacron.model.machine import MachineReport
+from novacron.model.membership import Membership
 from novacron.model.migration import UNDOING, Figures, Migration, MigrationState, Progress, is_final, is_here, judged
 from novacron.model.migration_steps import COMMIT, Do, Step, next_action
 from novacron.model.verdict import Verdict
@@ -93,8 +95,8 @@ class Journal:
     async def hand_over(self, migration_id: str, before: Step | None) -> None:
         """The commit: in one transaction the step before is done, the target owns the VM, the next step has begun.
 
-        When this returns without the commit in the record, a cancel request came first, or the migration has ended: the
-        VM was taken over.
+        When this returns without the commit in the record, a cancel request came first, or the migration has ended (the
+        VM was taken over), or it rolls back: the target is barred or fenced, so the guest could not go on there.
         """
         steps = machine.steps_of(self._migration(migration_id).record)
         commit = next(step for step in steps if step.name == COMMIT)
@@ -105,6 +107,9 @@ class Journal:
             if story.state in UNDOING or is_final(story) or COMMIT in story.did:
                 return  # final: its source was fenced, and the VM is being started elsewhere
             now = self._now()
+            if not is_here(story) and not membership.takes_machines(self._member(story.target_node)):
+                await self.went_wrong(migration_id, _target_fenced(story, now))
+                return
             story = story if before is None else machine.did(story, before, now)
             story = machine.did(machine.began(story, commit, now), commit, now)
             owned = vm.record if is_here(story) else _owned_by(vm.record, story.target_node, now)
@@ -216,12 +221,22 @@ class Journal:
     def _migration(self, migration_id: str) -> Stored[Migration]:
         return self._records.find(MIGRATIONS, migration_id)
 
+    def _member(self, node_id: str) -> Membership | None:
+        stored = self._records.get(MEMBERS, node_id)
+        return stored.record if stored else None
+
     def _now(self) -> datetime.datetime:
         return self._clock.wall()
 
 
 def _owned_by(vm: Vm, node_id: str, now: datetime.datetime) -> Vm:
     return msgspec.structs.replace(vm, node_id=node_id, generation=vm.generation + 1, updated_at=now)
+
+
+def _target_fenced(migration: Migration, now: datetime.datetime) -> Problem:
+    message = f"node {migration.target_node} was fenced before the VM was handed to it, so it goes on where it was"
+    remedy = f"migrate it again once that node is up: novacron node show {migration.target_node}"
+    return Problem(code="migration.target_fenced", message=message, remedy=remedy, at=now)
 
 
 def _let_go(vm: Vm, migration: Migration, now: datetime.datetime) -> Vm:

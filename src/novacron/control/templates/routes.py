@@ -136,7 +136,7 @@ def _instances(routes: APIRouter, service: TemplateService, view: VmView) -> Non
     ) -> Response:
         """Make VMs of a template: all of them, or none."""
         made, status = await service.instantiate(template, body, who.name, held, once)
-        return Response(b'{"items":[' + b",".join(map(view.encoded, made)) + b"]}", status, media_type=JSON)
+        return Response(view.answered_all(made, once.warnings), status, media_type=JSON)
 
 
 def _answer(request: Request, view: TemplateView, outcome: Outcome) -> Response:

@@ -17,6 +17,7 @@ from novacron.control.store.kinds import VMS, Kind
 from novacron.control.store.records import Records, Write
 from novacron.control.store.shelf import Stored
 from novacron.control.vms import birth, boot_order
+from novacron.control.vms.admitting import Admits
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
 from novacron.control.vms.drives import Drives
@@ -55,12 +56,14 @@ class Copies:
         room: Room,
         clock: Clock,
         pool_id: str,
+        admission: Admits,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._records = records
         self._room = room
         self._clock = clock
         self._pool_id = pool_id
+        self._admission = admission
         self._random_bytes = random_bytes
 
     async def create(
@@ -68,7 +71,8 @@ class Copies:
     ) -> tuple[Sequence[Stored[Vm]], int]:
         """Record them, all or none; the VMs and the status to answer with.
 
-        :raise StateConflict: the VM is not parked. :raise NoRoom: its node, or a quota, has too little left.
+        :raise StateConflict: the VM is not parked. :raise NoRoom: its node, a quota, or the room kept for guarded VMs
+            has too little left.
         :raise NotFound, NameTaken, InvalidInput, Conflict, PreconditionFailed
         """
         outcome = await once.perform(MADE, lambda: self._create(ref, asked, by, held, once))
@@ -83,7 +87,9 @@ class Copies:
             check_match(held, parent)
             _check_parked(parent.record)
             boot_order.check_copies(asked.nics)
-            return self._births(parent.record, asked, means)
+            born, volumes = self._births(parent.record, asked, means)
+            once.warnings = self._admission.judge(born)
+            return born, volumes
 
         born = await record_born(self._records, self._room, once, births, made)
         return Outcome(Stored(made([stored.record for stored in born]), born[0].modified), 202)

@@ -45,6 +45,6 @@ def router(service: VmService, copies: Copies, view: VmView) -> APIRouter:
     async def copy_vm(vm: VmRef, body: wire.CopiesCreate, who: Caller, held: IfMatch, once: Asked) -> Response:
         """Make VMs that begin at once as copies of a parked one: all of them, or none."""
         made, status = await copies.create(vm, body, who.name, held, once)
-        return Response(b'{"items":[' + b",".join(map(view.encoded, made)) + b"]}", status, media_type=JSON)
+        return Response(view.answered_all(made, once.warnings), status, media_type=JSON)
 
     return routes

@@ -189,7 +189,8 @@ def _stopping(routes: APIRouter, service: VmService, view: VmView) -> None:
 def _answer(request: Request, view: VmView, outcome: Outcome) -> Response:
     stored = outcome.stored
     where = {"location": f"{PREFIX}/vms/{stored.record.id}"} if outcome.status in (201, 202) else None
-    return record(request, view.encoded(stored), stored.modified, status=outcome.status, headers=where)
+    body = view.answered(stored, outcome.warnings)
+    return record(request, body, stored.modified, status=outcome.status, headers=where)
 
 
 def _node_id(records: Records, ref: str) -> str:

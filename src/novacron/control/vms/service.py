@@ -22,13 +22,14 @@ from novacron.control.store.records import Records, Write
 from novacron.control.store.shelf import Stored
 from novacron.control.vms import asked as verbs
 from novacron.control.vms import birth, boot_order, hardware, media
+from novacron.control.vms.admitting import Admits, takes_more
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector
 from novacron.control.vms.drives import Drive, Drives
 from novacron.control.vms.placing import PlacementPlan, Placing, need_of
 from novacron.control.vms.turns import Batch, record_born, status_of_birth
-from novacron.errors import NoRoom
+from novacron.errors import NoRoom, Reason
 from novacron.model.vm import Vm, VmSpec, running_spec
 from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.rest.vms import StopRequest, VmCreate, VmUpdate
@@ -51,6 +52,7 @@ class VmService:
         room: Room,
         clock: Clock,
         pool_id: str,
+        admission: Admits,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._records = records
@@ -58,6 +60,7 @@ class VmService:
         self._room = room
         self._clock = clock
         self._pool_id = pool_id
+        self._admission = admission
         self._random_bytes = random_bytes
 
     async def create(self, asked: VmCreate, by: str, once: Once) -> Outcome:
@@ -66,15 +69,22 @@ class VmService:
         :raise InvalidInput, StateConflict: it does not go with its image.
         :raise NotFound: no such image or node, named as a field.
         :raise NameTaken, Conflict: its name or a MAC address belongs to another.
-        :raise NoRoom: no node can take it, with a reason for each; or a quota does not allow its disks.
+        :raise NoRoom: no node can take it, with a reason for each; or a quota does not allow its disks; or no room
+            would be left for guarded VMs, and the setting is to refuse that.
         """
         (stored,) = await self.create_many([asked], by, once, lambda vms: vms[0])
-        return Outcome(stored, status_of_birth(stored.record))
+        return Outcome(stored, status_of_birth(stored.record), once.warnings)
 
     async def create_many(self, asked: Sequence[VmCreate], by: str, once: Once, batch: Batch) -> list[Stored[Vm]]:
         """As `create`, for all of them or none. batch: what a repeat under the same key is answered from."""
         means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
-        return await record_born(self._records, self._room, once, lambda: self._births(asked, means), batch)
+
+        def births() -> tuple[list[Vm], list[Write]]:
+            born, volumes = self._births(asked, means)
+            once.warnings = self._admission.judge(born)
+            return born, volumes
+
+        return await record_born(self._records, self._room, once, births, batch)
 
     def _births(self, asked: Sequence[VmCreate], means: Means) -> tuple[list[Vm], list[Write]]:
         """Their records, each placed with those before it in mind, and what to write of their volumes."""
@@ -142,7 +152,8 @@ class VmService:
 
         :raise NotFound, NameTaken, PreconditionFailed
         :raise StateConflict: it is being deleted. :raise Busy: a migration holds it.
-        :raise NoRoom: it runs or is to run, and its node has too little left for what it is to have more.
+        :raise NoRoom: it runs or is to run, and its node has too little left for what it is to have more; or no room
+            would be left for guarded VMs, and the setting is to refuse that.
         """
         named = asked.model_dump(exclude_none=True)
         if asked.placement is not None:
@@ -150,21 +161,24 @@ class VmService:
         if asked.ha is not None:
             named["ha"] = birth.protection_of(asked.ha)
         wanted = {field: named.pop(field) for field in HARDWARE if field in named}
-        ask = self._ask(by)
+        ask, warned = self._ask(by), list[Reason]()
 
         def change(vm: Vm) -> Vm:
+            warned.clear()
             new = msgspec.structs.replace(vm, **named)
             if wanted:
                 verbs.check_free(vm, "change the hardware of")
                 media.check_memory(vm.spec, asked.memory_mib)
                 new = hardware.wish(new, msgspec.structs.replace(vm.spec, **wanted), ask)
                 self._check_growth(vm, new)
+                warned.extend(self._admission.judge([new] if takes_more(vm, new) else []))
             return vm if new == vm else msgspec.structs.replace(new, updated_at=ask.now)
 
-        if not {"vcpus", "memory_mib"} & wanted.keys():
+        if not {"vcpus", "memory_mib", "ha"} & wanted.keys():
             return await Change(self._records, VMS, ref, held).write(change, under_way=_under_way)
         async with self._room.turn():
-            return await Change(self._records, VMS, ref, held, None, self._room.ticket).write(change, _under_way)
+            outcome = await Change(self._records, VMS, ref, held, None, self._room.ticket).write(change, _under_way)
+        return Outcome(outcome.stored, outcome.status, tuple(warned))
 
     async def delete(self, ref: str, by: str, held: frozenset[str] | None, *, force: bool) -> Outcome:
         """Have it removed from its node with its disks, then its record. Stopped ones only, unless forced.
@@ -174,18 +188,23 @@ class VmService:
         return await self._act(ref, verbs.delete, self._ask(by, force=force), held, None)
 
     async def start(self, ref: str, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
-        """:raise NoRoom: its node has too little memory or CPU left. :raise NotFound, StateConflict, Busy"""
+        """:raise NoRoom: its node has too little memory or CPU left; or no room would be left for guarded VMs, and the
+            setting is to refuse that.
+        :raise NotFound, StateConflict, Busy
+        """
         ask = self._ask(by)
 
         def begin(vm: Vm) -> Vm | None:
             new = verbs.start(vm, ask)
             if new is not None and not holds_room(vm):
                 self._check_room(vm)
+                once.warnings = self._admission.judge([new])
             return new
 
         async with self._room.turn():
             change = Change(self._records, VMS, ref, held, once, self._room.ticket)
-            return await change.write(begin, under_way=_under_way)
+            outcome = await change.write(begin, under_way=_under_way)
+        return Outcome(outcome.stored, outcome.status, once.warnings)
 
     async def stop(self, ref: str, how: StopRequest, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
         """:raise NotFound, StateConflict, Busy, PreconditionFailed"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,12 +10,15 @@ import msgspec
 from novacron.control.encoded import Encoded
 from novacron.control.store.kinds import NETWORKS, NODES, VMS
 from novacron.control.store.records import Records
+from novacron.control.store.shelf import Stored
+from novacron.errors import Reason
 from novacron.model.ha import Protection
 from novacron.model.machine import ENDED, MachineReport, Nic
 from novacron.model.placement import PlacementWishes
 from novacron.model.vm import Task, Vm, state_of, status_of
 
 _all_of = msgspec.structs.asdict
+_encode = msgspec.json.Encoder().encode
 
 
 class VmView:
@@ -23,6 +27,17 @@ class VmView:
     def __init__(self, records: Records) -> None:
         self._records = records
         self.encoded = Encoded(records, VMS, self.data, self._names)
+
+    def answered(self, stored: Stored[Vm], warnings: Sequence[Reason]) -> bytes:
+        """The answer to a request that led to this record, with what it warns of."""
+        if not warnings:
+            return self.encoded(stored)
+        return _encode(self.data(stored.record, stored.modified) | {"warnings": warnings})
+
+    def answered_all(self, made: Sequence[Stored[Vm]], warnings: Sequence[Reason]) -> bytes:
+        """The same of VMs made by one request, as wire.rest.vms.VmList."""
+        items = b",".join(map(self.encoded, made))
+        return b'{"items":[' + items + b'],"warnings":' + _encode(warnings) + b"}"
 
     def data(self, vm: Vm, revision: int) -> dict[str, Any]:
         spec, seen = vm.spec, vm.observed

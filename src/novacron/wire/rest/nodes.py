@@ -53,6 +53,7 @@ class FactsOut(Strict):
     tunnel_address: str = ""
     image_door: str = ""
     image_door_fingerprint: str = ""
+    watchdog: str = ""
     abilities: list[str] = []
 
 

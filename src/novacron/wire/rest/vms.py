@@ -143,7 +143,8 @@ class TaskOut(Strict):
 class Vm(Strict):
     """A VM: `desired` is what was asked, `state` what is, `task` what is being done, `problem` what is wrong.
 
-    `pending`: what of its hardware waits for its next start, and why.
+    `pending`: what of its hardware waits for its next start, and why. `warnings`: only in answers to what changed it;
+    code `ha.no_spare`: a node (`subject`) whose failure the others would no longer have room for.
     """
 
     id: str
@@ -189,6 +190,7 @@ class Vm(Strict):
     updated_at: datetime.datetime
     state_since: datetime.datetime | None
     revision: int
+    warnings: list[ReasonOut] = []
 
     model_config = Strict.model_config | example(
         {
@@ -262,6 +264,7 @@ class ConsoleLog(Strict):
 
 
 class VmList(Strict):
-    """VMs that were made by one request, in order."""
+    """VMs that were made by one request, in order. `warnings`: as in Vm, of all of them together."""
 
     items: list[Vm]
+    warnings: list[ReasonOut] = []

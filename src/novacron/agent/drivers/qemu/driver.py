@@ -120,6 +120,10 @@ class QemuDriver:
         machine = self._fleet.machines.get(vm_id)
         return machine is not None and machine.record.guarded
 
+    def is_watched(self, vm_id: str) -> bool:
+        machine = self._fleet.machines.get(vm_id)
+        return machine is not None and machine.record.watched
+
     async def arm(self, deadline_s: float, *, at_most: bool = False) -> bool:
         return await self._fleet.arm(deadline_s, at_most=at_most)
 

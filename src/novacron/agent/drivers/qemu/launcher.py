@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from novacron.agent import keeper
 from novacron.agent.drivers.base import Launch
 from novacron.agent.drivers.qemu import guarded, guarding, tls, tpm
 from novacron.agent.drivers.qemu import machine as machines
@@ -113,18 +114,22 @@ async def _guarded(
 ) -> Process:
     """Under a guardian, noted first, so that an agent after this one looks for it."""
     listening.append(machine.run_dir.listen(guarding.SOCKET))
-    machine.record.guarded = True
+    machine.record.guarded = machine.record.watched = True
     machine.save()
-    process = await guarding.spawn_guarded(
-        argv,
-        deadline_s=what.deadline_s or 0.0,
-        listening=listening[-1],
-        directory=machine.run_dir.path,
-        stderr=stderr,
-        uid=what.uid,
-        gid=what.gid,
-        pass_fds=pass_fds,
-    )
+    lock = keeper.hold(machine.run_dir.path.parent / keeper.LOCK)  # both inherit it, and hold it until they have ended
+    try:
+        process = await guarding.spawn_guarded(
+            argv,
+            deadline_s=what.deadline_s or 0.0,
+            listening=listening[-1],
+            directory=machine.run_dir.path,
+            stderr=stderr,
+            uid=what.uid,
+            gid=what.gid,
+            pass_fds=[*pass_fds, lock],
+        )
+    finally:
+        os.close(lock)
     guarded.meet(machine)
     return process
 

@@ -88,6 +88,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     copying: bool = False  # it begins as a copy, and is not yet one of its own
     frozen: bool = False  # its file systems were to be frozen, and nobody has thawed them since
     guarded: bool = False  # it has a guardian
+    watched: bool = False  # it holds the lock by which the watchdog's keeper sees that it lives
     spec: MachineSpec | None = None
     keep: str = ""  # where the state of its TPM lies, and in which folder
     tpm: str = ""
