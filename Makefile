@@ -64,7 +64,7 @@ bench-scale: setup ## 1,000 simulated agents with 100,000 VMs on one server and 
 	@scripts/system-packages test
 	@$(PY) -m tests.bench.scale
 
-bench-events: setup ## Events to 1,000 WebSocket clients, 500 a second, and beside one that does not read
+bench-events: setup ## Events to 1,000 WebSocket clients, 500 a second, also beside one that does not read, against a bare writer
 	@scripts/system-packages test
 	@$(PY) -m tests.bench.events
 

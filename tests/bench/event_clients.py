@@ -4,26 +4,33 @@
 
 On standard output, one JSON object a line: `ready` (all listen); for each `figures N` on standard input, once every
 client has had N events since the last time or five seconds after the last one came: `events` of all, `missed`,
-`late_ms`.
+`late_ms`, `cpu_s` since the last time, `frame`.
+
+All have asked for the same, so all must be sent the same bytes. Whoever is told something first reads it, event by
+event (`Told`); what the others are sent is compared with that byte for byte. This checks more than reading it a
+thousand times would, and costs so little that the figures are the server's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import re
 import sys
 import time
+from bisect import bisect_right
 from typing import cast
 
 import uvloop
 
-STAMP = re.compile(rb'"description":"at ([0-9.]+)"')
+EVENT = re.compile(rb'\{"t":"event","event":\{"seq":([0-9]+),.*?"description":"at ([0-9.]+)"')
 TEXT, PING = 0x81, 0x89
 KEY = base64.b64encode(b"0123456789abcdef").decode()
 QUIET_S = 5.0
 AT_ONCE = 50
+PARTS = (50, 95, 99, 100)
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
@@ -31,13 +38,61 @@ def masked(opcode: int, payload: bytes) -> bytes:
     return bytes((0x80 | opcode, 0x80 | len(payload))) + bytes(4) + payload
 
 
+def frame_at(data: bytes, at: int) -> tuple[int, int] | None:
+    """Where the text of the frame that begins there begins and ends; None: it is not there as a whole."""
+    if at + 2 > len(data):
+        return None
+    length, head = data[at + 1], 2
+    if length >= 126:
+        head = 4 if length == 126 else 10
+        length = int.from_bytes(data[at + 2 : at + head], "big")
+    start = at + head
+    return (start, start + length) if start + length <= len(data) else None
+
+
+class Told:
+    """What every client has to be sent after its `ready`: whole frames, each read once."""
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self.ends: list[int] = []  # of each event, in `text`
+        self.stamps_s: list[float] = []
+        self._seq = 0
+
+    def more(self, frames: bytes) -> int:
+        """The whole frames that stand there in front, up to the first ping: how many bytes they have.
+
+        :raise AssertionError: one is no event, or not after the one before it.
+        """
+        at = 0
+        while at < len(frames) and frames[at] != PING and (found := frame_at(frames, at)) is not None:
+            event = EVENT.match(frames, found[0])
+            assert frames[at] == TEXT, f"no event: {frames[at : at + 100]!r}"
+            assert event is not None, f"no event: {frames[at : at + 100]!r}"
+            assert int(event[1]) > self._seq, f"event {int(event[1])} came after {self._seq}"
+            self._seq, at = int(event[1]), found[1]
+            self.ends.append(len(self.text) + at)
+            self.stamps_s.append(float(event[2]))
+        self.text += frames[:at]
+        return at
+
+    def has_ping(self, data: bytes, at: int) -> int | None:
+        """Where in what came to one who stands there a ping stands between two events."""
+        first = bisect_right(self.ends, at - 1)
+        starts = itertools.takewhile(lambda end: end < at + len(data), itertools.islice(self.ends, first, None))
+        candidates = itertools.chain((0,) if at == 0 else (), (end - at for end in starts))
+        return next((one for one in candidates if data[one] == PING and self.text.startswith(data[:one], at)), None)
+
+
 class Client(asyncio.Protocol):
     """One subscriber to everything. late_s: of the oldest event in each piece that came: the later ones waited less."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, told: Told) -> None:
         self._token = token
-        self._part = b""
-        self._skip = 0
+        self._told = told
+        self._part = b""  # of a frame, after what is compared
+        self._at = 0  # how much has been compared
+        self._open = False
         self.events = 0
         self.late_s: list[float] = []
         self.last_s = 0.0
@@ -51,45 +106,55 @@ class Client(asyncio.Protocol):
             f"Authorization: Bearer {self._token}\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {KEY}\r\n\r\n".encode()
         )
-        self._open = False
 
     def data_received(self, data: bytes) -> None:
-        now_s = time.monotonic()
-        if not self._open:
-            self._part += data
-            if b"\r\n\r\n" in self._part:
-                self._open, self._part = True, b""
-                self._transport.write(masked(0x1, b'{"t":"subscribe","object_types":["vm"]}'))
+        if not self.ready.done():
+            self._begin(data)
             return
-        if self.ready.done() and (stamp := STAMP.search(data)) is not None:
-            self.late_s.append(now_s - float(stamp[1]))
-            self.last_s = now_s
-        if self._part:
-            data, self._part = self._part + data, b""
-        self._walk(data)
-
-    def _walk(self, data: bytes) -> None:
-        """From frame to frame, without looking into them."""
-        at, size = self._skip, len(data)
-        while at + 2 <= size:
-            length, head = data[at + 1], 2
-            if length >= 126:
-                head = 4 if length == 126 else 10
-                length = int.from_bytes(data[at + 2 : at + head], "big")
-            if at + head > size or (data[at] == PING and at + head + length > size):
-                break
-            if data[at] == TEXT:
-                self._take()
-            elif data[at] == PING:
-                self._transport.write(masked(0xA, data[at + head : at + head + length]))
-            at += head + length
-        self._part, self._skip = data[at:], max(0, at - size)
-
-    def _take(self) -> None:
-        if self.ready.done():
-            self.events += 1
+        if not self._part and self._told.text.startswith(data, self._at):
+            self._at += len(data)
         else:
+            self._compare(data)
+        heard = bisect_right(self._told.ends, self._at)
+        if heard > self.events:
+            self.last_s = time.monotonic()
+            self.late_s.append(self.last_s - self._told.stamps_s[self.events])
+            self.events = heard
+
+    def _begin(self, data: bytes) -> None:
+        """The handshake's answer, then `ready`."""
+        self._part += data
+        if not self._open and b"\r\n\r\n" in self._part:
+            self._open, self._part = True, b""
+            self._transport.write(masked(0x1, b'{"t":"subscribe","object_types":["vm"]}'))
+        elif self._open and frame_at(self._part, 0) is not None:
+            assert b'"t":"ready"' in self._part, f"not ready: {self._part[:200]!r}"
+            self._part = b""
             self.ready.set_result(None)
+
+    def _compare(self, data: bytes) -> None:
+        """What is told for the first time, has a ping in it, or ends within a frame that nobody has had yet."""
+        told, data = self._told, self._part + data
+        self._part = b""
+        while data:
+            known = len(told.text) - self._at
+            if (ping := told.has_ping(data, self._at)) is not None:
+                self._at += ping
+                if (found := frame_at(data, ping)) is None:
+                    self._part = data[ping:]
+                    return
+                self._transport.write(masked(0xA, data[found[0] : found[1]]))
+                data = data[found[1] :]
+            elif told.text.startswith(data[:known], self._at):
+                self._at += min(known, len(data))
+                data = data[known:]
+                self._at += (read := told.more(data))
+                data = data[read:]
+                if read == 0:
+                    self._part = data
+                    return
+            else:
+                raise AssertionError(f"not what the others were told, at {self._at}: {data[:200]!r}")
 
     def connection_lost(self, _: Exception | None) -> None:
         self.lost = True
@@ -97,27 +162,25 @@ class Client(asyncio.Protocol):
             self.ready.set_exception(ConnectionError(f"not let in: {self._part[:200]!r}"))
 
 
-async def figures(clients: list[Client], expected: int) -> dict[str, object]:
-    """Wait as said above; counts begin anew after this."""
+async def figures(clients: list[Client], told: Told, heard_before: int, expected: int) -> dict[str, object]:
+    """Wait as said above. heard_before: how many events every client had been sent by then."""
     began_s = time.monotonic()
-    while any(one.events < expected for one in clients):
+    total = heard_before + expected
+    while any(one.events < total for one in clients):
         quiet_since_s = max(began_s, *(one.last_s for one in clients))
         if time.monotonic() - quiet_since_s > QUIET_S:
             break
         await asyncio.sleep(0.05)
     late_ms = sorted(late_s * 1e3 for one in clients for late_s in one.late_s)
-    found: dict[str, object] = {
-        "events": sum(one.events for one in clients),
-        "missed": sum(max(0, expected - one.events) for one in clients),
-        "lost_clients": sum(one.lost for one in clients),
-        "late_ms": {
-            f"p{part}": late_ms[min(len(late_ms) - 1, len(late_ms) * part // 100)] for part in (50, 95, 99, 100)
-        },
-        "cpu_s": time.process_time(),
-    }
     for one in clients:
-        one.events, one.late_s = 0, []
-    return found
+        one.late_s = []
+    return {
+        "events": sum(max(0, one.events - heard_before) for one in clients),
+        "missed": sum(max(0, total - one.events) for one in clients),
+        "lost_clients": sum(one.lost for one in clients),
+        "late_ms": {f"p{part}": late_ms[min(len(late_ms) - 1, len(late_ms) * part // 100)] for part in PARTS},
+        "frame": told.text[: told.ends[0]].decode("latin-1"),
+    }
 
 
 async def main(port: int, count: int) -> None:
@@ -125,16 +188,19 @@ async def main(port: int, count: int) -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     token = (await reader.readline()).decode().strip()
-    clients: list[Client] = []
+    told, clients, heard = Told(), list[Client](), 0
     while len(clients) < count:
-        some = [Client(token) for _ in range(min(AT_ONCE, count - len(clients)))]
+        some = [Client(token, told) for _ in range(min(AT_ONCE, count - len(clients)))]
         for one in some:
             await loop.create_connection(lambda one=one: one, "127.0.0.1", port)  # type: ignore[misc]
         await asyncio.gather(*(one.ready for one in some))
         clients += some
+    cpu_s = time.process_time()
     _say({"ready": len(clients)})
     while line := (await reader.readline()).decode().split():
-        _say(await figures(clients, int(line[1])))
+        found = await figures(clients, told, heard, int(line[1]))
+        heard, cpu_before_s, cpu_s = heard + int(line[1]), cpu_s, time.process_time()
+        _say(found | {"cpu_s": cpu_s - cpu_before_s})
 
 
 def _say(what: dict[str, object]) -> None:

@@ -4,9 +4,10 @@
 
 One real server on one etcd member. Another writer of the same store changes VM records, ten in a transaction, each with
 the time at which its transaction was begun; the clients (tests.bench.event_clients) compare that with when they hear of
-it. So the figure is from before the commit to after the client's read, through store, watch, cache and fan-out. Then
-the same again with one client more that has subscribed and reads nothing. The last line is one JSON object; 1 is
-returned when a goal was missed.
+it. So the figure is from before the commit (how long commits took is shown) to after the client's read, through store,
+watch, cache and fan-out. Then the same again with one client more that has subscribed and reads nothing. Last the
+floor: tests.bench.event_floor, a bare writer, sends the same bytes as often to the same clients. The last line is one
+JSON object; 1 is returned when a goal was missed.
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ GOALS = {"p99_ms": 250.0, "p99_beside_a_slow_reader_ms": 250.0, "missed": 0.0, "
 CHANGES = 10  # in a transaction
 RECORDS = 500
 READY_WITHIN_S = 300.0
+MAX_LINE_BYTES = 1 << 20
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Clients(Process):
-    """The process of the clients."""
+class Piped(Process):
+    """A process that is told lines, and says lines of JSON."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         super().__init__(process.pid)
@@ -66,14 +68,12 @@ class Clients(Process):
 
 
 @contextlib.asynccontextmanager
-async def clients(served: Server, count: int) -> AsyncIterator[Clients]:
-    """All of them, listening; gone afterwards."""
+async def piped(module: str, *arguments: str) -> AsyncIterator[Piped]:
+    """One that runs; gone afterwards, for it ends when it is told nothing more."""
     pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", "tests.bench.event_clients", str(served.port), str(count)]
-    made = Clients(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
+    command = [sys.executable, "-m", module, *arguments]
+    made = Piped(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=MAX_LINE_BYTES))
     try:
-        made.tell(served.token)
-        await made.said()
         yield made
     finally:
         assert made.process.stdin is not None
@@ -81,23 +81,36 @@ async def clients(served: Server, count: int) -> AsyncIterator[Clients]:
         await made.process.wait()
 
 
-async def change(store: Store, plan: Plan, per_s: float, seconds: float) -> int:
-    """Change records at that rate; how many changes were made. What the store cannot keep up with is made up for."""
+@contextlib.asynccontextmanager
+async def clients(port: int, token: str, count: int) -> AsyncIterator[Piped]:
+    """All of them, listening; gone afterwards."""
+    async with piped("tests.bench.event_clients", str(port), str(count)) as made:
+        made.tell(token)
+        await made.said()
+        yield made
+
+
+async def change(store: Store, plan: Plan, per_s: float, seconds: float) -> list[float]:
+    """Change records at that rate; how long the commit of each transaction took. What the store cannot keep up with is
+    made up for.
+    """
     began_s = time.monotonic()
-    transactions = max(1, int(per_s * seconds / CHANGES))
-    writing: set[asyncio.Task[int]] = set()
-    for number in range(transactions):
+    writing = []
+    for number in range(max(1, int(per_s * seconds / CHANGES))):
         await asyncio.sleep(max(0.0, began_s + number * CHANGES / per_s - time.monotonic()))
-        at = f"at {time.monotonic():.6f}"
-        ops = []
-        for one in range(CHANGES):
-            vm = fleet.vm(plan, (number * CHANGES + one) % plan.vms)
-            ops.append(Put(VMS.key(vm.id), _encode(msgspec.structs.replace(vm, description=at))))
-        task = asyncio.create_task(store.commit(ops))
-        writing.add(task)
-        task.add_done_callback(writing.discard)
-    await asyncio.gather(*writing)
-    return transactions * CHANGES
+        writing.append(asyncio.create_task(commit(store, plan, number * CHANGES)))
+    return await asyncio.gather(*writing)
+
+
+async def commit(store: Store, plan: Plan, first: int) -> float:
+    """Change some records, from that on; how long it took."""
+    began_s = time.monotonic()
+    ops = []
+    for number in range(first, first + CHANGES):
+        vm = msgspec.structs.replace(fleet.vm(plan, number % plan.vms), description=f"at {began_s:.6f}")
+        ops.append(Put(VMS.key(vm.id), _encode(vm)))
+    await store.commit(ops)
+    return time.monotonic() - began_s
 
 
 @contextlib.contextmanager
@@ -129,14 +142,38 @@ def was_let_go(reader: socket.socket) -> bool:
     return True
 
 
-async def turn(store: Store, plan: Plan, asked: argparse.Namespace, hearing: Clients, served: Server) -> dict[str, Any]:
+async def turn(store: Store, plan: Plan, asked: argparse.Namespace, hearing: Piped, served: Server) -> dict[str, Any]:
     """One turn of changes, and how they were heard."""
     began_s, cpu_s = time.monotonic(), served.cpu_s()
-    made = await change(store, plan, asked.per_s, asked.seconds)
-    elapsed_s = time.monotonic() - began_s
+    commits_s = sorted(await change(store, plan, asked.per_s, asked.seconds))
+    made, elapsed_s = len(commits_s) * CHANGES, time.monotonic() - began_s
     hearing.tell(f"figures {made}")
     heard = await hearing.said()
-    return heard | {"per_s": made / elapsed_s, "server_cpu_percent": 100 * (served.cpu_s() - cpu_s) / elapsed_s}
+    return heard | {
+        "per_s": made / elapsed_s,
+        "commit_p99_ms": 1e3 * commits_s[len(commits_s) * 99 // 100],
+        "server_cpu_percent": 100 * (served.cpu_s() - cpu_s) / elapsed_s,
+        "clients_cpu_percent": 100 * heard["cpu_s"] / elapsed_s,
+    }
+
+
+async def floor(asked: argparse.Namespace, frame: str) -> dict[str, Any]:
+    """The same number of frames like that one, from the bare writer to as many of the same clients."""
+    async with piped("tests.bench.event_floor") as writer:
+        writer.tell(json.dumps(frame))
+        port = (await writer.said())["port"]
+        async with clients(port, "none", asked.clients) as hearing:
+            writer.tell(f"go {asked.seconds} {asked.per_s}")
+            written = await writer.said()
+            hearing.tell(f"figures {written['events']}")
+            heard = await hearing.said()
+    return {
+        "floor_p50_ms": heard["late_ms"]["p50"],
+        "floor_p99_ms": heard["late_ms"]["p99"],
+        "floor_missed": heard["missed"],
+        "floor_cpu_percent": 100 * written["cpu_s"] / asked.seconds,
+        "floor_clients_cpu_percent": 100 * heard["cpu_s"] / asked.seconds,
+    }
 
 
 async def measure(asked: argparse.Namespace, directory: Path) -> dict[str, Any]:
@@ -151,13 +188,14 @@ async def measure(asked: argparse.Namespace, directory: Path) -> dict[str, Any]:
             await seed(store, plan)
             async with (
                 server(config.data_dir, config.pool_dir, address, asked.profile) as served,
-                clients(served, asked.clients) as hearing,
+                clients(served.port, served.token, asked.clients) as hearing,
             ):
                 alone = await turn(store, plan, asked, hearing, served)
                 with slow_reader(served) as reader:
                     beside = await turn(store, plan, asked, hearing, served)
                     let_go = await asyncio.to_thread(was_let_go, reader)
                 rss_mib = served.rss_mib()
+    lowest = await floor(asked, alone["frame"])
     return {
         "clients": asked.clients,
         "events_per_s": alone["per_s"],
@@ -166,13 +204,19 @@ async def measure(asked: argparse.Namespace, directory: Path) -> dict[str, Any]:
         "p99_ms": alone["late_ms"]["p99"],
         "worst_ms": alone["late_ms"]["p100"],
         "missed": alone["missed"],
+        "commit_p99_ms": alone["commit_p99_ms"],
         "p99_beside_a_slow_reader_ms": beside["late_ms"]["p99"],
         "missed_beside_a_slow_reader": beside["missed"],
+        "commit_p99_beside_a_slow_reader_ms": beside["commit_p99_ms"],
         "slow_reader_let_go": let_go,
         "lost_clients": beside["lost_clients"],
         "server_cpu_percent": alone["server_cpu_percent"],
         "server_rss_mib": rss_mib,
-        "clients_cpu_s": beside["cpu_s"],
+        "clients_cpu_percent": alone["clients_cpu_percent"],
+        "event_bytes": len(alone["frame"]),
+        **lowest,
+        "p99_per_floor": alone["late_ms"]["p99"] / lowest["floor_p99_ms"],
+        "server_cpu_per_floor": alone["server_cpu_percent"] / lowest["floor_cpu_percent"],
     }
 
 
@@ -189,7 +233,7 @@ def main() -> int:
     missed = {name for name, goal in GOALS.items() if found[name] > goal}
     for name, value in found.items():
         goal = f"  goal <= {GOALS[name]:g}: {'MISSED' if name in missed else 'met'}" if name in GOALS else ""
-        print(f"{name:30}{value:14.2f}{goal}")
+        print(f"{name:34}{value:14.2f}{goal}")
     print(json.dumps(found | {"goals": GOALS, "not_met": sorted(missed)}))
     return int(bool(missed))
 

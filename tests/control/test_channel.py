@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
 
 import pytest
 
 from novacron.control import channel
-from novacron.control.channel import MAX_TAKEN_BYTES, Channels, Filter, Listener, filter_of
+from novacron.control.channel import MAX_TAKEN_BYTES, TURN_AT_ONCE, Channels, Filter, Listener, filter_of
 from novacron.control.peer import framed, text_of
 from novacron.control.store.kinds import NODES, VMS
 from novacron.control.store.records import Seen
@@ -121,6 +123,141 @@ async def test_one_is_handed_no_more_at_once_than_its_connection_should_hold() -
     for _ in range(5):
         channels.put(changed(), lambda: big)
     assert [len(await taken(listener)) for _ in range(3)] == [2, 2, 1]
+
+
+class Pipe:
+    """A connection that holds so many pieces and is emptied by hand."""
+
+    def __init__(self, holds: int = 1000) -> None:
+        self.holds = holds
+        self.taken: list[bytes] = []
+        self.changed = asyncio.Event()
+        self.is_gone = False
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def take(self, frames: bytes) -> bool:
+        if self.is_gone or not self._room.is_set():
+            return False
+        self.taken.append(frames)
+        self.changed.set()
+        if len(self.taken) == self.holds:
+            self._room.clear()
+        return True
+
+    async def drained(self) -> None:
+        await self._room.wait()
+        if self.is_gone:
+            raise ConnectionError("gone")
+
+    def empty(self) -> bytes:
+        held, self.taken = b"".join(self.taken), []
+        self._room.set()
+        return held
+
+    async def has(self, size: int) -> None:
+        """Wait until it has taken so many bytes."""
+        while sum(map(len, self.taken)) < size:
+            self.changed.clear()
+            await self.changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def pouring(listener: Listener, pipe: Pipe) -> AsyncIterator[asyncio.Task[NoReturn]]:
+    task = asyncio.create_task(listener.pour(pipe))
+    await asyncio.sleep(0)  # it has begun
+    try:
+        async with asyncio.timeout(5):
+            yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_comes_is_poured_in_the_channels_own_turn_and_what_waits_before_it() -> None:
+    channels, pipe = Channels(), Pipe()
+    listener = channels.join(ALL)
+    channels.put(changed(), lambda: b"1")
+    async with pouring(listener, pipe) as task:
+        await pipe.has(1)
+        woken = _count_wakes(listener)
+        for number in (2, 3, 4):
+            channels.put(changed(), lambda number=number: b"%d" % number)  # type: ignore[misc]
+            await pipe.has(number)
+        assert b"".join(pipe.taken) == b"1234"
+        assert woken == []
+        assert not task.done()
+
+
+def _count_wakes(listener: Listener) -> list[int]:
+    """A list that grows whenever the listener's own task is woken."""
+    woken: list[int] = []
+    wake = listener._news.set
+    listener._news.set = lambda: (woken.append(1), wake())[1]  # type: ignore[method-assign]
+    return woken
+
+
+async def test_what_is_full_is_waited_for_and_gets_all_in_order() -> None:
+    channels, full, open_ = Channels(), Pipe(holds=1), Pipe()
+    first, second = channels.join(ALL), channels.join(ALL)
+    heard = b""
+    async with pouring(first, full), pouring(second, open_):
+        for number in range(10):
+            channels.put(changed(), lambda number=number: b"%d" % number)  # type: ignore[misc]
+            await open_.has(number + 1)
+            if number in (3, 4, 8):
+                heard += full.empty()
+        while len(heard) < 10:
+            heard += full.empty()
+            await full.has(1) if len(heard) < 10 else None
+    assert (heard, b"".join(open_.taken)) == (b"0123456789", b"0123456789")
+
+
+async def test_more_than_one_piece_goes_on_without_new_events() -> None:
+    channels, pipe = Channels(), Pipe()
+    big = b"x" * (MAX_TAKEN_BYTES // 2)
+    async with pouring(channels.join(ALL), pipe):
+        for _ in range(5):
+            channels.put(changed(), lambda: big)
+        await pipe.has(5 * len(big))
+        assert max(map(len, pipe.taken)) <= MAX_TAKEN_BYTES
+
+
+async def test_one_that_has_gone_or_fallen_behind_ends_its_pouring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_WAITING", 5)
+    channels, gone, slow, quick = Channels(), Pipe(), Pipe(holds=1), Pipe()
+    async with pouring(channels.join(ALL), gone) as lost, pouring(channels.join(ALL), slow) as behind:
+        async with pouring(channels.join(ALL), quick):
+            gone.is_gone = True
+            for number in range(9):
+                channels.put(changed(), lambda number=number: b"%d" % number)  # type: ignore[misc]
+                await quick.has(number + 1)
+        with pytest.raises(ConnectionError, match="gone"):
+            await lost
+        slow.empty()
+        with pytest.raises(Unavailable, match="too slow"):
+            await behind
+    assert b"".join(quick.taken) == b"012345678"
+
+
+async def test_others_of_the_loop_have_their_turn_between_many_listeners() -> None:
+    channels, pipes = Channels(), [Pipe() for _ in range(2 * TURN_AT_ONCE + 1)]
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(sum(bool(pipe.taken) for pipe in pipes))
+        if seen[-1] < len(pipes):
+            asyncio.get_running_loop().call_soon(look)
+
+    async with contextlib.AsyncExitStack() as stack:
+        for pipe in pipes:
+            await stack.enter_async_context(pouring(channels.join(ALL), pipe))
+        channels.put(changed(), lambda: b"x")
+        look()
+        for pipe in pipes:
+            await pipe.has(1)
+    assert {TURN_AT_ONCE, 2 * TURN_AT_ONCE} <= set(seen)
+    assert all(pipe.taken == [b"x"] for pipe in pipes)
 
 
 def test_the_same_wish_in_other_words_is_the_same_filter() -> None:

@@ -1,8 +1,9 @@
 """Events for all who asked for the same: framed once, kept once, and taken by each listener at its own pace.
 
 A channel keeps the events that pass its filter, and each listener knows how far it has read. Who is further behind
-than what is kept has lost its place. Listeners are woken together, and not again before GATHER_S has passed: so what a
-busy cluster tells costs one write a listener and turn, not one an event.
+than what is kept has lost its place. Listeners have their turn together, and not again before GATHER_S has passed: so
+what a busy cluster tells costs one write a listener and turn, not one an event. In its turn the channel itself writes
+to whose connection takes it; only who does not, or has come to more than one piece, is woken and goes on by itself.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -27,6 +28,9 @@ MAX_TAKEN_BYTES = 256 << 10
 """Of what one listener is handed at once: what it does not read lies in its connection's own buffer."""
 
 GATHER_S = 0.05
+
+TURN_AT_ONCE = 32
+"""Listeners written to before others of the loop have their turn, among them what the store tells: some 1 ms."""
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -66,6 +70,18 @@ def record_of(seen: Seen) -> Any:
     return seen.now if seen.now is not None else seen.before
 
 
+class Outlet(Protocol):
+    """A connection that takes frames without waiting, until it is full."""
+
+    def take(self, frames: bytes) -> bool:
+        """Whether it took them: all or none. None when it is full or gone."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until it takes frames again; raises what tells that it is gone."""
+        ...
+
+
 class Listener:
     """One who listens: how far it has come, and what wakes it."""
 
@@ -74,6 +90,7 @@ class Listener:
         self.place = channel.end
         self._news = asyncio.Event()
         self._lost = asyncio.Event()
+        self._outlet: Outlet | None = None
 
     async def next(self) -> Piece:
         """The frames that wait for it, oldest first, at most about MAX_TAKEN_BYTES.
@@ -91,11 +108,37 @@ class Listener:
         await self._lost.wait()
         raise _too_slow()
 
+    async def pour(self, outlet: Outlet) -> NoReturn:
+        """What waits and what will come, to that outlet; by the channel itself while the outlet takes all there is.
+
+        :raise Unavailable: it has fallen too far behind. What the outlet raises when it is gone.
+        """
+        while True:
+            await outlet.drained()
+            if self._channel.since(self.place) is not NOTHING:
+                self._write(outlet)
+                continue
+            self._news.clear()
+            self._outlet = outlet
+            try:
+                await self._news.wait()
+            finally:
+                self._outlet = None
+
     def wake(self, first: int) -> None:
         """There is something new. first: the place of the oldest event that is kept."""
         if self.place < first:
             self._lost.set()
-        self._news.set()
+            self._news.set()
+        elif self._outlet is None or not self._write(self._outlet):
+            self._news.set()
+
+    def _write(self, outlet: Outlet) -> bool:
+        """One piece to the outlet. Whether nothing waits any more."""
+        piece = self._channel.since(self.place)
+        if piece is not NOTHING and outlet.take(piece.joined):
+            self.place += len(piece.frames)
+        return self.place == self._channel.end
 
 
 class Channel:
@@ -158,9 +201,18 @@ class Channel:
             self._waking = None
             return
         self._has_news = False
-        for listener in self.listeners:
+        self._turn(iter(tuple(self.listeners)), asyncio.get_running_loop().time())
+
+    def _turn(self, waiting: Iterator[Listener], began_s: float) -> None:
+        """Some of them, then what else the loop has to do, then the next."""
+        loop = asyncio.get_running_loop()
+        some = tuple(itertools.islice(waiting, TURN_AT_ONCE))
+        for listener in some:
             listener.wake(self._first)
-        self._waking = asyncio.get_running_loop().call_later(GATHER_S, self._wake)
+        if len(some) == TURN_AT_ONCE:
+            self._waking = loop.call_soon(self._turn, waiting, began_s)
+        else:
+            self._waking = loop.call_at(began_s + GATHER_S, self._wake)
 
     def _forget_read(self) -> None:
         """What everybody has taken need not be kept."""

@@ -53,19 +53,26 @@ async def send_frames(websocket: WebSocket, frames: Sequence[bytes], joined: byt
 
     :raise WebSocketDisconnect: it has gone.
     """
-    ours = websocket.scope.get("extensions", {}).get(FRAMES)
-    if ours is None:
+    outlet = outlet_of(websocket)
+    if outlet is None:
         for frame in frames:
             await websocket.send_text(text_of(frame))
         return
-    await ours.send_framed(joined)
+    await outlet.drained()
+    outlet.take(joined)
+
+
+def outlet_of(websocket: WebSocket) -> WebSockets | None:
+    """The way past the server's own framing; None behind a web server that has none."""
+    ours: WebSockets | None = websocket.scope.get("extensions", {}).get(FRAMES)
+    return ours
 
 
 def drop(websocket: WebSocket) -> None:
     """End the connection at once: what was to be sent is thrown away. Without a way for that: left to the server."""
-    ours = websocket.scope.get("extensions", {}).get(FRAMES)
-    if ours is not None:
-        ours.transport.abort()
+    outlet = outlet_of(websocket)
+    if outlet is not None:
+        outlet.transport.abort()
 
 
 class WebSockets(WebSocketsSansIOProtocol):
@@ -80,9 +87,19 @@ class WebSockets(WebSocketsSansIOProtocol):
             note(self.scope, self.transport)  # type: ignore[arg-type]
             self.scope.setdefault("extensions", {})[FRAMES] = self  # type: ignore[assignment]
 
-    async def send_framed(self, frames: bytes) -> None:
-        """Whole frames, as they are to go out. :raise WebSocketDisconnect: the other end has gone."""
-        await self.writable.wait()
-        if self.disconnected or self.close_sent or self.transport.is_closing():
-            raise WebSocketDisconnect(1006)
+    def take(self, frames: bytes) -> bool:
+        """Whole frames, as they are to go out. False: nothing was taken, it is full or gone."""
+        if self._gone or not self.writable.is_set():
+            return False
         self.transport.write(frames)
+        return True
+
+    async def drained(self) -> None:
+        """Wait until it takes frames. :raise WebSocketDisconnect: the other end has gone."""
+        await self.writable.wait()
+        if self._gone:
+            raise WebSocketDisconnect(1006)
+
+    @property
+    def _gone(self) -> bool:
+        return self.disconnected or self.close_sent or self.transport.is_closing()

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from novacron.control.access.guard import WEBSOCKET_TOKEN
 from novacron.control.channel import Channels, Filter, Listener, filter_of, record_of
-from novacron.control.peer import drop, framed, send_frames
+from novacron.control.peer import drop, framed, outlet_of, send_frames
 from novacron.control.problems import problem
 from novacron.control.store.base import Change
 from novacron.control.store.kinds import KINDS
@@ -103,6 +103,9 @@ class Stream:
                 await send_frames(websocket, (frame,), frame)
         ready = _framed(Ready(seq=_last_of(joined)))
         await send_frames(websocket, (ready,), ready)
+        outlet = outlet_of(websocket)
+        if outlet is not None:
+            await listener.pour(outlet)
         while True:
             piece = await listener.next()
             await send_frames(websocket, piece.frames, piece.joined)
