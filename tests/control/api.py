@@ -19,16 +19,14 @@ from novacron.clock import SystemClock
 from novacron.config import ServerConfig
 from novacron.control.access.service import Access
 from novacron.control.application import application
-from novacron.control.balancer.loads import Loads
 from novacron.control.fencing.parts import Fencing
 from novacron.control.ha.admission import Admission
 from novacron.control.ha.protected import Protected
 from novacron.control.ha.sights import Sights
-from novacron.control.images.service import ImageService
+from novacron.control.household import household
 from novacron.control.migrations.decide import LIVE_FEATURES
 from novacron.control.observe import Figures
 from novacron.control.pools.service import ensure_default
-from novacron.control.room import Room
 from novacron.control.roster import Roster
 from novacron.control.staff import guardians, watching, workers
 from novacron.control.store.base import Store
@@ -255,22 +253,18 @@ async def _serving(
     await access.start(directory)
     agents = lines or TinyAgents()
     config = ServerConfig(data_dir=directory, pool_dir=directory, **settings)
-    room = Room(records, config)
-    images = ImageService(records, room, clock, directory)
+    home = household(config, records, agents, clock, pool_id)
     await ensure_default(records, clock, pool_id)
     me = Candidate(records.new_id(), directory.name, "this process")
     roster = Roster(store, clock, me, "http://novacron.test", STANDARD)
-    fencing = Fencing(config, records, agents, Sights(records, clock), "the agents' secret", room, clock, pool_id)
-    loads, figures, doors = Loads(agents, records, clock), Figures(records), (fencing.routes(),)
-    admits = Admission(records, room, Protected(records), pool_id, config.ha_admission)
-    app = application(
-        config, records, access, agents, figures, clock, pool_id, room, images, roster, loads, admits, doors
-    )
+    fencing = Fencing(config, records, agents, Sights(records, clock), "the agents' secret", home.room, clock, pool_id)
+    admits = Admission(records, home.room, Protected(records), pool_id, config.ha_admission)
+    app = application(home, access, agents, Figures(records), roster, admits, (fencing.routes(),))
     work = {"access": access.run, "roster": roster.run}
     if lines:
-        watch = watching(config, records, agents, clock, roster)
-        work |= workers(config, records, agents, clock, images, room, loads)
-        work |= guardians(config, records, agents, clock, room, pool_id, watch, fencing.opens)
+        watch = watching(home, agents, roster)
+        work |= workers(home, agents)
+        work |= guardians(home, agents, watch, fencing.opens)
     working = [asyncio.create_task(run(), name=name) for name, run in work.items()]
     api = Api(app, records, agents, access, token)
     try:

@@ -11,16 +11,14 @@ import pytest
 
 from novacron.config import ServerConfig
 from novacron.control import once
-from novacron.control.balancer.loads import Loads
-from novacron.control.images.service import ImageService
-from novacron.control.room import Room
+from novacron.control.household import household
 from novacron.control.staff import HOUSEKEEPING_S, workers
 from novacron.control.store.records import Records
 from novacron.control.store.sqlite import SqliteStore
 from novacron.control.supervise import FIRST_PAUSE_S, LAST_PAUSE_S, STEADY_S, keep_going
 from novacron.errors import Compacted
 from novacron.testing.hand_clock import HandClock
-from tests.control.api import TinyAgents
+from tests.control.api import POOL_ID, TinyAgents
 
 pytestmark = pytest.mark.anyio
 
@@ -70,10 +68,7 @@ async def test_the_house_is_kept_small(tmp_path: Path) -> None:
     records = Records(store, clock, random.Random(1))
     await records.start()
     config = ServerConfig(data_dir=tmp_path, pool_dir=tmp_path, keep_revisions=10)
-    room = Room(records, config)
-    images = ImageService(records, room, clock, tmp_path)
-    loads = Loads(TinyAgents(), records, clock)
-    work = workers(config, records, TinyAgents(), clock, images, room, loads)  # type: ignore[arg-type]
+    work = workers(household(config, records, TinyAgents(), clock, POOL_ID), TinyAgents())  # type: ignore[arg-type]
     kept = once.Once(store, f"{once.KEYS}admin/key", "request", clock.wall())
     await records.commit(*kept.note({}, 200))
     for number in range(30):

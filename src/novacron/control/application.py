@@ -7,11 +7,8 @@ from typing import Protocol
 
 from fastapi import APIRouter, FastAPI
 
-from novacron.clock import Clock
-from novacron.config import ServerConfig
 from novacron.control import web
 from novacron.control.access.service import Access
-from novacron.control.balancer.loads import Loads
 from novacron.control.balancer.routes import router as balancer_routes
 from novacron.control.balancer.service import BalancerService
 from novacron.control.balancer.survey import Surveyor as BalancerSurveyor
@@ -20,8 +17,8 @@ from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.routes import router as bulk_routes
 from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.bulk_migrations.view import BulkMigrationView
+from novacron.control.household import Household
 from novacron.control.images.routes import router as image_routes
-from novacron.control.images.service import ImageService
 from novacron.control.images.view import ImageView
 from novacron.control.joining.routes import router as joining_routes
 from novacron.control.joining.service import JoinService
@@ -51,7 +48,6 @@ from novacron.control.pools.view import PoolView
 from novacron.control.rehearsals.routes import router as rehearsal_routes
 from novacron.control.rehearsals.service import RehearsalService
 from novacron.control.rehearsals.view import RehearsalView
-from novacron.control.room import Room
 from novacron.control.roster import Roster
 from novacron.control.roster_routes import router as server_routes
 from novacron.control.snapshots.routes import router as snapshot_routes
@@ -77,7 +73,6 @@ from novacron.control.store.kinds import (
     VMS,
     VOLUMES,
 )
-from novacron.control.store.records import Records
 from novacron.control.stream import Stream, View
 from novacron.control.templates.routes import router as template_routes
 from novacron.control.templates.service import TemplateService
@@ -105,27 +100,22 @@ class Lines(Agents, Pulse, web.Door, Protocol):
 
 
 def application(
-    config: ServerConfig,
-    records: Records,
+    home: Household,
     access: Access,
     lines: Lines,
     figures: Figures,
-    clock: Clock,
-    pool_id: str,
-    room: Room,
-    images: ImageService,
     roster: Roster,
-    loads: Loads,
     admission: Admits,
     doors: Sequence[APIRouter] = (),
     joining: JoinService | None = None,
 ) -> FastAPI:
     """The web application on these parts; it starts nothing. doors: more; agents' check who asks."""
+    records, clock, room, pool_id = home.records, home.clock, home.room, home.pool_id
     vm_view, node_view, volume_view = VmView(records), NodeView(room, lines), VolumeView(records)
-    moving, moving_views = _moving(records, room, lines, clock, pool_id, loads)
+    moving, moving_views = _moving(home, lines)
     image_view, template_view, pool_view = ImageView(records), TemplateView(records), PoolView(records, pool_id)
-    networking, networking_views = _networking(records, room, clock)
-    keeping, keeping_views = _keeping(records, room, clock, image_view)
+    networking, networking_views = _networking(home)
+    keeping, keeping_views = _keeping(home, image_view)
     views: dict[str, View] = {
         VMS.prefix: vm_view.data,
         NODES.prefix: node_view.data,
@@ -148,7 +138,7 @@ def application(
         disk_routes(DiskService(records, room, clock, pool_id), vm_view),
         node_routes(records, NodeService(records, room, clock), node_view),
         joining_routes(joining or JoinService(records, clock)),
-        image_routes(records, images, image_view),
+        image_routes(records, home.images, image_view),
         pool_routes(records, PoolService(records, room, clock, pool_id), pool_view),
         volume_routes(records, VolumeService(records, room, clock, pool_id), volume_view),
     )
@@ -161,13 +151,14 @@ def application(
             door=lines,
             figures=figures,
             routers=(*routers, *moving, *networking, *keeping, server_routes(roster), *doors),
-            tls=config.has_tls,
+            tls=home.config.has_tls,
         )
     )
 
 
-def _networking(records: Records, room: Room, clock: Clock) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
+def _networking(home: Household) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
     """What is asked of networks and security groups, and how they are shown."""
+    records, room, clock = home.records, home.room, home.clock
     networks, groups = NetworkView(records), GroupView(records)
     routers = (
         network_routes(records, NetworkService(records, room, clock), networks),
@@ -176,10 +167,9 @@ def _networking(records: Records, room: Room, clock: Clock) -> tuple[Sequence[AP
     return routers, {NETWORKS.prefix: networks.data, SECURITY_GROUPS.prefix: groups.data}
 
 
-def _keeping(
-    records: Records, room: Room, clock: Clock, images: ImageView
-) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
+def _keeping(home: Household, images: ImageView) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
     """What is asked of snapshots and their schedules, and how they are shown."""
+    records, room, clock = home.records, home.room, home.clock
     snapshots, schedules = SnapshotView(records), ScheduleView(records)
     routers = (
         snapshot_routes(records, SnapshotService(records, room, clock), snapshots, images),
@@ -188,10 +178,9 @@ def _keeping(
     return routers, {SNAPSHOTS.prefix: snapshots.data, SCHEDULES.prefix: schedules.data}
 
 
-def _moving(
-    records: Records, room: Room, lines: Lines, clock: Clock, pool_id: str, loads: Loads
-) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
+def _moving(home: Household, lines: Lines) -> tuple[Sequence[APIRouter], Mapping[str, View]]:
     """What is asked of migrations, one and many, of rehearsals, policies and the balancer, and how they are shown."""
+    records, room, clock, pool_id, loads = home.records, home.room, home.clock, home.pool_id, home.loads
     planner = Planner(records, room, lines, clock)
     links = Links(records, lines, clock, planner)
     service = MigrationService(records, room, clock, planner, links)

@@ -22,11 +22,10 @@ from novacron.control import premises
 from novacron.control.access.service import TOKEN_FILE, Access
 from novacron.control.advertiser import Advertiser
 from novacron.control.application import application
-from novacron.control.balancer.loads import Loads
 from novacron.control.fencing.parts import Fencing
 from novacron.control.ha.admission import Admission
+from novacron.control.household import Household, household
 from novacron.control.images.door import router as image_door
-from novacron.control.images.service import ImageService
 from novacron.control.joining.authority import Authority
 from novacron.control.joining.parts import Joining
 from novacron.control.leader import Leader
@@ -34,7 +33,6 @@ from novacron.control.link import Link
 from novacron.control.observe import Figures
 from novacron.control.pools.service import ensure_default
 from novacron.control.reign import LedLines, reign
-from novacron.control.room import Room
 from novacron.control.roster import Roster
 from novacron.control.staff import guardians, watching, workers
 from novacron.control.store.address import Address, SqliteAddress, parse
@@ -97,32 +95,28 @@ async def open_house(config: ServerConfig, clock: Clock, address: str = "") -> A
         await joining.start()
         link = Link(clock, secret, novacron.__version__, joining.doorman)
         figures = Figures(records)
-        room, images = await _furnish(config, records, clock, timing, pool_id)
+        home = household(config, records, link, clock, pool_id)
+        await _furnish(home, timing)
         candidate = _candidate(config, records)
         place = place_of(config, address, joining.authority)
         roster = Roster(store, clock, candidate, address, timing, place)
         stack.push_async_callback(roster.leave)
-        watch = watching(config, records, link, clock, roster)
-        fencing = Fencing(config, records, link, watch.sights, secret, room, clock, pool_id)
+        watch = watching(home, link, roster)
+        fencing = Fencing(config, records, link, watch.sights, secret, home.room, clock, pool_id)
         doors = (image_door(records, config.pool_dir, joining.doorman), *joining.doors(), fencing.routes())
-        loads = Loads(link, records, clock)
-        admits, joins = Admission(records, room, watch.protected, pool_id, config.ha_admission), joining.service
-        app = application(
-            config, records, access, link, figures, clock, pool_id, room, images, roster, loads, admits, doors, joins
-        )
+        admission = Admission(records, home.room, watch.protected, pool_id, config.ha_admission)
+        app = application(home, access, link, figures, roster, admission, doors, joining.service)
         leader = Leader(store, clock, candidate, timing)
 
         def makes(led: Records, lines: LedLines) -> Mapping[str, Work]:
-            return {
-                **workers(config, led, lines, clock, images, room, loads),
-                **guardians(config, led, lines, clock, room, pool_id, watch, fencing.opens),
-            }
+            leading = dataclasses.replace(home, records=led)
+            return {**workers(leading, lines), **guardians(leading, lines, watch, fencing.opens)}
 
         def lead() -> Awaitable[None]:
             return leader.run(lambda term: reign(term, records, link, clock, makes, figures.worker_failed))
 
         works: dict[str, Work] = {"access": access.run, "store_seen": lambda: seen.run(clock), "roster": roster.run}
-        works["loads"] = loads.run
+        works["loads"] = home.loads.run
         if config.mdns and joining.authority is not None:
             works["mdns"] = Advertiser(candidate.server_id, place, joining.authority.fingerprint, config.host).run
         running = _begun({**works, **joining.works(link), "leader": lead}, clock, figures, stack)
@@ -149,18 +143,13 @@ async def _open_store(
     return store, seen
 
 
-async def _furnish(
-    config: ServerConfig, records: Records, clock: Clock, timing: Timing, pool_id: str
-) -> tuple[Room, ImageService]:
-    """Room and images, and what every installation has: a default pool, a volume for each disk of before volumes."""
-    room = Room(records, config)
-    room.promised()  # all records are gone through for the first time here: later a leader would lapse by it
-    images = ImageService(records, room, clock, config.pool_dir)
+async def _furnish(home: Household, timing: Timing) -> None:
+    """What every installation has: a default pool, a volume for each disk of before volumes."""
+    home.room.promised()  # all records are gone through for the first time here: later a leader would lapse by it
     if timing.is_alone:  # else what is being received may be another server's
-        await images.sweep()
-    await ensure_default(records, clock, pool_id)
-    await adopt_disks(records, clock, pool_id)
-    return room, images
+        await home.images.sweep()
+    await ensure_default(home.records, home.clock, home.pool_id)
+    await adopt_disks(home.records, home.clock, home.pool_id)
 
 
 def _begun(

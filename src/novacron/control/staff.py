@@ -6,10 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from novacron.clock import Clock
-from novacron.config import ServerConfig
 from novacron.control import once
-from novacron.control.balancer.loads import Loads
 from novacron.control.balancer.service import BalancerService
 from novacron.control.balancer.survey import Surveyor as BalancerSurveyor
 from novacron.control.balancer.worker import BalancerWorker
@@ -21,10 +18,10 @@ from novacron.control.ha.protected import Protected
 from novacron.control.ha.rescuer import Rescuer
 from novacron.control.ha.sights import Sights
 from novacron.control.ha.warden import Warden
+from novacron.control.household import Household
 from novacron.control.images.cache import Cache
 from novacron.control.images.distribution import Distribution
 from novacron.control.images.filler import Filler
-from novacron.control.images.service import ImageService
 from novacron.control.joining import ledger
 from novacron.control.line_listeners import Answerer
 from novacron.control.link import Agents
@@ -41,12 +38,10 @@ from novacron.control.nodes.registrar import Registrar
 from novacron.control.pools.prober import Prober
 from novacron.control.rehearsals.worker import RehearsalWorker
 from novacron.control.reign import LedLines
-from novacron.control.room import Room
 from novacron.control.roster import Roster
 from novacron.control.snapshots.keeper import Keeper
 from novacron.control.snapshots.service import SnapshotService
 from novacron.control.snapshots.worker import SnapshotWorker
-from novacron.control.store.records import Records
 from novacron.control.supervise import Work
 from novacron.control.vms.reconciler import Reconciler
 from novacron.control.volumes.worker import VolumeWorker
@@ -63,21 +58,14 @@ class Members(Protocol):
         ...
 
 
-def movers(
-    config: ServerConfig,
-    records: Records,
-    room: Room,
-    lines: Agents,
-    clock: Clock,
-    distribution: Distribution,
-    loads: Loads,
-) -> Mapping[str, Work]:
+def movers(home: Household, lines: Agents, distribution: Distribution) -> Mapping[str, Work]:
     """Who conducts migrations, and who has those of bulk migrations and of the balancer begun."""
+    config, records, clock, room = home.config, home.records, home.clock, home.room
     planner = Planner(records, room, lines, clock)
     service = MigrationService(records, room, clock, planner, Links(records, lines, clock, planner))
     slots = Slots(config.migrations_per_node, config.migrations_at_once)
     conductor = Conductor(records, lines, clock, service, distribution, slots)
-    balancing = BalancerService(records, BalancerSurveyor(records, room, planner, loads, clock), clock)
+    balancing = BalancerService(records, BalancerSurveyor(records, room, planner, home.loads, clock), clock)
     return {
         "conductor": conductor.run,
         "bulk_migrations": BulkWorker(records, room, service, Surveyor(records, room, planner), clock).run,
@@ -85,16 +73,9 @@ def movers(
     }
 
 
-def workers(
-    config: ServerConfig,
-    records: Records,
-    lines: LedLines,
-    clock: Clock,
-    images: ImageService,
-    room: Room,
-    loads: Loads,
-) -> Mapping[str, Work]:
+def workers(home: Household, lines: LedLines) -> Mapping[str, Work]:
     """What runs on the one server that leads, by name. Takes in what nodes say from now on."""
+    config, records, clock, images = home.config, home.records, home.clock, home.images
     observer = Observer(records, lines, clock)
     lines.on_hello(observer.hello)
     lines.on_report(observer.report)
@@ -117,14 +98,14 @@ def workers(
         "filler": Filler(records, images, clock, config.import_allow, config.import_ca).run,
         "cache": Cache(records, lines, clock, distribution).run,
         "reconciler": Reconciler(records, lines, clock, distribution).run,
-        **movers(config, records, room, lines, clock, distribution, loads),
+        **movers(home, lines, distribution),
         "rehearsals": RehearsalWorker(records, lines, clock, distribution).run,
         "weaver": weaver.run,
         "observer": observer.run,
         "prober": prober.run,
         "volumes": VolumeWorker(records, lines, clock, distribution).run,
         "snapshots": SnapshotWorker(records, lines, images, clock, distribution).run,
-        "schedules": Keeper(records, SnapshotService(records, room, clock), clock).run,
+        "schedules": Keeper(records, SnapshotService(records, home.room, clock), clock).run,
         "housekeeping": keep_house,
     }
 
@@ -138,36 +119,29 @@ class Watch:
     protected: Protected
 
 
-def watching(config: ServerConfig, records: Records, lines: Members, clock: Clock, roster: Roster) -> Watch:
+def watching(home: Household, lines: Members, roster: Roster) -> Watch:
     """Answer from now on what nodes ask about their membership, and see what comes of it."""
-    watch = Watch(server_id=roster.server_id, sights=Sights(records, clock), protected=Protected(records))
+    records, timing = home.records, home.config.timing
+    watch = Watch(server_id=roster.server_id, sights=Sights(records, home.clock), protected=Protected(records))
 
     def terms() -> Terms:
         servers, places = roster.living(), roster.places()
-        return Terms(server_id=roster.server_id, servers=servers, timing=config.timing, places=places)
+        return Terms(server_id=roster.server_id, servers=servers, timing=timing, places=places)
 
     lines.on_question(terms, Registrar(records, watch.sights, roster.living, roster.places).answer)
     return watch
 
 
-def guardians(
-    config: ServerConfig,
-    records: Records,
-    lines: Silences,
-    clock: Clock,
-    room: Room,
-    pool_id: str,
-    watch: Watch,
-    opens: Opens,
-) -> Mapping[str, Work]:
+def guardians(home: Household, lines: Silences, watch: Watch, opens: Opens) -> Mapping[str, Work]:
     """Who watches over nodes and over the VMs of those that fail, on the one server that leads.
 
     opens: reaches a fence device by its record.
     """
-    warden = Warden(records, watch.sights, watch.protected, watch.server_id, clock, config.timing)
+    records, clock, timing = home.records, home.clock, home.config.timing
+    warden = Warden(records, watch.sights, watch.protected, watch.server_id, clock, timing)
     return {
         "warden": warden.run,
         "fencer": Fencer(records, warden, opens, clock).run,
-        "health": Health(records, lines, clock, watch.sights, warden, config.timing).run,
-        "rescuer": Rescuer(records, watch.protected, room, clock, pool_id).run,
+        "health": Health(records, lines, clock, watch.sights, warden, timing).run,
+        "rescuer": Rescuer(records, watch.protected, home.room, clock, home.pool_id).run,
     }

@@ -11,13 +11,12 @@ from pathlib import Path
 import msgspec
 
 from novacron.config import ServerConfig
-from novacron.control.balancer.loads import Loads
 from novacron.control.bulk_migrations.outlook import Surveyor
 from novacron.control.bulk_migrations.service import BulkMigrationService
 from novacron.control.fencing.device import opener
 from novacron.control.fencing.seal import Seal
 from novacron.control.ha.admission import Admission
-from novacron.control.images.service import ImageService
+from novacron.control.household import Household, household
 from novacron.control.leader import Leader, Term
 from novacron.control.link import Answer
 from novacron.control.migrations.links import Links
@@ -121,16 +120,14 @@ class Server:
         """nodes: names of those that reach it."""
         await self.records.start()
         await ensure_default(self.records, self._clock, POOL_ID)
-        room = Room(self.records, self._config)
+        home = household(self._config, self.records, self.lines, self._clock, POOL_ID)
         roster = Roster(self._store, self._clock, self._candidate, "", self._timing)
-        watch = watching(self._config, self.records, self._frosted, self._clock, roster)
-        self.services = self._services(room, watch)
+        watch = watching(home, self._frosted, roster)
+        self.services = self._services(home.room, watch)
         leader = Leader(self._store, self._clock, self._candidate, self._timing)
-        images = ImageService(self.records, room, self._clock, self._config.pool_dir)
         self._begin("roster", roster.run)
-        loads = Loads(self.lines, self.records, self._clock)
-        self._begin("loads", loads.run)
-        self._begin("leader", lambda: leader.run(lambda term: self._reign(term, images, room, watch, loads)))
+        self._begin("loads", home.loads.run)
+        self._begin("leader", lambda: leader.run(lambda term: self._reign(term, home, watch)))
         for node in nodes:
             await self.lines.connect(node)
 
@@ -163,14 +160,11 @@ class Server:
             bulk=BulkMigrationService(records, room, clock, Surveyor(records, room, planner)),
         )
 
-    def _reign(self, term: Term, images: ImageService, room: Room, watch: Watch, loads: Loads) -> Awaitable[None]:
+    def _reign(self, term: Term, home: Household, watch: Watch) -> Awaitable[None]:
         self._ground.leads(self.name)
-        clock = self._clock
 
         def makes(led: Records, lines: LedLines) -> Mapping[str, Work]:
-            return {
-                **workers(self._config, led, lines, clock, images, room, loads),
-                **guardians(self._config, led, lines, clock, room, POOL_ID, watch, opener(Seal(self.name))),
-            }
+            leading = dataclasses.replace(home, records=led)
+            return {**workers(leading, lines), **guardians(leading, lines, watch, opener(Seal(self.name)))}
 
-        return reign(term, self.records, self._frosted, clock, makes, self._note_failure)
+        return reign(term, self.records, self._frosted, self._clock, makes, self._note_failure)
