@@ -45,6 +45,7 @@ from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.link import LinkAt, LinkFound, LinkListen, LinkProbe
 from novacron.wire.membership import Hold
 from novacron.wire.moving import DiscardCopies, Measure
+from tests.control import sparing
 
 POOL_ID = "0190b36e-0000-7000-8000-00000000aaaa"
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -258,6 +259,7 @@ async def _serving(store: Store, token: str, directory: Path, lines: Any, pool_i
     roster = Roster(store, clock, me, "http://novacron.test", STANDARD)
     fencing = Fencing(config, records, agents, Sights(records, clock), "the agents' secret", room, clock, pool_id)
     loads, figures, doors = Loads(agents, records, clock), Figures(records), (fencing.routes(),)
+    sparing.share()
     app = application(config, records, access, agents, figures, clock, pool_id, room, images, roster, loads, doors)
     work = {"access": access.run, "roster": roster.run}
     if lines:
