@@ -6,6 +6,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(VENV)/bin/pytest
 
+unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: each would compile what it imports, a second's work
+
 .PHONY: help setup system demo test check format bench-migration bench-provision bench-api bench-store bench-wan bench-scheduler bench-scale bench-events bench-failover sim chaos slow lock clean
 
 help: ## List the targets
@@ -26,7 +28,8 @@ demo: setup ## Boot a VM and live-migrate it while a client talks to it (ONCE=1:
 test: setup ## All tests but the slow sets
 	@scripts/system-packages test
 	@$(PYTEST) -q -n 2 -m "not system and not chaos and not slow" tests
-	@$(PYTEST) -q --durations=25 -m "system and not chaos and not slow" tests
+	@$(PYTEST) -q -n 2 --dist loadfile --no-loadscope-reorder --durations=25 -m "system and not alone and not chaos and not slow" tests
+	@$(PYTEST) -q --durations=10 -m "alone and not chaos and not slow" tests
 
 check: setup ## Format, lint, types, layers, documents in step with the code
 	@$(VENV)/bin/ruff format --check .
@@ -76,8 +79,9 @@ sim: setup ## Ownership on virtual time: 2,000 seeds of faults, drawn plans, and
 	@$(PY) -m tests.sim.ownership.run --seeds 2000
 	@NOVACRON_SIM_EXAMPLES=500 $(PYTEST) -q tests/sim/test_ownership_plans.py tests/sim/test_ownership_mutants.py
 
-chaos: setup ## Thousands of simulated faults, then real kills in real migrations (slow)
+chaos: setup ## Thousands of simulated faults and of requests, then real kills in real migrations (slow)
 	@NOVACRON_SIM_SEEDS=2000 $(PYTEST) -q -n 2 tests/sim
+	@NOVACRON_FUZZ_EXAMPLES=60 $(PYTEST) -q -n 2 tests/control/test_api_fuzz.py
 	@$(PYTEST) -q -m chaos tests
 
 slow: setup ## What takes minutes: a Debian image built, booted and set up by cloud-init; a Ceph cluster

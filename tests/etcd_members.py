@@ -7,7 +7,6 @@ import contextlib
 import json
 import random
 import signal
-import socket
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,6 +17,7 @@ from novacron.control.store.address import EtcdAddress
 from novacron.control.store.etcd import EtcdStore
 from novacron.control.store.etcd_errors import FLAGS
 from novacron.control.store.etcd_origin import Way
+from tests.ports import free_ports
 
 ENDING_S = 10.0
 STARTING_S = 60.0
@@ -37,7 +37,7 @@ class Members:
         self._directory = directory
         self._flags = flags
         self._files = files or {}
-        ports = _free_ports(2 * count)
+        ports = free_ports(2 * count)
         self.ports, self._peer_ports = ports[:count], ports[count:]
         self._running: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -161,16 +161,3 @@ async def settled() -> None:
     """gRPC has told this event loop how each call ended; else it would tell a closed one, during the next test."""
     calls = [task for task in asyncio.all_tasks() if "_AioCall." in task.get_coro().__qualname__]  # type: ignore[union-attr]
     await asyncio.gather(*calls, return_exceptions=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Below those from which the system gives: while a member is down nobody gets its port by chance."""
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(found) < count:
-            one = held.enter_context(contextlib.closing(socket.socket()))
-            with contextlib.suppress(OSError):
-                one.bind(("127.0.0.1", random.randrange(low // 2, low)))
-                found.append(one.getsockname()[1])
-    return found

@@ -15,6 +15,7 @@ from novacron.agent.storage.tool import Tools
 from novacron.errors import Conflict, DriverError, InvalidInput, NoRoom, NotFound, Unavailable
 from novacron.model.machine import Disk
 from novacron.model.pool import PoolDriver
+from tests.ports import free_port
 from tests.system.servers import nbd
 from tests.system.servers.backends import KINDS, MIB, UNIT_BYTES, VOLUMES, Backend, Servers, a_spec, maker_in, started
 
@@ -117,9 +118,9 @@ async def test_a_unit_the_pool_has_not(tmp_path: Path) -> None:
 
 async def test_a_server_out_of_reach_says_so(tmp_path: Path) -> None:
     for driver, told in (
-        (PoolDriver.NBD, {"address": f"127.0.0.1:{nbd.free_port()}"}),
+        (PoolDriver.NBD, {"address": f"127.0.0.1:{free_port()}"}),
         (PoolDriver.NBD, {"address": str(tmp_path / "absent.sock")}),
-        (PoolDriver.ISCSI, {"portal": f"127.0.0.1:{nbd.free_port()}", "target": "iqn.2026-01.x:y"}),
+        (PoolDriver.ISCSI, {"portal": f"127.0.0.1:{free_port()}", "target": "iqn.2026-01.x:y"}),
     ):
         pool = maker_in(tmp_path / os.urandom(4).hex())(a_spec(driver, units="1", **{f"unit.{ONE}": "1"}, **told))
         with pytest.raises(Unavailable, match="cannot be reached"):

@@ -14,7 +14,7 @@ from novacron.lab.guest.line import GuestLine
 from novacron.lab.lab import Lab, open_lab, usual_path
 from novacron.lab.network import BRIDGE, Fabric, guest_address
 from novacron.lab.screen import Screen
-from tests.system.rom_move import postcopy_allowed
+from tests.system.postcopy_setting import postcopy_allowed
 
 END_S = 600.0
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.bench import events, scale
 
-pytestmark = [pytest.mark.anyio, pytest.mark.system]
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.alone]
 
 
 @pytest.mark.parametrize("store", ["sqlite", "etcd"])

@@ -45,6 +45,7 @@ from novacron.wire.agent import Console, ConsoleText
 from novacron.wire.link import LinkAt, LinkFound, LinkListen, LinkProbe
 from novacron.wire.membership import Hold
 from novacron.wire.moving import DiscardCopies, Measure
+from tests.control import sparing
 
 POOL_ID = "0190b36e-0000-7000-8000-00000000aaaa"
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -259,6 +260,7 @@ async def _serving(
     roster = Roster(store, clock, me, "http://novacron.test", STANDARD)
     fencing = Fencing(config, records, agents, Sights(records, clock), "the agents' secret", home.room, clock, pool_id)
     admits = Admission(records, home.room, Protected(records), pool_id, config.ha_admission)
+    sparing.share()
     app = application(home, access, agents, Figures(records), roster, admits, (fencing.routes(),))
     work = {"access": access.run, "roster": roster.run}
     if lines:

@@ -25,6 +25,7 @@ from novacron.control.joining import authority
 from novacron.model.node import NodeFacts
 from novacron.wire import agent as agent_wire
 from novacron.wire import joining as wire
+from tests.control import sparing
 
 WITHIN_S = 20.0
 NOBODY = "https://127.0.0.1:1"
@@ -144,6 +145,7 @@ async def closed_with(line: ClientConnection) -> tuple[int | None, str]:
 @contextlib.asynccontextmanager
 async def a_cluster(directory: Path, *, lasts_s: int = 3600) -> AsyncIterator[Cluster]:
     """Served until this is left. lasts_s: of nodes' certificates. A CA that is in the directory is used."""
+    sparing.share()
     clock = ShiftedClock()
     folder = directory / "cluster"
     if not folder.exists():

@@ -28,7 +28,7 @@ async def make(api: Api, body: dict[str, Any]) -> str:
     """The name of the node it was put on, or the codes of the reasons why nowhere."""
     answer = await api.http.post("/api/v1/vms", json=body)
     if answer.status_code == 507:
-        return ", ".join(f"{reason['subject']}: {reason['code']}" for reason in answer.json()["reasons"])
+        return ", ".join(sorted(f"{reason['subject']}: {reason['code']}" for reason in answer.json()["reasons"]))
     assert answer.status_code == 202, answer.text
     return str(answer.json()["node"])
 

@@ -23,7 +23,7 @@ from tests.system.spine import needs_guest
 from tests.system.three_servers import AGENTS, END_S, NAMES, Trio, three_servers
 
 needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed")
-pytestmark = [pytest.mark.anyio, pytest.mark.system, needs_etcd, *needs_guest]
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.alone, needs_etcd, *needs_guest]
 
 VMS = ("lin-1", "lin-2", "lin-3")
 NODES = AGENTS[:1]

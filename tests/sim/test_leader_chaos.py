@@ -24,7 +24,7 @@ from tests.sim.test_migration_chaos import VERBS
 
 pytestmark = pytest.mark.anyio
 
-SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "24"))
+SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "16"))
 
 
 async def kill_leader(cluster: Servers, rng: random.Random, _migration_id: str) -> None:

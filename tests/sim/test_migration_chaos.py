@@ -21,7 +21,7 @@ from tests.sim.house import WAYS, House, house
 
 pytestmark = pytest.mark.anyio
 
-SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "60"))
+SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "40"))
 VERBS = (
     *("accept", "send", "take_over", "verify", "release", "reclaim", "discard"),
     *("halt", "open_postcopy", "fetch_rest", "reopen", "copy_disks"),

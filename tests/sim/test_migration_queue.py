@@ -24,7 +24,8 @@ from tests.sim.house import house as any_house
 pytestmark = pytest.mark.anyio
 
 house = functools.partial(any_house, heartbeats=False)  # hours pass
-OPENS = START + datetime.timedelta(hours=2)
+OPENS = START + datetime.timedelta(minutes=20)
+CLOSES = OPENS + datetime.timedelta(minutes=10)
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +41,8 @@ async def ask(h: House, vm_id: str, **asked: Any) -> Migration:
 
 
 async def nightly(h: House) -> None:
-    """The default policy: from two to four in the morning."""
-    window = Window(days=DAYS, begins="02:00", ends="04:00")
+    """The default policy: ten minutes each night."""
+    window = Window(days=DAYS, begins=f"{OPENS:%H:%M}", ends=f"{CLOSES:%H:%M}")
     policy = Policy(
         id=h.records.new_id(),
         name="nightly",
@@ -66,7 +67,7 @@ async def test_outside_its_window_a_migration_waits_until_it_opens(tmp_path: Pat
         await nightly(h)
         waiting = await ask(h, vm_id)
         assert waiting.not_before == OPENS
-        assert "waits until 2025-01-01 02:00 UTC: windows of policy nightly" in waiting.explanation[-1]
+        assert "waits until 2025-01-01 00:20 UTC: windows of policy nightly" in waiting.explanation[-1]
         at_once = await ask(h, other, now=True)
         assert await h.ended(at_once.id) is MigrationState.COMPLETED
         await pass_until(h, OPENS - datetime.timedelta(minutes=10))

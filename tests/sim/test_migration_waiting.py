@@ -40,7 +40,7 @@ from novacron.wire.rest.vms import StopRequest
 from tests.sim.house import House
 from tests.sim.house import house as any_house
 from tests.sim.test_migration_chaos import SEEDS
-from tests.sim.test_migration_queue import OPENS, ask, nightly, pass_until
+from tests.sim.test_migration_queue import CLOSES, OPENS, ask, nightly, pass_until
 from tests.sim.test_migration_story import killed_after_write
 
 pytestmark = pytest.mark.anyio
@@ -215,7 +215,7 @@ async def test_a_window_that_closed_over_a_busy_vm_is_waited_for_again(tmp_path:
         await nightly(h)
         waiting = await ask(h, vm_id)
         await occupied(h, vm_id)
-        await pass_until(h, OPENS + datetime.timedelta(hours=2, minutes=1))
+        await pass_until(h, CLOSES + datetime.timedelta(minutes=1))
         await let_go(h, vm_id)
         await h.until(lambda: h.migration(waiting.id).not_before != OPENS, "it is put off")
         now = h.migration(waiting.id)

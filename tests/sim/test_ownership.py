@@ -31,7 +31,7 @@ from tests.sim.ownership.mutants import (
 )
 from tests.sim.ownership.world import USUAL, Options, World
 
-SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "200"))
+SEEDS = int(os.environ.get("NOVACRON_SIM_SEEDS", "100"))
 CHUNK = 25
 STRIKE_S = 20.0
 

@@ -33,7 +33,8 @@ pytestmark = pytest.mark.anyio
 
 house = functools.partial(any_house, heartbeats=False)  # hours pass
 READY = SnapshotState.READY
-HOUR_S = 3600
+EVERY_S = 600
+"""A schedule's slot. Each second of it costs: whoever looks every second does."""
 
 
 class Story:
@@ -363,7 +364,7 @@ async def test_a_volume_that_outlives_its_vm_keeps_no_snapshot_of_it(story: Stor
 
 
 async def scheduled(story: Story, **changed: object) -> str:
-    wanted = {"name": "hourly", "selector": {"tier": "db"}, "every_s": HOUR_S, "keep": 2} | changed
+    wanted = {"name": "often", "selector": {"tier": "db"}, "every_s": EVERY_S, "keep": 2} | changed
     service = ScheduleService(story.house.records, story.house.clock)
     outcome = await service.create(ScheduleCreate.model_validate(wanted), story.once())
     return str(outcome.stored.record.id)
@@ -373,11 +374,11 @@ async def label(story: Story, **labels: str) -> None:
     await story.house.records.change(VMS, story.vm_id, lambda vm: msgspec.structs.replace(vm, labels=labels))
 
 
-async def hours(story: Story, count: float) -> None:
+async def slots_pass(story: Story, count: float) -> None:
     """Let so much time pass, in steps as the keeper sees them."""
-    end = story.house.clock.wall() + datetime.timedelta(hours=count)
+    end = story.house.clock.wall() + datetime.timedelta(seconds=count * EVERY_S)
     while story.house.clock.wall() < end:
-        await story.house.clock.advance(300)
+        await story.house.clock.advance(EVERY_S / 12)
         await story.house.until(lambda: story.vm.task is None, "the VM is let go")
 
 
@@ -385,18 +386,18 @@ async def test_a_schedule_keeps_the_newest(story: Story) -> None:
     schedule = await scheduled(story)
     own = await story.take("own")
     await label(story, tier="db")
-    await hours(story, 0.9)
+    await slots_pass(story, 0.9)
     assert story.names() == ["own"]
-    await hours(story, 4.2)
+    await slots_pass(story, 4.2)
     await story.house.until(lambda: len(story.names()) == 3, "two are left, and what a person took")
     kept = [stored.record for stored in story.house.records.all(SNAPSHOTS)]
     assert own in {one.id for one in kept}
     mine = [one for one in kept if one.schedule_id == schedule]
     assert len(mine) == 2
-    assert all(one.labels == {"schedule": "hourly"} for one in mine)
+    assert all(one.labels == {"schedule": "often"} for one in mine)
     found = story.house.records.find(SCHEDULES, schedule).record
     slots = [timing.slot(found, one.created_at) for one in mine]
-    assert slots == [found.created_at + datetime.timedelta(hours=hour) for hour in (4, 5)]
+    assert slots == [found.created_at + datetime.timedelta(seconds=number * EVERY_S) for number in (4, 5)]
     assert mine[0].description == "crash-consistent: the VM has no guest agent"
     assert found.last_at is not None
     assert timing.slot(found, found.last_at) == slots[1]
@@ -406,12 +407,12 @@ async def test_missed_runs_are_not_made_up_for(story: Story) -> None:
     await scheduled(story, keep=50)
     await label(story, tier="db")
     await story.house.kill_worker("schedules")
-    await story.house.clock.advance(5 * HOUR_S)
+    await story.house.clock.advance(5 * EVERY_S)
     story.house.start_worker("schedules")
     await story.house.until(lambda: len(story.names()) == 1, "one is taken")
-    await hours(story, 0.5)
+    await slots_pass(story, 0.5)
     assert len(story.names()) == 1
-    await hours(story, 0.6)
+    await slots_pass(story, 0.6)
     assert len(story.names()) == 2
 
 
@@ -419,7 +420,7 @@ async def test_a_paused_schedule_and_one_that_selects_others_take_none(story: St
     await scheduled(story, paused=True)
     await scheduled(story, name="others", selector={"tier": "web"})
     await label(story, tier="db")
-    await hours(story, 3)
+    await slots_pass(story, 3)
     assert story.names() == []
 
 
@@ -427,9 +428,9 @@ async def test_a_busy_vm_is_asked_again(story: Story) -> None:
     await scheduled(story, memory=True)
     await label(story, tier="db")
     story.house.cluster["a"].host.fail("take_snapshot", DriverError("no room"))
-    await hours(story, 1.1)
+    await slots_pass(story, 1.1)
     assert [stored.record.state for stored in story.house.records.all(SNAPSHOTS)] == [SnapshotState.ERROR]
-    await hours(story, 1)
+    await slots_pass(story, 1)
     await story.house.until(lambda: len(story.names()) == 1, "the failed one goes when another slot has begun")
     only = story.house.records.all(SNAPSHOTS)[0].record
     assert (only.state, only.consistency) == (READY, Consistency.MEMORY)

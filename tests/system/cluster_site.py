@@ -37,7 +37,8 @@ from novacron.lab.record import LabDir
 from novacron.lab.rom import rom
 from novacron.model.ha import FenceLog
 from novacron.model.image import FileRole
-from tests.etcd_members import Members, _free_ports, members, opened
+from tests.etcd_members import Members, members, opened
+from tests.ports import free_ports
 from tests.system.passage import Passage, passage
 from tests.system.spine import needs_guest
 
@@ -52,6 +53,7 @@ LOOK_S = 0.05
 needs_cluster = [
     pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed"),
     pytest.mark.root,
+    pytest.mark.alone,  # at a fifth of the usual times, a node that has to wait for a processor is a node that failed
     *needs_guest,
 ]
 
@@ -64,7 +66,7 @@ class ClusterSite:
         self.directory = directory
         self.etcd = etcd
         self.heartbeat_s = heartbeat_s
-        self.ports = dict(zip(SERVERS, _free_ports(len(SERVERS)), strict=True))
+        self.ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
         self.servers: dict[str, Child] = {}
         self.passages: dict[str, Passage] = {}
         self.hosts: dict[str, Node] = {}

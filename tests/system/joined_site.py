@@ -108,7 +108,7 @@ async def _served(directory: LabDir, stack: contextlib.AsyncExitStack) -> Lab:
     path, cluster = directory.path, directory.path / "cluster"
     code, _, err = await command("cluster", "init", str(cluster), "--host", "127.0.0.1")
     assert code == 0, err
-    port = processes.choose_port(usual=False)
+    port = processes.any_port()
     flags = ("--cluster-dir", str(cluster), "--node-certificate-lasts-s", str(LASTS_S))
     server = Child("server", [*processes.server_command(path, port), *flags], directory)
     stack.push_async_callback(server.stop)

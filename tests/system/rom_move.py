@@ -5,33 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import msgspec
 
 from novacron.agent.drivers.base import Launch
 from novacron.agent.drivers.handoff import Awaited, Departure, Reception
 from novacron.agent.drivers.qemu import QemuDriver
-from novacron.agent.drivers.qemu.postcopy_probe import SETTING
 from novacron.model.machine import MachineReport, MachineStatus
 from novacron.model.migration import Figures, Goals, Progress, Tactics
 from tests.system.rom_machine import TICK, Host, Hosts, an_id
-
-
-@contextlib.contextmanager
-def postcopy_allowed() -> Iterator[None]:
-    """Let machines' users have post-copy, as far as this process may say so; as it was before, afterwards."""
-    try:
-        before = SETTING.read_text()
-        SETTING.write_text("1")
-    except OSError:
-        yield  # not root, or a kernel without the setting: whoever needs it skips with the reason
-        return
-    try:
-        yield
-    finally:
-        SETTING.write_text(before)
-
 
 LOOPBACK = "127.0.0.1"
 CHUNK = 64 << 10

@@ -17,7 +17,8 @@ from novacron.client.asynchronous import AsyncClient
 from novacron.errors import NovaCronError, Unavailable
 from novacron.lab.rom import rom
 from novacron.model.image import FileRole
-from tests.etcd_members import Members, _free_ports, members
+from tests.etcd_members import Members, members
+from tests.ports import free_ports
 
 START_S = 120.0
 END_S = 10.0
@@ -50,7 +51,7 @@ class Site:
         self.path = path
         self._sources = {True: old, False: ROOT / "src"}
         self._etcd = etcd
-        self._ports = dict(zip(servers, _free_ports(len(servers)), strict=True))
+        self._ports = dict(zip(servers, free_ports(len(servers)), strict=True))
         self._starts: dict[str, int] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.client: AsyncClient

@@ -12,7 +12,7 @@ import pytest
 from novacron.client import migrations
 from tests.system.disk_site import END_S, Site, a_site, needs_nodes
 from tests.system.points import points, thaw
-from tests.system.rom_move import postcopy_allowed
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.spine import needs_guest
 from tests.system.strikes import SLOWLY, WAYS, Way, nothing_is_left, settled, under_way
 from tests.system.watch import Watch, qemus, watched

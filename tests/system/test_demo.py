@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from novacron.lab.guest.build import build
-from tests.system.test_lab_network import alive, namespaces
+from tests.system import networks
+from tests.system.test_lab_network import alive
 
 pytestmark = [
     pytest.mark.system,
@@ -102,7 +103,7 @@ def check_nothing_left(lab: Path) -> None:
 def check_nobody_in(inside: set[int]) -> None:
     """Those network namespaces have ended, or do in a moment, as who was in them does."""
     end = time.monotonic() + ENDING_S
-    while left := inside & namespaces():
+    while left := inside & networks.there_are():
         assert time.monotonic() < end, left
         time.sleep(0.05)
 
@@ -161,9 +162,7 @@ def test_cut_off_while_it_stays_up_it_leaves_nothing(lab: Path, how: signal.Sign
                 break
         running = working_in(lab)
         assert any("qemu" in Path(f"/proc/{pid}/cmdline").read_text() for pid in running)
-        inside = {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in running} - {
-            Path("/proc/self/ns/net").stat().st_ino
-        }
+        inside = networks.of_processes(running)
         assert len(inside) == 3
         demo.send_signal(how)
         demo.stdout.read()

@@ -15,7 +15,8 @@ import pytest
 
 from novacron.client import nodes
 from novacron.client.asynchronous import AsyncClient
-from tests.etcd_members import Members, _free_ports, members
+from tests.etcd_members import Members, members
+from tests.ports import free_ports
 from tests.system.joined_site import command
 from tests.system.spine import END_S
 
@@ -31,7 +32,7 @@ class Pair:
     def __init__(self, path: Path, etcd: Members) -> None:
         self.path = path
         self._etcd = etcd
-        self.ports = dict(zip(SERVERS, _free_ports(len(SERVERS)), strict=True))
+        self.ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     async def serve(self, name: str, *more: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from novacron.lab.failure import LabFailed
 from novacron.lab.guest.build import GuestFiles, build
 from novacron.lab.guest.line import PORT, GuestLine
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.system,
@@ -60,13 +61,6 @@ class Machine:
 
 
 Boot = Callable[..., Machine]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

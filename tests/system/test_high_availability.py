@@ -17,7 +17,7 @@ from novacron.lab.lab import Lab
 from tests.control.bmc import PASSWORD, USER, bmc
 from tests.system.spine import END_S, a_lab, a_vm, its_node_answers, living_copies, needs_guest, ticks_on
 
-pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.root, *needs_guest]
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.alone, pytest.mark.root, *needs_guest]
 
 SURE = Ha(policy="restart", min_fence_class="bmc")
 TIMED = Ha(policy="restart", min_fence_class="timer")

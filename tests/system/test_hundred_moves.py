@@ -21,7 +21,7 @@ from novacron.lab.guest.line import PORT
 from novacron.lab.screen import Screen
 from novacron.lab.span import bridged
 from tests.system.disk_site import END_S, MIB, Site, a_site, needs_nodes
-from tests.system.rom_move import postcopy_allowed
+from tests.system.postcopy_setting import postcopy_allowed
 
 pytestmark = [
     pytest.mark.anyio,

@@ -21,6 +21,7 @@ from novacron.control.images.inspect import inspect_file
 from novacron.errors import InvalidInput, NovaCronError
 from novacron.model.image import DiskFormat, FileRole
 from novacron.model.machine import BootFiles, CloudInit, MachineStatus, StopMode
+from tests.ports import free_port
 from tests.system import rom_machine
 from tests.system.rom_machine import Host, Hosts, an_id, needs_qemu, until, with_spec
 
@@ -125,9 +126,7 @@ async def test_it_boots_and_does_what_cloud_init_tells_it(hosts: Hosts, image: d
     assert (found.format, found.virtual_size_bytes) == (DiskFormat.QCOW2, 2 * GIB)
     inspect_file(FileRole.KERNEL, image.kernel)
     inspect_file(FileRole.INITRD, image.initrd)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     host = hosts.new()
     driver = host.driver()
     what = launch(host, image, port)

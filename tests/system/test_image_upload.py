@@ -10,7 +10,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,19 +21,13 @@ from novacron.client import images, upload
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import ImageRefused, Unavailable
 from novacron.model.image import FileRole
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system]
 
 MIB = 1 << 20
 SIZE = 24 * MIB
 WITHIN_S = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.system import networks
 from tests.system.test_demo import NOBODY, as_nobody, check_nobody_in, check_nothing_left, working_in
 
 pytestmark = [
@@ -93,13 +94,6 @@ def supervisor() -> int:
     return found
 
 
-def networks() -> set[int]:
-    """The network namespaces the lab's processes are in, this machine's own left out."""
-    return {Path(f"/proc/{pid}/ns/net").stat().st_ino for pid in working_in(PATH)} - {
-        Path("/proc/self/ns/net").stat().st_ino
-    }
-
-
 def processes_of_nodes() -> list[int]:
     """Of those: processes that have a PID namespace of their own."""
     own = Path("/proc/self/ns/pid").stat().st_ino
@@ -114,7 +108,7 @@ def killed(pid: int) -> None:
 @needs_root
 def test_a_lab_stays_and_answers_and_goes(run: Run, home: dict[str, str]) -> None:
     shown = run("up --nodes 2 --latency 5ms")
-    inside = networks()
+    inside = networks.of_processes(working_in(PATH))
     assert len(inside) == 3
     assert f"novacron --context lab-{NAME} vm list" in shown.stdout
     listed = novacron(home, "--context", f"lab-{NAME}", "node", "list", "-o", "name")
@@ -175,7 +169,7 @@ def test_a_command_runs_as_a_process_of_its_node(run: Run) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_whatever_became_of_its_supervisor_nothing_is_left(run: Run, how: signal.Signals) -> None:
     run("up --nodes 2 --latency 1ms")
-    inside = networks()
+    inside = networks.of_processes(working_in(PATH))
     pid = supervisor()
     os.kill(pid, how)
     if how is signal.SIGKILL:

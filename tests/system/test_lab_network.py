@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
+from novacron.lab import processes
 from novacron.lab.failure import LabFailed
 from novacron.lab.lab import clean
 from novacron.lab.network import BRIDGE, Fabric, guest_address, node_address
 from novacron.lab.record import LabDir
+from tests.ports import free_port
+from tests.system import networks
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 pytestmark = pytest.mark.system
@@ -39,7 +42,7 @@ if os.geteuid() == 0:
 child = Child("node-1", [sys.executable, "-c", {SLEEPER!r}, "agent"], lab, namespace)
 machine = Child("run", [sys.executable, "-c", {SLEEPER!r}, "unknown"], lab, namespace)  # forgotten below
 qemu = subprocess.Popen(["qemu-system-x86_64", "-c", {SLEEPER!r}], executable=sys.executable, cwd=child.directory)
-print(namespace.inode if namespace else 0, child.process.pid, machine.process.pid, qemu.pid, flush=True)
+print(child.process.pid, machine.process.pid, qemu.pid, flush=True)
 time.sleep(600)
 """
 
@@ -82,24 +85,24 @@ def test_nodes_reach_each_other_and_nothing_is_made_outside(fabric: Fabric) -> N
 @pytest.mark.root
 @needs_root
 def test_namespaces_end_with_their_holder() -> None:
-    before = namespaces()
+    before = networks.there_are()
     made = Fabric(1)
-    inodes = {made.fabric.inode, made.nodes[0].inode}
-    assert not inodes & before
+    inside = {place.run(networks.cookie) for place in (made.fabric, made.nodes[0])}
+    assert not inside & before
     ready, leave = threading.Event(), threading.Event()
 
     def stay() -> None:
         ready.set()
         leave.wait(10)
 
-    inside = threading.Thread(target=lambda: made.nodes[0].run(stay))
-    inside.start()
+    somebody = threading.Thread(target=lambda: made.nodes[0].run(stay))
+    somebody.start()
     ready.wait(10)
     made.close()
-    assert namespaces() & inodes  # somebody is still inside
+    assert networks.there_are() & inside  # somebody is still in there
     leave.set()
-    inside.join()
-    assert not namespaces() & inodes
+    somebody.join()
+    assert not networks.there_are() & inside
 
 
 @pytest.mark.root
@@ -122,13 +125,29 @@ def test_addresses_are_distinct() -> None:
     assert len(set(addresses)) == len(addresses)
 
 
+def test_the_usual_port_is_one_labs_also_while_its_server_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = free_port()
+    monkeypatch.setattr(processes, "USUAL_PORT", usual)
+    with processes.usual_port() as first:  # nobody listens there, all the while
+        assert first == usual
+        with processes.usual_port() as second:
+            assert second is None
+        assert processes.any_port() != usual
+    with processes.usual_port() as third, socket.create_server(("127.0.0.1", usual)):
+        assert third == usual
+    with socket.create_server(("127.0.0.1", usual)), processes.usual_port() as taken:
+        assert taken is None
+
+
 def test_what_a_killed_lab_left_is_ended_and_a_bystander_is_not(
     tmp_path: Path, bystander: subprocess.Popen[bytes]
 ) -> None:
     lab = tmp_path / "lab"
     with subprocess.Popen([sys.executable, "-c", MAKER, str(lab)], stdout=subprocess.PIPE, text=True) as maker:
         assert maker.stdout
-        inode, *pids = map(int, maker.stdout.readline().split())
+        pids = list(map(int, maker.stdout.readline().split()))
+        inside = networks.of_processes(pids) if os.geteuid() == 0 else set()
+        assert len(inside) == (os.geteuid() == 0)
         with pytest.raises(LabFailed, match="another lab runs"):
             clean(lab)
         maker.send_signal(signal.SIGKILL)
@@ -138,7 +157,7 @@ def test_what_a_killed_lab_left_is_ended_and_a_bystander_is_not(
     assert not any(alive(pid) for pid in pids)
     assert bystander.poll() is None
     assert not lab.exists()
-    assert not inode or inode not in namespaces()
+    assert not inside or not inside & networks.there_are()
 
 
 def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
@@ -175,20 +194,6 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         process.stdout.readline()
         assert clean(lab.path) == 1
         assert process.wait(5) == -signal.SIGKILL
-
-
-def namespaces() -> set[int]:
-    """The network namespaces some thread on this machine is in, or holds open."""
-    found = set()
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            for place in (*process.glob("task/*/ns/net"), *process.glob("fd/*")):
-                try:
-                    if str(place.readlink()).startswith("net:["):
-                        found.add(place.stat().st_ino)
-                except OSError:
-                    continue
-    return found
 
 
 def alive(pid: int) -> bool:

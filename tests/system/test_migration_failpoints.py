@@ -14,7 +14,7 @@ from novacron.client.vms import Vm
 from novacron.lab.processes import until_ready
 from tests.system.disk_site import Site, a_site, needs_nodes
 from tests.system.points import Points, points, thaw
-from tests.system.rom_move import postcopy_allowed
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.spine import END_S, its_node_answers, needs_guest, ticks_on
 from tests.system.strikes import FROZEN_S, WAYS, Way, copy_at, nothing_is_left, settled
 from tests.system.watch import Watch, watched

@@ -12,7 +12,7 @@ import pytest
 
 from novacron.client import migrations, vms
 from novacron.lab.lab import Lab
-from tests.system.rom_move import postcopy_allowed
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.spine import END_S, a_lab, a_vm, last_tick, living_copies, needs_guest, restart, ticks_on
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, *needs_guest]

@@ -11,8 +11,8 @@ from novacron.errors import MonitorFailed
 from novacron.model.blocks import BLOCK_BYTES, Sample, differing
 from novacron.model.migration import Strategy, Tactics
 from tests.system import rom_machine
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.rom_machine import Hosts, needs_qemu
-from tests.system.rom_move import postcopy_allowed
 from tests.system.test_qemu_disks import SIZE, DiskMove
 from tests.system.test_qemu_mirror import needs_qemu_img
 

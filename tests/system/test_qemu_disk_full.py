@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.root, needs_qem
 CLONE_NEWNS, MS_REMOUNT, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 32, 0x4000, 1 << 18, 2
 S = MachineStatus
 libc = ctypes.CDLL(None, use_errno=True)
+SMALL_MIB, ENOUGH_MIB = 2, 64
+WRITTEN = 1024  # blocks of 4 KiB, 4 MiB: slow work for an emulated guest
 
 
 def do(result: int) -> None:
@@ -35,13 +37,13 @@ def mount(path: Path, size_mib: int, flags: int = 0) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB that this process and its children alone see."""
+    """A file system of SMALL_MIB that this process and its children alone see."""
     with Path("/proc/thread-self/ns/mnt").open() as home:
         if libc.unshare(CLONE_NEWNS):
             pytest.skip("this user may make no mount namespace")
         try:
             do(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
-            mount(tmp_path, 8)
+            mount(tmp_path, SMALL_MIB)
             yield tmp_path
             do(libc.umount2(str(tmp_path).encode(), MNT_DETACH))
         finally:
@@ -65,7 +67,7 @@ async def test_a_full_disk_stalls_the_machine_until_there_is_room(
     vm_id = await booted(driver, host, plain)
     heard: list[MachineReport] = []
     driver.subscribe(heard.append)
-    writing = asyncio.create_task(say_long(plain, b"write sda 0 4096 3"))  # 16 MiB
+    writing = asyncio.create_task(say_long(plain, f"write sda 0 {WRITTEN} 3"))
     await until(lambda: heard and heard[-1].status is S.STALLED, "the disk is full")
     assert heard[-1].full_volumes == (disk.volume_id,)
     assert disk.volume_id in heard[-1].reason
@@ -77,10 +79,10 @@ async def test_a_full_disk_stalls_the_machine_until_there_is_room(
         assert (found.status, found.full_volumes) == (S.STALLED, (disk.volume_id,))
         driver.subscribe(heard.append)
     assert await host.silent(vm_id)
-    mount(small, 64, MS_REMOUNT)
+    mount(small, ENOUGH_MIB, MS_REMOUNT)
     await until(lambda: heard[-1].status is S.RUNNING, "it goes on by itself")
     assert await writing == b"ok"
-    assert await say(plain, b"compare sda 0 4096 3") == b"0"
+    assert await say(plain, f"compare sda 0 {WRITTEN} 3".encode()) == b"0"
     assert heard[-1].full_volumes == ()
 
 
@@ -91,9 +93,9 @@ async def test_a_person_may_resume_it_too(small: Path, hosts: Hosts, guest: Gues
     vm_id = await booted(driver, host, plain)
     heard: list[MachineReport] = []
     driver.subscribe(heard.append)
-    writing = asyncio.create_task(say_long(plain, b"write sda 0 4096 3"))
+    writing = asyncio.create_task(say_long(plain, f"write sda 0 {WRITTEN} 3"))
     await until(lambda: heard and heard[-1].status is S.STALLED, "the disk is full")
-    mount(small, 64, MS_REMOUNT)
+    mount(small, ENOUGH_MIB, MS_REMOUNT)
     await driver.resume(vm_id)
     assert await writing == b"ok"
 
@@ -105,21 +107,21 @@ async def test_one_that_was_paused_meanwhile_waits_to_be_resumed(small: Path, ho
     vm_id = await booted(driver, host, plain)
     heard: list[MachineReport] = []
     driver.subscribe(heard.append)
-    writing = asyncio.create_task(say_long(plain, b"write sda 0 4096 3"))
+    writing = asyncio.create_task(say_long(plain, f"write sda 0 {WRITTEN} 3"))
     await until(lambda: heard and heard[-1].status is S.STALLED, "the disk is full")
     await driver.pause(vm_id)
     watchers = driver._fleet.machines[vm_id]._tasks
-    mount(small, 64, MS_REMOUNT)
+    mount(small, ENOUGH_MIB, MS_REMOUNT)
     await until(lambda: not watchers, "nobody looks for room any more")
     assert heard[-1].status is S.STALLED
     await driver.resume(vm_id)
     assert await writing == b"ok"
 
 
-async def say_long(what: rom_machine.Launch, line: bytes) -> bytes:
+async def say_long(what: rom_machine.Launch, line: str) -> bytes:
     ((_, port),) = what.nics[0].forwards
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(line + b"\n")
+    writer.write(f"{line}\n".encode())
     answer = await asyncio.wait_for(reader.readline(), 60)
     writer.close()
     return answer.strip()

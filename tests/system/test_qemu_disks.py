@@ -20,8 +20,9 @@ from novacron.errors import DriverError, MigrationFailed, NovaCronError
 from novacron.model.machine import Disk, MachineSpec, MachineStatus, StopMode
 from novacron.model.migration import Goals, Progress, Strategy, Tactics
 from tests.system import rom_machine
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.rom_machine import Host, Hosts, an_id, kill, needs_qemu, until
-from tests.system.rom_move import LOOPBACK, Move, link, nothing, postcopy_allowed
+from tests.system.rom_move import LOOPBACK, Move, link, nothing
 from tests.system.test_qemu_mirror import needs_qemu_img, tool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, needs_qemu, needs_qemu_img]

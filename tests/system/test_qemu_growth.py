@@ -17,10 +17,11 @@ from novacron.errors import StateConflict
 from novacron.lab.guest.build import GuestFiles
 from novacron.model.machine import HOT_SLOT, Nic
 from novacron.model.migration import Goals
+from tests.ports import free_port
 from tests.system import rom_machine
 from tests.system.rom_machine import Hosts, an_id, needs_qemu, with_spec
 from tests.system.test_qemu_adjust import MIB, hot, moved, with_disks
-from tests.system.test_qemu_linux import booted, free_port, guest, launch, say
+from tests.system.test_qemu_linux import booted, guest, launch, say
 
 __all__ = ["guest"]
 pytestmark = [pytest.mark.anyio, pytest.mark.system, needs_qemu]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -17,6 +16,7 @@ from novacron.lab.failure import LabFailed
 from novacron.lab.guest.build import GuestFiles, build
 from novacron.model.machine import BootFiles, MachineKind, MachineStatus, StopMode
 from novacron.model.migration import Goals
+from tests.ports import free_port
 from tests.system import rom_machine
 from tests.system.rom_machine import Host, Hosts, an_id, needs_qemu, until, with_spec
 
@@ -37,13 +37,6 @@ def guest() -> GuestFiles:
         return build()
     except LabFailed as failed:
         pytest.skip(f"the Linux guest cannot be built here: {failed}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def launch(host: Host, vm_id: str, guest: GuestFiles, kind: MachineKind = MachineKind.Q35) -> Launch:

@@ -16,8 +16,9 @@ from novacron.errors import MigrationFailed, MonitorFailed, StateConflict
 from novacron.model.machine import Disk, MachineStatus
 from novacron.model.migration import Goals, Strategy, Tactics
 from tests.system import rom_machine
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.rom_machine import Host, Hosts, an_id, needs_qemu
-from tests.system.rom_move import LOOPBACK, Move, nothing, postcopy_allowed
+from tests.system.rom_move import LOOPBACK, Move, nothing
 from tests.system.test_qemu_disks import DiskMove
 from tests.system.test_qemu_mirror import needs_qemu_img, tool
 

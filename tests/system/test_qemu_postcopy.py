@@ -13,8 +13,9 @@ from novacron.errors import DeadlineExceeded, DriverError, MachineDied, Migratio
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import Goals, Strategy, Tactics
 from tests.system import rom_machine
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.rom_machine import Hosts, kill, needs_qemu, until
-from tests.system.rom_move import LOOPBACK, Link, Move, link, nothing, postcopy_allowed
+from tests.system.rom_move import LOOPBACK, Link, Move, link, nothing
 
 S = MachineStatus
 POSTCOPY = Tactics(strategy=Strategy.POSTCOPY)

@@ -17,8 +17,9 @@ from novacron.lab.guest.build import GuestFiles, build
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import Goals, Strategy, Tactics
 from tests.system import rom_machine
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.rom_machine import Hosts, an_id, needs_qemu
-from tests.system.rom_move import LOOPBACK, Link, link, nothing, postcopy_allowed
+from tests.system.rom_move import LOOPBACK, Link, link, nothing
 from tests.system.test_qemu_linux import booted, launch, say
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.slow, needs_qemu]

@@ -13,7 +13,7 @@ import pytest
 from novacron.client import migrations
 from tests.system.disk_site import a_site, needs_nodes
 from tests.system.points import points
-from tests.system.rom_move import postcopy_allowed
+from tests.system.postcopy_setting import postcopy_allowed
 from tests.system.spine import END_S, needs_guest
 from tests.system.strikes import (
     STRIKES,

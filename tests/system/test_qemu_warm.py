@@ -18,6 +18,7 @@ from novacron.errors import DriverError, MigrationFailed
 from novacron.model.machine import MachineStatus
 from novacron.model.migration import Goals, Strategy, Tactics
 from tests.system import rom_machine
+from tests.system.postcopy_setting import setting_is_ours
 from tests.system.rom_machine import Hosts, kill, needs_qemu, until
 from tests.system.rom_move import LOOPBACK, Move, nothing
 
@@ -174,9 +175,8 @@ async def test_a_guest_is_slowed_down_as_far_as_it_may_be_and_not_for_ever(hosts
 @pytest.mark.root
 @pytest.mark.skipif(not os.access(postcopy_probe.SETTING, os.W_OK), reason="only root can change what the kernel lets")
 async def test_the_feature_follows_the_kernels_setting(hosts: Hosts) -> None:
-    before = postcopy_probe.SETTING.read_text()
     move = Move(hosts, pages=0)
-    try:
+    with setting_is_ours():
         for allowed in ("1", "0", "1", "0"):
             postcopy_probe.SETTING.write_text(allowed)
             features = (await move.target.probe()).features
@@ -185,8 +185,6 @@ async def test_the_feature_follows_the_kernels_setting(hosts: Hosts) -> None:
         with pytest.raises(MigrationFailed):
             await move.send(to, Tactics(strategy=Strategy.HYBRID), Goals())
         assert move.at_source() is S.RUNNING
-    finally:
-        postcopy_probe.SETTING.write_text(before)
     move.migration_id = rom_machine.an_id()
     await move.target.discard(move.vm_id, move.migration_id)
 

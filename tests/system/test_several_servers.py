@@ -15,7 +15,7 @@ from tests.system.spine import END_S, SLOW, living_copies, needs_guest
 from tests.system.three_servers import Trio, end_machines, three_servers
 
 needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed")
-pytestmark = [pytest.mark.anyio, pytest.mark.system, needs_etcd, *needs_guest]
+pytestmark = [pytest.mark.anyio, pytest.mark.system, pytest.mark.alone, needs_etcd, *needs_guest]
 
 FAILOVER_S = 5.0
 

@@ -18,7 +18,8 @@ from novacron.client.asynchronous import AsyncClient
 from novacron.errors import NovaCronError
 from novacron.lab.rom import rom
 from novacron.model.image import FileRole
-from tests.etcd_members import Members, _free_ports, members
+from tests.etcd_members import Members, members
+from tests.ports import free_ports
 
 START_S = 120.0
 END_S = 10.0
@@ -32,7 +33,7 @@ class Trio:
     def __init__(self, path: Path, etcd: Members) -> None:
         self.path = path
         self.etcd = etcd
-        self._ports = dict(zip(NAMES, _free_ports(len(NAMES)), strict=True))
+        self._ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.client: AsyncClient
         self.impatient: AsyncClient  # passes over a server that does not answer at once

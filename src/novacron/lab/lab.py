@@ -190,10 +190,11 @@ class _Builder:
             await asyncio.to_thread(gateway.certify, fabric_address(), certificate, key)
             command = processes.gateway_command(self._path, fabric_address())
             self._stack.push_async_callback(Child("gateway", command, self._directory, fabric.fabric).stop)
+        usual = self._stack.enter_context(processes.usual_port())
         try:
-            return await self._serve_at(processes.choose_port())
+            return await self._serve_at(usual or processes.any_port())
         except PortTaken:
-            return await self._serve_at(processes.choose_port(usual=False))
+            return await self._serve_at(processes.any_port())
 
     async def _serve_at(self, port: int) -> tuple[Child, int]:
         """:raise PortTaken: another was quicker."""

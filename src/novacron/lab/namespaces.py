@@ -33,11 +33,6 @@ class Namespace:
         """:raise LabFailed: no privilege to make one."""
         self.fd = in_thread(_make)
 
-    @property
-    def inode(self) -> int:
-        """What the kernel knows it by: the number in /proc/<pid>/ns/net of every process inside."""
-        return os.fstat(self.fd).st_ino
-
     def run(self, call: Callable[[], Result]) -> Result:
         """Do `call` inside, in a thread of its own; sockets it opens and processes it starts stay inside."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -175,18 +176,36 @@ def server_socket(lab: Path) -> Path:
     return lab / "server.sock"
 
 
-def choose_port(*, usual: bool = True) -> int:
-    """The usual port when it is wanted and free, else any."""
-    for wanted in (USUAL_PORT, 0) if usual else (0,):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", wanted))
-            except OSError:
-                continue
-            port: int = probe.getsockname()[1]
-            return port
-    raise LabFailed.because("no TCP port is free on 127.0.0.1")
+@contextlib.contextmanager
+def usual_port() -> Iterator[int | None]:
+    """The usual port, no other lab's while this lasts: not while our server is down either. None: it is taken."""
+    with socket.socket(socket.AF_UNIX) as ours:
+        try:
+            ours.bind(f"\0novacron-lab-{USUAL_PORT}")  # a name without a file: it ends with whoever holds it
+        except OSError:
+            free = None
+        else:
+            free = _free(USUAL_PORT)
+        yield free
+
+
+def any_port() -> int:
+    """A port nobody listens on. :raise LabFailed: there is none."""
+    port = _free(0)
+    if port is None:
+        raise LabFailed.because("no TCP port is free on 127.0.0.1")
+    return port
+
+
+def _free(wanted: int) -> int | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return None
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def until_ready(server: Child) -> None:

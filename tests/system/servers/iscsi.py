@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.system.servers.nbd import free_port
+from tests.ports import free_port
 from tests.system.servers.process import run, serving
 
 TARGET = "iqn.2026-01.example.novacron:disks"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,10 +24,3 @@ def nbdkit(directory: Path, sizes: dict[str, int]) -> Iterator[Path]:
     words = ("nbdkit", "--foreground", "--exit-with-parent", "-P", listens, "-U", at, "file", f"dir={exports}")
     with serving(words, directory / "nbdkit.log", listens.exists):
         yield at
-
-
-def free_port() -> int:
-    """A TCP port of loopback nobody listens on now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
