@@ -27,6 +27,7 @@ WATCHED = Ha(policy="restart", min_fence_class="watchdog")
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.system,
+    pytest.mark.alone,
     pytest.mark.root,
     pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="needs /dev/fuse"),
     *needs_guest,
