@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from novacron.control.store.kinds import VMS
 from novacron.control.store.records import Records, Seen
@@ -39,10 +39,6 @@ class Protected:
         for stored in records.all(VMS):
             self._put(stored.record)
         records.subscribe(self._notice)
-
-    def nodes(self) -> Collection[str]:
-        """Ids of the nodes that have some."""
-        return self._on_node.keys()
 
     def on_node(self, node_id: str) -> Iterator[Stored[Vm]]:
         """Those of a node as they stand now; to be gone through at once, before anything is awaited."""
