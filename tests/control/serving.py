@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
+from novacron.control import peer
 from novacron.control.link import Link
 from novacron.wire.agent import MAX_FRAME_BYTES, PATH
 
@@ -38,6 +39,7 @@ async def served_on(app: ASGIApp, listen: socket.socket, max_size: int = MAX_FRA
     """The same with any application at its place."""
     config = uvicorn.Config(
         app,
+        ws=peer.WebSockets,  # as control.listen does
         lifespan="off",
         log_level="warning",
         access_log=False,

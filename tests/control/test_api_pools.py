@@ -246,6 +246,25 @@ async def test_every_node_is_asked_and_what_it_found_is_shown(api: Api) -> None:
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_what_many_nodes_find_is_written_in_a_few_goes(api: Api) -> None:
+    nodes = Nodes()
+    for number in range(16):
+        node = await api.node(f"n{number}")
+        nodes.answers[node.id] = PoolFound(available=True, free_bytes=number * GIB, size_bytes=100 * GIB)
+    writes = list[int]()
+    stop = api.records.subscribe(lambda seen: writes.extend(one.revision for one in seen if one.kind is POOLS))
+    prober = Prober(api.records, nodes, _Clock())
+    running = asyncio.create_task(prober.run())
+    try:
+        seen = await reach_of(api, "default", 16)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        stop()
+    assert {seen[f"n{number}"]["free_bytes"] for number in range(16)} == {number * GIB for number in range(16)}
+    assert 1 <= len(writes) <= 3
+
+
 class _Hello(msgspec.Struct):
     node_id: str
 

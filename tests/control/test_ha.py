@@ -47,7 +47,7 @@ def seen(name: str, since_s: float, state: MemberState = MemberState.UP, **chang
 
 def judged(sights: list[Sight], now_s: float, log: FenceLog = FenceLog(), worth: bool = True) -> dict[str, object]:  # noqa: B008
     by_id = {one.member.id: one for one in sights}
-    found = fence.verdicts("s0", by_id, log, set(by_id) if worth else set(), now_s, STANDARD)
+    found = fence.verdicts("s0", by_id, log, lambda _: worth, now_s, STANDARD)
     return {one.node_id if isinstance(one, Hold) else one.seen.id: one for one in found}
 
 

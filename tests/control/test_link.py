@@ -128,6 +128,22 @@ async def test_a_call_carries_verb_arguments_and_deadline_and_brings_the_result(
     await socket.close()
 
 
+@pytest.mark.parametrize("size", [1, 300, 70_000])
+async def test_a_call_of_any_length_is_one_binary_message(server: Server, size: int) -> None:
+    socket = await server.agent()
+    asking = asyncio.create_task(
+        server.link.call(NODE, wire.Pause(vm_id="x" * size, generation=1), type(None), deadline_s=5)
+    )
+    async with asyncio.timeout(5):
+        message = await socket.recv()
+    assert isinstance(message, bytes)
+    call = msgspec.json.decode(message, type=wire.Call)
+    assert msgspec.json.decode(call.args, type=wire.Pause).vm_id == "x" * size
+    await socket.send(msgspec.json.encode(wire.Reply(id=call.id)))
+    await asking
+    await socket.close()
+
+
 async def test_an_agents_error_is_rebuilt_with_its_class_and_reasons(server: Server) -> None:
     socket = await server.agent()
     reasons = [Reason("generation.stale", "3 < 4", subject=VM)]

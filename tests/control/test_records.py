@@ -21,7 +21,7 @@ from novacron.errors import CompareFailed, NameTaken, NotFound, StoreCorrupt, St
 from novacron.model.event import ObjectType
 from novacron.model.image import Image, ImageState
 from novacron.model.vm import Desired, Vm, VmSpec
-from novacron.model.volume import Volume
+from novacron.model.volume import Volume, VolumeTask
 
 pytestmark = pytest.mark.anyio
 
@@ -358,6 +358,29 @@ async def test_starting_again_forgets_what_was_deleted_meanwhile(records: Record
     assert records.all(IMAGES) == []
 
 
+async def test_the_store_looks_for_a_page_while_the_one_before_is_taken_in(
+    store: SqliteStore, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [image(records, f"i{number}") for number in range(700)]
+    await records.commit(*(create(IMAGES, one) for one in made[:350]))
+    await records.commit(*(create(IMAGES, one) for one in made[350:]))
+    monkeypatch.setattr("novacron.control.store.records.PAGE", 600)
+    late = Records(store, SystemClock(), random.Random(2))
+    listed, known = store.list, list[int]()
+
+    async def noting(prefix: str, *, after: str = "", limit: int = 1000) -> Page:
+        if prefix == IMAGES.prefix:
+            known.append(len(late.all(IMAGES)))
+        return await listed(prefix, after=after, limit=limit)
+
+    monkeypatch.setattr(store, "list", noting)
+    await late.start()
+    assert late.all(IMAGES) == records.all(IMAGES)
+    assert known[0] == 0
+    assert known[1] < 600
+    await late.stop()
+
+
 class Distant(SqliteStore):
     """A store whose lists take a while, as those of a store behind a network do."""
 
@@ -437,6 +460,75 @@ async def test_a_search_finds_what_a_page_does(records: Records, monkeypatch: py
         for limit in (1, 2, 3, 4):
             expected = records.page(IMAGES, after=after, limit=limit, match=odd)
             assert await records.search(IMAGES, after=after, limit=limit, match=odd) == expected
+
+
+def tagged(records: Records, name: str, labels: dict[str, str], node_id: str = "") -> Vm:
+    return msgspec.structs.replace(vm(records, name), labels=labels, node_id=node_id)
+
+
+@pytest.mark.parametrize(
+    ("labels", "node_id", "looked_at"),
+    [((("tier", "a"), ("all", "x")), "", 3), ((("all", "x"),), "n1", 2), ((("tier", "z"),), "", 0), ((), "", 9)],
+)
+async def test_a_search_by_label_or_node_looks_at_no_others(
+    records: Records, labels: tuple[tuple[str, str], ...], node_id: str, looked_at: int
+) -> None:
+    for number in range(9):
+        tags = {"tier": "abc"[number % 3], "all": "x"}
+        await records.create(VMS, tagged(records, f"v{number}", tags, "n1" if number < 2 else ""))
+    looked = 0
+
+    def fits(one: Vm) -> bool:
+        nonlocal looked
+        looked += 1
+        return all(one.labels.get(key) == value for key, value in labels) and (not node_id or one.node_id == node_id)
+
+    expected = records.page(VMS, after="", limit=9, match=fits)
+    looked = 0
+    assert await records.search(VMS, after="", limit=9, match=fits, labels=labels, node_id=node_id) == expected
+    assert looked == looked_at
+
+
+async def test_records_are_found_by_the_labels_they_have_now(records: Records) -> None:
+    rng = random.Random(3)
+
+    def some() -> dict[str, str]:
+        return {key: rng.choice("xy") for key in "ab" if rng.random() < 0.7}
+
+    async def found(key: str, value: str) -> list[Stored[Vm]]:
+        return (await records.search(VMS, after="", limit=99, match=lambda _: True, labels=((key, value),)))[0]
+
+    held = [await records.create(VMS, tagged(records, f"v{number}", some())) for number in range(8)]
+    for _ in range(40):
+        one = records.find(VMS, rng.choice(held).record.id)
+        if len(held) > 4 and rng.random() < 0.1:
+            await records.commit(remove(VMS, one))
+            held = records.all(VMS)
+        else:
+            await records.commit(update(VMS, one, msgspec.structs.replace(one.record, labels=some())))
+        for key in "ab":
+            for value in "xy":
+                expected = [stored for stored in records.all(VMS) if stored.record.labels.get(key) == value]
+                assert await found(key, value) == expected
+
+
+async def test_what_has_a_task_is_found_among_all_others(records: Records) -> None:
+    made = [volume(records, f"v{number}", "") for number in range(5)]
+    for one in made:
+        await records.create(VOLUMES, one)
+
+    async def busied(one: Volume, task: VolumeTask | None) -> list[str]:
+        await records.change(VOLUMES, one.id, lambda now: msgspec.structs.replace(now, task=task))
+        return [stored.record.name for stored in records.busy(VOLUMES)]
+
+    assert records.busy(VOLUMES) == []
+    assert await busied(made[3], VolumeTask.CREATE) == ["v3"]
+    assert await busied(made[1], VolumeTask.GROW) == ["v1", "v3"]
+    assert await busied(made[3], VolumeTask.DELETE) == ["v1", "v3"]
+    assert await busied(made[1], None) == ["v3"]
+    await records.commit(remove(VOLUMES, records.find(VOLUMES, "v3")))
+    assert records.busy(VOLUMES) == []
+    assert records.busy(IMAGES) == []
 
 
 async def test_others_act_while_very_many_records_are_searched(

@@ -76,13 +76,14 @@ async def test_protected_vms_are_known_by_node_and_the_uneasy_ones_apart(records
     await records.create(VMS, vm("off", "n1", MachineStatus.STOPPED, desired=Desired.STOPPED))
     await records.create(VMS, vm("other", "n1", ha=Protection()))
     await records.create(VMS, vm("told", "n2", ha=Protection(), problem=told))
-    assert sorted(protected.nodes()) == ["n1", "n2"]
+    assert [one.record.id for one in protected.on_node("n2")] == ["told"]
     assert sorted(one.record.id for one in protected.on_node("n1")) == ["calm", "ended", "off"]
     assert [one.record.id for one in protected.uneasy()] == ["ended", "told"]
     await change(records, "told", problem=None)
     await change(records, "ended", node_id="n3", observed=None)
     await records.commit(remove(VMS, _stored(records, "calm")))
-    assert sorted(protected.nodes()) == ["n1", "n3"]
+    assert [one.record.id for one in protected.on_node("n2")] == []
+    assert [one.record.id for one in protected.on_node("n3")] == ["ended"]
     assert [one.record.id for one in protected.on_node("n1")] == ["off"]
     assert [one.record.id for one in protected.uneasy()] == ["ended"]
 

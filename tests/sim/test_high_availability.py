@@ -87,6 +87,15 @@ async def test_a_vm_of_a_node_that_lost_power_runs_elsewhere(tmp_path: Path) -> 
         assert await h.check_peace(vm_id) == "b"
 
 
+async def test_a_fence_is_no_look_late_for_the_vms_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("novacron.control.ha.rescuer.LOOK_S", 1e9)
+    async with house(tmp_path) as h:
+        vm_id = await h.running_vm("a", ha=GUARDED)
+        await h.cluster.kill("a")
+        h.cluster["a"].host.reboot()
+        await _runs_on(h, vm_id, "b")
+
+
 async def test_several_are_taken_over_together_and_one_that_changes_meanwhile_holds_up_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

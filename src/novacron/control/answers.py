@@ -137,7 +137,9 @@ def _tags(header: str) -> frozenset[str]:
     return frozenset(one.strip().removeprefix("W/") for one in header.split(","))
 
 
-def if_match(
+# Dependencies are coroutines also where they wait for nothing: FastAPI calls plain functions in threads, and each such
+# hop waits for a busy loop to give way.
+async def if_match(
     if_match: Annotated[
         str | None,
         Header(
@@ -191,8 +193,13 @@ class Listing(msgspec.Struct, frozen=True):
                 return False
         return True
 
+    @property
+    def exact(self) -> tuple[tuple[str, str], ...]:
+        """The labels that must be there with a certain value: key and value."""
+        return tuple((one.key, one.value) for one in self.terms if one.value is not None and not one.negated)
 
-def listing(
+
+async def listing(
     cursor: Annotated[
         str | None, Query(description="`next_cursor` of the page before.", pattern="^[A-Za-z0-9_-]{48,52}$")
     ] = None,

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from novacron.clock import Clock
+from novacron.control import peer
 from novacron.control.doorman import BySecret, Doorman
 from novacron.control.line_listeners import LineListeners, Picture, ProgressListener
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NovaCronError, TooLarge, from_data
@@ -107,7 +108,7 @@ class _Line:
     async def send(self, frame: bytes) -> None:
         """:raise NodeUnreachable: the line has broken."""
         try:
-            await self.websocket.send_bytes(frame)
+            await peer.send_bytes(self.websocket, frame)
         except (WebSocketDisconnect, RuntimeError, OSError) as broken:
             raise self.broke() from broken
 

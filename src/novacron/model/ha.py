@@ -45,7 +45,7 @@ class HaAdmission(StrEnum):
     REFUSE = "refuse"
 
 
-class Protection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Protection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a VM's owner wants of HA. min_class: of nodes it may be restarted from. priority: more goes first."""
 
     policy: HaPolicy = HaPolicy.NONE

@@ -58,14 +58,14 @@ BOARD_NICS = 8
 DRIVES = 4
 
 
-class Forward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Forward(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A TCP port of the guest made reachable on the node (user networks only). host_port 0: the node chooses."""
 
     guest_port: int
     host_port: int = 0
 
 
-class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One network card. `mac` is chosen at creation and never changes; `bridge` names a bridge on the node.
 
     network_id: the network it is on (overlay). addresses: given to it by NovaCron, without prefix, IPv4 first.
@@ -88,14 +88,14 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slot: int = 0
 
 
-class Qos(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Qos(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The most a disk may do. 0: without limit."""
 
     iops: int = 0
     bytes_per_s: int = 0
 
 
-class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One disk: a volume, empty or a copy-on-write child of an image's disk file.
 
     pool_id: where it lies; empty: the pool server and nodes share from the start. The pool decides on the format.
@@ -114,7 +114,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source_volume_id: str = ""
 
 
-class Media(msgspec.Struct, frozen=True, kw_only=True):
+class Media(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A CD-ROM drive and the ISO image in it; an empty digest: nothing is in it.
 
     slot: from 1, see Disk; one count for drives on either bus. bus: chosen when the drive is added, and kept.
@@ -127,7 +127,7 @@ class Media(msgspec.Struct, frozen=True, kw_only=True):
     bus: DriveBus = DriveBus.SATA
 
 
-class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Documents of a NoCloud seed, as text. `meta_data` is made by NovaCron when empty."""
 
     user_data: str = ""
@@ -204,7 +204,7 @@ ENDED = frozenset({MachineStatus.ABSENT, MachineStatus.STOPPED, MachineStatus.CR
 """Nothing of it runs."""
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a guest's forwarded TCP port can be reached on the node."""
 
     nic_id: str
@@ -213,7 +213,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     host_port: int
 
 
-class Belonging(msgspec.Struct, frozen=True, kw_only=True):
+class Belonging(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A file that belongs to a machine and is no volume: its UEFI variables, its TPM's state. name: as its driver knows
     it. data: a secret (a TPM's keys): never logged, never on a record.
     """
@@ -226,7 +226,7 @@ class Belonging(msgspec.Struct, frozen=True, kw_only=True):
         return f"Belonging({self.name!r}, {len(self.data)} bytes)"
 
 
-class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MachineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A machine as its node sees it now.
 
     reason: one sentence when the status needs one (how it died, and what it wrote last);

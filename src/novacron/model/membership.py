@@ -35,7 +35,7 @@ class MemberState(StrEnum):
     FENCED = "fenced"
 
 
-class Pledge(msgspec.Struct, frozen=True, kw_only=True):
+class Pledge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an agent says of its node with a join. servers: those it asks for time when the store is away."""
 
     boot_id: str
@@ -44,7 +44,7 @@ class Pledge(msgspec.Struct, frozen=True, kw_only=True):
     servers: tuple[str, ...]
 
 
-class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The record. id: the node's. ttl_s: counted by the agent from before it sent a heartbeat. reason: of the last
     change of state, for people. all_vms: its VMs without the policy may be started
     elsewhere, too.

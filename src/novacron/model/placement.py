@@ -32,7 +32,7 @@ class Taint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     effect: Effect = Effect.REFUSE
 
 
-class Toleration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Toleration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A VM minds no taint with this key. value: only with this one; empty: with any."""
 
     key: str
@@ -76,7 +76,7 @@ class RuleKind(StrEnum):
     SPREAD = "spread"
 
 
-class VmRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class VmRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a VM stands to others. labels: of those it is about, all of them (an empty value: any value).
 
     over: the label of nodes that says what one place is: nodes with the same value are one. hard: where it would be
@@ -90,7 +90,7 @@ class VmRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: int = DEFAULT_WEIGHT
 
 
-class NodeRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NodeRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Which nodes a VM is for: those with all of the labels (an empty value: any value); avoid: the others.
 
     hard, weight: as of a VmRule.
@@ -102,7 +102,7 @@ class NodeRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: int = DEFAULT_WEIGHT
 
 
-class PlacementWishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PlacementWishes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a VM wishes of the place where it is put. policy None: the server's."""
 
     policy: PlacementPolicy | None = None

@@ -67,7 +67,7 @@ class TaskKind(StrEnum):
     PARK = "park"  # keep its memory for copies, and end it
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The work under way on a VM; at most one.
 
     force: do not ask the guest; deadline_s: how long a graceful stop may take before force is used;
@@ -83,7 +83,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     halted: bool = False
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Why the VM is not as desired: a stable code, a sentence, what a person can do.
 
     refused: what was asked was not done, and the VM is as it was: its state is what is seen of it, not an error.
@@ -96,7 +96,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: bool = False
 
 
-class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What was asked for. Sizes: vcpus in virtual CPUs, memory in MiB, disks in bytes.
 
     kernel_cmdline is appended to the image's own (direct-kernel images only). max_vcpus, max_memory_mib: how far it
@@ -125,14 +125,14 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ha: Protection = Protection()
 
 
-class Pins(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Pins(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Virtual hardware chosen at the first start and kept, so that upgrades and moves never change it."""
 
     machine_type: str = ""
     cpu_model: str = ""
 
 
-class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Vm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The record of one VM.
 
     node_id: its one owner (empty: placed nowhere yet); generation: of that ownership, grows when the owner

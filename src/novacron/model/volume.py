@@ -34,7 +34,7 @@ class VolumeTask(StrEnum):
     DELETE = "delete"
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Where a volume lies: fields as in Volume."""
 
     pool_id: str
@@ -42,7 +42,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unit: str = ""
 
 
-class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The record of one volume.
 
     backing_digest: the image file it is a copy-on-write child of; source_volume_id, source_snapshot_id: what it was

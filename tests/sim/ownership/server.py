@@ -190,7 +190,7 @@ class Server:
             ):
                 worth.add(vm.node_id)
         held: dict[str, Reason] = {}
-        for verdict in fence.verdicts(self.name, self.sights, log, worth, self.now_s, self.timing):
+        for verdict in fence.verdicts(self.name, self.sights, log, worth.__contains__, self.now_s, self.timing):
             match verdict:
                 case Hold():
                     held[verdict.node_id] = verdict.reason

@@ -46,7 +46,7 @@ def needs(permission: str) -> Any:
     return Depends(Needs(permission))
 
 
-def _caller(connection: HTTPConnection) -> Principal:
+async def _caller(connection: HTTPConnection) -> Principal:
     who: Principal = connection.scope["principal"]
     return who
 

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import Bell
 from novacron.control.bulk_migrations import decide
 from novacron.control.bulk_migrations.admission import shares
 from novacron.control.bulk_migrations.outlook import Surveyor, planned
@@ -50,17 +51,16 @@ class BulkWorker:
         self._migrations = migrations
         self._surveyor = surveyor
         self._clock = clock
-        self._woken = asyncio.Event()
+        self._bell = Bell()
         self._log = structlog.get_logger("bulk-migrations")
 
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
             while True:
-                self._woken.clear()
                 for bulk_id in self._open():
                     await self._guarded(bulk_id)
-                await self._rest()
+                await self._bell.rest(self._clock, LOOK_S if self._open() else None)
         finally:
             stop()
 
@@ -69,19 +69,7 @@ class BulkWorker:
 
     def _notice(self, seen: Sequence[Seen]) -> None:
         if any(change.kind in (BULK_MIGRATIONS, NODES) or _is_news(change) for change in seen):
-            self._woken.set()
-
-    async def _rest(self) -> None:
-        """Until a record changes; while something is open, not for long."""
-        waits = [asyncio.create_task(self._woken.wait())]
-        if self._open():
-            waits.append(asyncio.create_task(self._clock.sleep(LOOK_S)))  # type: ignore[arg-type]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waits:
-                one.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            self._bell.ring()
 
     async def _guarded(self, bulk_id: str) -> None:
         """A turn; what goes wrong in one must not end the others, and is tried again."""

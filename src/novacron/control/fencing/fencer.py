@@ -63,11 +63,10 @@ class Fencer:
 
     def _due(self) -> Mapping[str, tuple[Stored[Membership], FenceDevice]]:
         devices = [stored.record for stored in self._records.all(FENCE_DEVICES)]
-        worth = self._warden.worth() if devices else set[str]()
         found = {}
         for device in devices:
             member = self._records.get(MEMBERS, device.id)
-            if member and is_due(member.record, device.id in worth, self._warden.held(device.id)):
+            if member and is_due(member.record, self._warden.is_worth(device.id), self._warden.held(device.id)):
                 found[device.id] = (member, device)
         return found
 

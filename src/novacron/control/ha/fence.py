@@ -5,7 +5,7 @@ Any number of servers may decide at once: each change is a compare-and-swap on t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -39,26 +39,28 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 Verdict = Bar | Fence | Hold
+Worth = Callable[[str], bool]
+"""By node id; asked of silent nodes alone, for whose answer VMs must be looked at."""
 
 
 def verdicts(
-    server: str, sights: Mapping[str, Sight], log: FenceLog, worth: Collection[str], now_s: float, timing: Timing
+    server: str, sights: Mapping[str, Sight], log: FenceLog, worth: Worth, now_s: float, timing: Timing
 ) -> tuple[Verdict, ...]:
     """One for each node about which something is to be done or told.
 
-    sights: by node id. worth: nodes from which something could be restarted elsewhere: barring others helps nobody.
+    sights: by node id. worth: whether something could be restarted elsewhere from a node: barring others helps nobody.
     """
     storm = brake.storm(tuple(sights.values()), now_s, timing)
     found = []
-    for node_id, sight in sorted(sights.items()):
-        verdict = _verdict(server, sight, storm, log, node_id in worth, now_s, timing)
+    for _, sight in sorted(sights.items()):
+        verdict = _verdict(server, sight, storm, log, worth, now_s, timing)
         if verdict is not None:
             found.append(verdict)
     return tuple(found)
 
 
 def _verdict(
-    server: str, sight: Sight, storm: Reason | None, log: FenceLog, worth: bool, now_s: float, timing: Timing
+    server: str, sight: Sight, storm: Reason | None, log: FenceLog, worth: Worth, now_s: float, timing: Timing
 ) -> Verdict | None:
     member, silence_s = sight.member, silent_s(sight, now_s)
     if member.state is MemberState.FENCED or silence_s < suspect_after_s(sight, timing):
@@ -71,7 +73,7 @@ def _verdict(
         if now_s < free_after_s(sight, timing):
             return None
         return Fence(member, f"{member.reason}; no machine of it outlives {silence_s:.0f} s of silence")
-    against = storm or brake.spent(log, timing) or (None if worth else _vain(member))
+    against = storm or brake.spent(log, timing) or (None if worth(member.id) else _vain(member))
     if against is not None:
         return Hold(member.id, against)
     return Bar(member, f"no heartbeat for {silence_s:.1f} s")

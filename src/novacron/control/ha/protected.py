@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from novacron.control.store.kinds import VMS
 from novacron.control.store.records import Records, Seen
@@ -40,10 +40,6 @@ class Protected:
         for stored in records.all(VMS):
             self._put(stored.record)
         records.subscribe(self._notice)
-
-    def nodes(self) -> Collection[str]:
-        """Ids of the nodes that have some."""
-        return self._on_node.keys()
 
     def heaviest(self) -> list[str]:
         """Ids of the nodes that have some, those with the most memory of them first."""

@@ -11,13 +11,14 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import Bell
 from novacron.control.ha import takeover
 from novacron.control.ha.backoff import Backoff
 from novacron.control.ha.claims import claim_of
 from novacron.control.ha.protected import OURS, Protected
 from novacron.control.room import Room
 from novacron.control.store.kinds import MEMBERS, MIGRATIONS, VMS
-from novacron.control.store.records import Records, Write, unchanged, update
+from novacron.control.store.records import Records, Seen, Write, unchanged, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms.decide import with_problem
 from novacron.control.vms.placing import Placing
@@ -44,19 +45,33 @@ class Rescuer:
         self._pool_id = pool_id
         self._backoff = Backoff()
         self._together = TOGETHER
+        self._bell = Bell()
         self._log = structlog.get_logger("rescuer")
 
     async def run(self) -> None:
-        while True:
-            try:
-                await self._look()
-                self._together = TOGETHER
-            except CompareFailed:
-                self._together = 1  # the one that has changed must not hold up the others
-                self._log.info("somebody else was first; looking again")
-            except NovaCronError as error:
-                self._log.warning("a VM was not restarted", why=error.message)
-            await self._clock.sleep(LOOK_S)
+        stop = self._records.subscribe(self._notice)
+        try:
+            while True:
+                await self._try()
+                await self._bell.rest(self._clock, LOOK_S)
+        finally:
+            stop()
+
+    def _notice(self, seen: Sequence[Seen]) -> None:
+        """A node that is fenced just now has VMs that wait."""
+        if any(change.kind is MEMBERS and _is_news(change) for change in seen):
+            self._bell.ring()
+
+    async def _try(self) -> None:
+        """Look once; what goes wrong is said, and tried again at the next look."""
+        try:
+            await self._look()
+            self._together = TOGETHER
+        except CompareFailed:
+            self._together = 1  # the one that has changed must not hold up the others
+            self._log.info("somebody else was first; looking again")
+        except NovaCronError as error:
+            self._log.warning("a VM was not restarted", why=error.message)
 
     async def _look(self) -> None:
         for member in self._records.all(MEMBERS):
@@ -135,6 +150,10 @@ class Rescuer:
             await self._records.commit(update(VMS, stored, new))
         elif vm.problem is not None and vm.problem.code.startswith(OURS) and not vm.node_lost:
             await self._records.change(VMS, vm.id, _untold)
+
+
+def _is_news(change: Seen) -> bool:
+    return change.now is not None and change.now.state is MemberState.FENCED and change.now != change.before
 
 
 def _untold(vm: Vm) -> Vm | None:

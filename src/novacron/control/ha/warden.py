@@ -62,7 +62,7 @@ class Warden:
         self._log_since_s = brake.watched(self._log_since_s, log, now_s)
         if lapsed := brake.lapsed(self._log_since_s, now_s, self._timing):
             await self._records.change(FENCES, log.id, lambda now: ha.forgotten(now, lapsed))
-        verdicts = fence.verdicts(self._server_id, self._sights.all(), log, self.worth(), now_s, self._timing)
+        verdicts = fence.verdicts(self._server_id, self._sights.all(), log, self.is_worth, now_s, self._timing)
         self._hear({one.node_id: one.reason for one in verdicts if isinstance(one, Hold)})
         for verdict in verdicts:
             match verdict:
@@ -71,11 +71,8 @@ class Warden:
                 case Fence():
                     await self._fence(verdict)
 
-    def worth(self) -> set[str]:
-        """Ids of nodes from which something could be restarted elsewhere."""
-        return {node_id for node_id in self._protected.nodes() if self._is_worth(node_id)}
-
-    def _is_worth(self, node_id: str) -> bool:
+    def is_worth(self, node_id: str) -> bool:
+        """Whether something could be restarted elsewhere from the node, if it failed."""
         sight, provable = self._sights.get(node_id), self._records.get(FENCE_DEVICES, node_id) is not None
         if sight is None:
             return False

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.ha.fence import Worth
 from novacron.control.ha.sight import Sight, silent_s, suspect_after_s
 from novacron.control.ha.sights import Sights
 from novacron.control.ha.warden import Warden
@@ -50,13 +51,16 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str
 
 
-def judge_member(node: Node, sight: Sight, worth: bool, held: Reason | None, now_s: float, timing: Timing) -> Verdict:
-    """The state of a node that heartbeats. worth: something of it could be restarted elsewhere, so it will be fenced.
+def judge_member(
+    node: Node, sight: Sight, is_worth: Worth, held: Reason | None, now_s: float, timing: Timing
+) -> Verdict:
+    """The state of a node that heartbeats. is_worth: something of it could be restarted elsewhere: it will be fenced.
 
     held: why it is not fenced although it is silent.
     """
     member, silence_s = sight.member, silent_s(sight, now_s)
     silent = silence_s >= suspect_after_s(sight, timing)
+    worth = silent and is_worth(node.id)
     down_after_s = DOWN_AFTER_S / SUSPECT_AFTER_S * timing.suspect_s
     state = membership.state_of(member, silent=silent, barrable=worth or silence_s < down_after_s)
     if member.state is not MemberState.UP:
@@ -111,26 +115,25 @@ class Health:
     async def _judge_all(self, up_s: float) -> Mapping[str, bool]:
         """By node id, of those whose state was written: whether what its VMs were last seen to be is old."""
         lost: dict[str, bool] = {}
-        worth = self._warden.worth()
         for stored in self._records.all(NODES):
             with self._unwritten(stored.record.name):
-                lost[stored.record.id] = await self._is_lost(stored.record, up_s, stored.record.id in worth)
+                lost[stored.record.id] = await self._is_lost(stored.record, up_s)
         return lost
 
-    async def _is_lost(self, node: Node, up_s: float, worth: bool) -> bool:
+    async def _is_lost(self, node: Node, up_s: float) -> bool:
         """Judge the node and write the verdict; whether what its VMs were last seen to be is old."""
-        verdict = self._judged(node, up_s, worth)
+        verdict = self._judged(node, up_s)
         if verdict is None or (verdict.state, verdict.reason) == (node.state, node.state_reason):
             return node.state is not NodeState.UP
         self._log.warning("node", node=node.name, state=verdict.state.value, why=verdict.reason)
         await self._records.change(NODES, node.id, lambda old: self._turned(old, verdict))
         return verdict.state is not NodeState.UP
 
-    def _judged(self, node: Node, up_s: float, worth: bool) -> Verdict | None:
+    def _judged(self, node: Node, up_s: float) -> Verdict | None:
         sight = self._sights.get(node.id)
         if sight is not None and sight.member.fence_class is not FenceClass.NONE:
             held, now_s = self._warden.held(node.id), self._clock.monotonic_s()
-            return judge_member(node, sight, worth, held, now_s, self._timing)
+            return judge_member(node, sight, self._warden.is_worth, held, now_s, self._timing)
         heard_ago_s = self._lines.heard_ago_s(node.id)
         return judge(node.state, up_s if heard_ago_s is None else heard_ago_s)
 

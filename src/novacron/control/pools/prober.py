@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -15,7 +16,7 @@ from novacron.control.store.kinds import NODES, POOLS
 from novacron.control.store.records import Records, Seen
 from novacron.errors import DeadlineExceeded, NodeUnreachable, NotFound, NovaCronError
 from novacron.model.node import NodeState
-from novacron.model.pool import Pool, Reach, spec_of
+from novacron.model.pool import Pool, PoolSpec, Reach, spec_of
 from novacron.wire.agent import Hello
 from novacron.wire.storage import PoolFound, PoolProbe
 
@@ -41,6 +42,8 @@ class Prober:
         self._agents = agents
         self._clock = clock
         self._due: set[tuple[str, str]] = set()  # (pool id, node id)
+        self._news: dict[str, dict[str, tuple[PoolSpec, Reach]]] = {}  # by pool and node id, not yet written
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by pool id
         self._wake = asyncio.Event()
         self._log = structlog.get_logger("prober")
 
@@ -104,13 +107,21 @@ class Prober:
             return
         if not found.available:
             self._log.warning("a pool is out of reach", pool=pool.record.name, node=node.record.name, why=found.reason)
-        spec = spec_of(pool.record)
-        try:
-            await self._records.change(
-                POOLS, pool_id, lambda now: self._with(now, node_id, found) if spec_of(now) == spec else None
-            )
-        except NotFound:
-            self._log.info("a pool was deleted while it was looked for", pool_id=pool_id)
+        self._news.setdefault(pool_id, {})[node_id] = (spec_of(pool.record), found)
+        await self._write(pool_id)
+
+    async def _write(self, pool_id: str) -> None:
+        """What came while the pool was being written goes together into its next record: it is as long as the nodes
+        are many.
+        """
+        async with self._turns[pool_id]:
+            news = self._news.pop(pool_id, None)
+            if news is None:  # written with somebody else's
+                return
+            try:
+                await self._records.change(POOLS, pool_id, lambda now: self._with(now, news))
+            except NotFound:
+                self._log.info("a pool was deleted while it was looked for", pool_id=pool_id)
 
     async def _found(self, pool: Pool, node_id: str) -> Reach | None:
         now = self._clock.wall()
@@ -131,10 +142,13 @@ class Prober:
             checked_at=now,
         )
 
-    def _with(self, pool: Pool, node_id: str, found: Reach) -> Pool:
-        """Nodes that were forgotten are left out."""
+    def _with(self, pool: Pool, news: Mapping[str, tuple[PoolSpec, Reach]]) -> Pool | None:
+        """Nodes that were forgotten are left out, and what was found where the pool lies no more."""
+        found = {node_id: reach for node_id, (spec, reach) in news.items() if spec == spec_of(pool)}
+        if not found:
+            return None
         known = {key: reach for key, reach in pool.reach.items() if self._records.get(NODES, key) is not None}
-        return msgspec.structs.replace(pool, reach=known | {node_id: found})
+        return msgspec.structs.replace(pool, reach=known | found)
 
 
 def _is_elsewhere(before: Pool | None, now: Pool) -> bool:

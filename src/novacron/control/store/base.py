@@ -17,7 +17,7 @@ MAX_OPS = 1024  # a hundred VMs with their names and volumes at once
 MAX_COMMIT_BYTES = 8 << 20  # of values; etcd is started with flags for both (etcd_errors.FLAGS)
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One record as stored."""
 
     key: str
@@ -47,7 +47,8 @@ class Expect(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """One key changed by one transaction. `value` is None when it was deleted; `previous` None when created.
 
-    index: place among the changes of its revision, from 0, in the order of the transaction's operations.
+    index: place among the changes of its revision, from 0, in the order of the transaction's operations. A watch of a
+    prefix may count only those under it.
     """
 
     revision: int

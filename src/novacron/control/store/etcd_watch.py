@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import msgspec
 
+from novacron.control.store import bounds
 from novacron.control.store.base import Change
 from novacron.control.store.etcd_layout import Count, Layout
 from novacron.control.store.etcd_line import Line, Watching
@@ -50,14 +51,13 @@ class Watcher(msgspec.Struct, frozen=True):
         while not self.closed():
             self._refuse_forgotten(after)
             try:
-                async with self.line.watching(self._question(after)) as stream:
+                async with self.line.watching(self._question(prefix, after)) as stream:
                     pieces = Pieces()
                     while (answer := await self._next(stream)) is not None:
                         for events in pieces.take(answer.events, more_follow=answer.fragment):
                             after = self.count.ours(events[0].kv.mod_revision)
                             self._refuse_forgotten(after - 1)
-                            if changes := self._changes(events, after, prefix):
-                                yield changes
+                            yield self._changes(events, after)
             except grpc.aio.AioRpcError:
                 pass  # the member went; the line has left it
             if not self.closed():
@@ -78,26 +78,22 @@ class Watcher(msgspec.Struct, frozen=True):
             return None
         return answer
 
-    def _question(self, after: int) -> WatchRequest:
-        low = self.layout.records
+    def _question(self, prefix: str, after: int) -> WatchRequest:
+        low, high = self.layout.reach(bounds.range_of(prefix))
         start = self.count.theirs(after) + 1
-        return WatchRequest(
-            create=Watch(key=low, range_end=low + b"\xff", start_revision=start, prev_kv=True, fragment=True)
-        )
+        return WatchRequest(create=Watch(key=low, range_end=high, start_revision=start, prev_kv=True, fragment=True))
 
     def _refuse_forgotten(self, after: int) -> None:
         gone = max(self.forgotten(), self.count.floor)
         if after < gone:
             raise Compacted(f"changes up to revision {gone} are no longer kept, {after + 1} was asked: list again")
 
-    def _changes(self, events: list[Event], revision: int, prefix: str) -> tuple[Change, ...]:
-        """Those under the prefix; all of a revision are watched, so that each has its place among them."""
+    def _changes(self, events: list[Event], revision: int) -> tuple[Change, ...]:
         found = []
         for index, event in enumerate(events):
             key = self.layout.text(event.kv.key)
-            if key.startswith(prefix):
-                value = None if event.kind == Event.DELETE else event.kv.value
-                found.append(Change(revision, index, key, value, _previous(event, key, revision)))
+            value = None if event.kind == Event.DELETE else event.kv.value
+            found.append(Change(revision, index, key, value, _previous(event, key, revision)))
         return tuple(found)
 
 

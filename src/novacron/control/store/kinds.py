@@ -54,6 +54,9 @@ V = TypeVar("V", bound=OfVm)
 N = TypeVar("N", bound=OnNode)
 
 
+_NO_LABELS: dict[str, str] = {}
+
+
 def name_of(record: Any) -> str:
     return str(record.name)
 
@@ -97,6 +100,15 @@ class Kind(Generic[R]):
     def node_of(self, record: R) -> str:
         """The id of the node that the record is on; empty: on none."""
         return str(getattr(record, "node_id", ""))
+
+    def is_busy(self, record: R) -> bool:
+        """Whether a task of it is under way; never of a kind whose records have none."""
+        return getattr(record, "task", None) is not None
+
+    def labels_of(self, record: R) -> dict[str, str]:
+        """Its labels; none of a kind that has none. To be read."""
+        labels: dict[str, str] = getattr(record, "labels", _NO_LABELS)
+        return labels
 
     def decode(self, key: str, value: bytes) -> R:
         """:raise StoreCorrupt: the record cannot be read by this program."""

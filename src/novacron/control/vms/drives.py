@@ -181,7 +181,7 @@ def check_unattached(records: Records, volume: Volume) -> None:
 def check_ready(records: Records, vm: Vm, *, starting: bool) -> None:
     """Whether its volumes are there. :raise Unavailable: one is still being made, grown or read."""
     mine = {disk.volume_id for disk in vm.spec.disks}
-    for volume in (stored.record for stored in records.all(VOLUMES) if stored.record.task is not None):
+    for volume in (stored.record for stored in records.busy(VOLUMES)):
         is_made = volume.task in (VolumeTask.CREATE, VolumeTask.CLONE)
         if volume.id in mine and (is_made or starting):
             raise Unavailable(f"volume {volume.name} of {vm.name} is not ready: its {volume.task} is under way")

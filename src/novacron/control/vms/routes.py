@@ -57,7 +57,10 @@ def _reading(routes: APIRouter, records: Records, service: VmService, view: VmVi
             )
 
         if node_id or name or state or listed.terms:
-            found, more = await records.search(VMS, after=listed.after, limit=listed.limit, match=fits)
+            after, limit = listed.after, listed.limit
+            found, more = await records.search(
+                VMS, after=after, limit=limit, match=fits, labels=listed.exact, node_id=node_id
+            )
         else:
             found, more = records.page(VMS, after=listed.after, limit=listed.limit)
         return page([view.encoded(stored) for stored in found], found[-1].record.id if more else None)

@@ -13,8 +13,8 @@ from novacron.control.store.records import Records
 from novacron.control.store.shelf import Stored
 from novacron.errors import Reason
 from novacron.model.ha import Protection
-from novacron.model.machine import ENDED, MachineReport, Nic
-from novacron.model.placement import PlacementWishes
+from novacron.model.machine import ENDED, Disk, MachineReport, Nic
+from novacron.model.placement import NO_WISHES, PlacementWishes
 from novacron.model.vm import Task, Vm, state_of, status_of
 
 _all_of = msgspec.structs.asdict
@@ -64,8 +64,8 @@ class VmView:
             "kernel_cmdline": spec.kernel_cmdline,
             "machine_type": vm.pins.machine_type or None,
             "cpu_model": vm.pins.cpu_model or None,
-            "disks": [_all_of(disk) | {"qos": _all_of(disk.qos)} for disk in spec.disks],
-            "nics": [_nic(nic) | {"net": self._net_name(nic)} for nic in spec.nics],
+            "disks": [_disk(disk) for disk in spec.disks],
+            "nics": [_nic(nic, self._net_name(nic)) for nic in spec.nics],
             "media": [_all_of(drive) for drive in spec.media],
             "guest_agent": spec.guest_agent,
             "cloud_init": spec.cloud_init is not None,
@@ -74,7 +74,7 @@ class VmView:
             "tpm": spec.tpm,
             "secure_boot": spec.secure_boot,
             "shared_memory": spec.shared_memory,
-            "placement": _wishes(vm.placement),
+            "placement": _NO_WISHES if vm.placement is NO_WISHES else _wishes(vm.placement),
             "ha": _ha(spec.ha),
             "parent_id": vm.parent_id or None,
             "snapshot_id": vm.snapshot_id or None,
@@ -136,7 +136,18 @@ def _wishes(wishes: PlacementWishes) -> dict[str, Any]:
     }
 
 
-def _nic(nic: Nic) -> dict[str, Any]:
-    shown = {**_all_of(nic), "forwards": [_all_of(forward) for forward in nic.forwards]}
+_NO_WISHES = _wishes(NO_WISHES)  # as nearly all VMs have it
+
+
+def _disk(disk: Disk) -> dict[str, Any]:
+    shown = _all_of(disk)
+    shown["qos"] = _all_of(disk.qos)
+    return shown
+
+
+def _nic(nic: Nic, net: str) -> dict[str, Any]:
+    shown = _all_of(nic)
+    shown["forwards"] = [_all_of(forward) for forward in nic.forwards]
     del shown["filter"]  # for nodes alone
+    shown["net"] = net
     return shown

@@ -57,7 +57,11 @@ def _reading(routes: APIRouter, records: Records, view: VolumeView) -> None:
                 and listed.fits(volume.labels)
             )
 
-        found, more = records.page(VOLUMES, after=listed.after, limit=listed.limit, vm_id=vm_id, match=fits)
+        after, limit = listed.after, listed.limit
+        if vm_id:
+            found, more = records.page(VOLUMES, after=after, limit=limit, vm_id=vm_id, match=fits)
+        else:
+            found, more = await records.search(VOLUMES, after=after, limit=limit, match=fits, labels=listed.exact)
         return page([view.encoded(stored) for stored in found], found[-1].record.id if more else None)
 
     @routes.get(
