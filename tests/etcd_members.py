@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from novacron.clock import SystemClock
 from novacron.control.store.address import EtcdAddress
@@ -51,7 +53,7 @@ class Members:
         scheme = "https" if self._files else "http"
         peers = [f"http://127.0.0.1:{port}" for port in self._peer_ports]
         client = f"{scheme}://127.0.0.1:{self.ports[place]}"
-        home = self._directory / f"m{place}"
+        home = self.home(place)
         home.mkdir(mode=0o700, exist_ok=True)
         log = (self._directory / f"m{place}.log").open("ab")
         with log:
@@ -69,6 +71,36 @@ class Members:
     def start_all(self) -> None:
         for place in range(len(self.ports)):
             self.start(place)
+
+    def home(self, place: int) -> Path:
+        """The data directory of one member."""
+        return self._directory / f"m{place}"
+
+    def said(self, place: int) -> str:
+        """By all its processes so far."""
+        return (self._directory / f"m{place}.log").read_text(errors="replace")
+
+    def ends(self, place: int) -> int:
+        """Wait until a member has ended by itself; its status."""
+        return self._running.pop(place).wait(STARTING_S)
+
+    async def replace(self, place: int, asked: int) -> None:
+        """A new member with nothing takes the place of one that is lost, as docs/store.md has it; `asked` runs."""
+        peer = f"http://127.0.0.1:{self._peer_ports[place]}"
+        known = (await self._agreed(asked, "cluster/member/list", {}))["members"]
+        lost = next(one["ID"] for one in known if peer in one["peerURLs"])
+        await self._agreed(asked, "cluster/member/remove", {"ID": lost})
+        await self._agreed(asked, "cluster/member/add", {"peerURLs": [peer]})
+        shutil.rmtree(self.home(place), ignore_errors=True)
+        self.start(place, "--initial-cluster-state", "existing")
+
+    async def _agreed(self, asked: int, path: str, words: dict[str, Any]) -> dict[str, Any]:
+        """The answer, once the others are sure enough of each other to change who is a member."""
+        async with asyncio.timeout(STARTING_S):
+            while True:
+                with contextlib.suppress(OSError):
+                    return await asyncio.to_thread(self.call, asked, path, words)
+                await asyncio.sleep(0.2)
 
     def signal(self, place: int, number: signal.Signals) -> None:
         self._running[place].send_signal(number)
@@ -98,7 +130,7 @@ class Members:
                     await asyncio.sleep(0.05)
         except TimeoutError as late:
             ended = self._running[place].poll()
-            log = (self._directory / f"m{place}.log").read_text()[-2000:]
+            log = self.said(place)[-2000:]
             raise AssertionError(f"member {place} does not come up; it ended: {ended}; it said: {log}") from late
 
     def _is_healthy(self, place: int) -> bool:
@@ -117,16 +149,18 @@ class Members:
         """The place of the member that leads; asks each through its HTTP gateway."""
         for place in self._running:
             with contextlib.suppress(OSError):
-                status = self._status(place)
+                status = self.call(place, "maintenance/status")
                 if status.get("leader") == status["header"]["member_id"]:
                     return place
         raise AssertionError("no member leads")
 
-    def _status(self, place: int) -> dict[str, dict[str, str]]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[place]}/v3/maintenance/status", b"{}")
-        with urllib.request.urlopen(request, timeout=ENDING_S) as answer:
-            status: dict[str, dict[str, str]] = json.load(answer)
-            return status
+    def call(self, place: int, path: str, words: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask one member through its HTTP gateway, as `etcdctl` asks. :raise OSError: it does not do it."""
+        url = f"http://127.0.0.1:{self.ports[place]}/v3/{path}"
+        request = urllib.request.Request(url, json.dumps(words or {}).encode())
+        with urllib.request.urlopen(request, timeout=ENDING_S) as got:
+            answer: dict[str, Any] = json.load(got)
+            return answer
 
     def _tls(self) -> list[str]:
         if not self._files:

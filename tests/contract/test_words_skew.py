@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.skew_site import tree_of, why_not_there
-from tests.system.test_version_skew import BEFORE_OWNERSHIP, BEFORE_SEVERAL
+from tests.system.skew_site import EARLIER, tree_of, why_not_there
 
 # Prints {class: {"fields": {name: required}, "tag": ...}} and {enumeration: [values]} of all that is written or sent.
 LIST = """
@@ -58,7 +57,7 @@ def words_of(source: Path) -> dict[str, dict[str, object]]:
     return found
 
 
-@pytest.fixture(scope="module", params=[BEFORE_SEVERAL, BEFORE_OWNERSHIP])
+@pytest.fixture(scope="module", params=EARLIER.values())
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Words, Words]:
     """The earlier one's and ours."""
     if why := why_not_there(request.param):

@@ -9,8 +9,9 @@ import datetime
 import hashlib
 import ipaddress
 import json
+import shutil
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -373,11 +374,46 @@ async def test_an_etcd_restored_from_a_snapshot_is_refused_but_can_be_read(etcd:
 async def test_another_cluster_behind_a_known_address_is_not_believed(
     address: EtcdAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(etcd_line, "PATIENCE_S", 1.0)
     async with opened(address) as store:
+        monkeypatch.setattr(etcd_line, "PATIENCE_S", 1.0)
         store._line.cluster_id += 1
-        with pytest.raises(StoreUnavailable, match="of another etcd cluster"):
+        with pytest.raises(StoreUnavailable, match="of another etcd cluster") as refused:
             await store.get("a")
+        assert refused.value.reasons[0].code == "store.restored"
+
+
+async def test_an_etcd_whose_disks_were_put_back_under_a_running_server_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same cluster at the same addresses; what it says is older than what it has said."""
+    with members(tmp_path / "etcd") as etcd:
+        async with opened(etcd.address()) as store:
+            monkeypatch.setattr(etcd_line, "PATIENCE_S", 1.0)
+            await store.commit([Put("a", b"1")])
+            yesterday = tmp_path / "yesterday"
+            await put_back(etcd, yesterday, lambda: shutil.copytree(etcd.home(0), yesterday))
+            newest = await store.commit([Put("a", b"2")])
+            today = tmp_path / "today"
+            await put_back(etcd, yesterday, lambda: etcd.home(0).rename(today))
+            for asked in (store.get("a"), store.commit([Put("b", b"3")])):
+                with pytest.raises(StoreUnavailable, match="its disks were put back") as refused:
+                    await asked
+                assert [reason.code for reason in refused.value.reasons] == ["store.restored"]
+            await put_back(etcd, today, lambda: shutil.rmtree(etcd.home(0)))
+            monkeypatch.undo()
+            found = await store.get("a")
+            assert found is not None
+            assert (found.value, found.modified) == (b"2", newest)
+
+
+async def put_back(etcd: Members, disk: Path, before: Callable[[], object]) -> None:
+    """The member goes on from that disk. before: done while it is down."""
+    etcd.kill(0)
+    before()
+    if not etcd.home(0).exists():
+        shutil.copytree(disk, etcd.home(0))
+    etcd.start(0)
+    await etcd.up(0)
 
 
 def put(etcd: Members, key: bytes, value: bytes) -> None:

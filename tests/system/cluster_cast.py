@@ -12,7 +12,7 @@ from novacron.client import migrations, vms
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import NovaCronError
 from tests.system.cluster_site import ClusterSite, a_vm, end_vm, freeze, thaw, until
-from tests.system.observer import kept
+from tests.system.observer import Observer, kept, untouched
 
 SLOW_BYTES_PER_S = 1 << 20
 COUNT = "count"
@@ -32,18 +32,30 @@ class Cast(NamedTuple):
         return self.struck.node
 
 
-@contextlib.asynccontextmanager
-async def a_cast(site: ClusterSite) -> AsyncIterator[Cast]:
-    """Both run, and all is whole whatever the story before has left; they are gone afterwards."""
+async def cleared(site: ClusterSite) -> None:
+    """All is whole whatever the story before has left, and nothing of it is there."""
     await site.heal()
     await site.forgive_fences()
     for vm in [one async for one in site.client.each(vms.search())]:
         await end_vm(site, vm.id)
+
+
+@contextlib.asynccontextmanager
+async def a_cast(site: ClusterSite) -> AsyncIterator[Cast]:
+    """Both run, and all is whole whatever the story before has left; they are gone afterwards."""
+    await cleared(site)
     struck = await a_vm(site, "struck", node="node-1")
     beside = await a_vm(site, "beside", node="node-2")
     yield Cast(site, struck, beside)
     for vm in (struck, beside):
         await end_vm(site, vm.id)
+
+
+def nobody_noticed(cast: Cast, seen: Observer) -> None:
+    """Both machines ran on, and no node was fenced."""
+    for vm in (cast.struck, cast.beside):
+        assert not untouched(seen.copies[vm.id], seen.runs[vm.id])
+    assert not [one for one in seen.readings if one.state in ("fencing", "fenced")]
 
 
 @contextlib.contextmanager

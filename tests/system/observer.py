@@ -77,10 +77,32 @@ def one_life(runs: Sequence[Run]) -> list[str]:
     """
     wrong = [f"{run.bad} pages on {run.node} are not what the guest wrote" for run in runs if run.bad]
     for before, run in itertools.pairwise(runs):
-        goes_on = before.last < run.first <= before.last + 1 + LOST_TICKS
-        if not goes_on and run.first > BOOT_TICKS:
+        if not _goes_on(before, run) and run.first > BOOT_TICKS:
             wrong.append(f"tick {run.first} on {run.node} after tick {before.last} on {before.node}")
     return wrong
+
+
+def apart(runs: Sequence[Run]) -> tuple[list[Run], int]:
+    """The lives without what one that was left behind ticked after another had begun elsewhere, and how many ticks
+    those were: a host that stood still as a whole, and has no watchdog, goes on for as long as its kernel takes to end
+    what is overdue. Only what goes on exactly where its node's last life stood counts for that.
+    """
+    kept_runs: list[Run] = []
+    behind = 0
+    for run in runs:
+        here = kept_runs[-1] if kept_runs else None
+        left = [one for one in kept_runs[:-1] if one.node == run.node][-1:]
+        if here is not None and here.node != run.node and any(_goes_on(one, run) for one in left):
+            behind += run.last - run.first + 1
+        elif here is not None and here.node == run.node and _goes_on(here, run):
+            kept_runs[-1] = dataclasses.replace(here, last=run.last, bad=here.bad + run.bad)
+        else:
+            kept_runs.append(run)
+    return kept_runs, behind
+
+
+def _goes_on(before: Run, run: Run) -> bool:
+    return before.last < run.first <= before.last + 1 + LOST_TICKS
 
 
 def only_grows(readings: Iterable[Reading]) -> list[str]:
@@ -223,6 +245,23 @@ class Observer:
 
         await until(so, "a machine does not end", lambda: self.copies[vm_id])
 
+    async def process(self, vm_id: str, node: str) -> int:
+        """The VM's process on that node, once there is one."""
+
+        async def so() -> bool:
+            return node in self.copies[vm_id][-1].pids
+
+        await until(so, f"there is no process on {node}", lambda: self.copies[vm_id])
+        return self.copies[vm_id][-1].pids[node]
+
+    async def is_alone(self, vm_id: str) -> None:
+        """Return when one process of it lives."""
+
+        async def so() -> bool:
+            return len(self.copies[vm_id][-1].pids) == 1
+
+        await until(so, "another copy does not end", lambda: self.copies[vm_id])
+
     def _count(self, vm_id: str) -> int:
         return sum(run.last - run.first + 1 for run in self.runs[vm_id])
 
@@ -297,11 +336,14 @@ def is_dead(pid: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def observed(site: ClusterSite, *machines: vms.Vm, moves: bool = False) -> AsyncIterator[Observer]:
+async def observed(
+    site: ClusterSite, *machines: vms.Vm, moves: bool = False, behind: int = 0
+) -> AsyncIterator[Observer]:
     """Looks all the while; afterwards, all healed, everything is in order and nothing was ever wrong.
 
-    The first is whom the fault strikes; the others nobody touches. moves: it migrates, so that for a time two
-    processes are right, and the guest's ticks alone say which one runs.
+    The first is whom the fault strikes; the others nobody touches. moves: it migrates, or its process is stopped where
+    it was, so that for a time two processes are right, and the guest's ticks alone say which one runs. behind: so many
+    ticks a copy that was left behind may make when its host goes on (`apart`).
     """
     observer = Observer(site, [vm.id for vm in machines])
     work = [observer.watch(), *(observer.read(name, reader) for name, reader in site.readers.items())]
@@ -320,14 +362,16 @@ async def observed(site: ClusterSite, *machines: vms.Vm, moves: bool = False) ->
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert not [one for one in ended if not isinstance(one, asyncio.CancelledError)], ended
-    wrong = everything_wrong(site, observer, moves=moves)
+    wrong = everything_wrong(site, observer, moves=moves, behind=behind)
     assert not wrong, "\n".join(wrong)
 
 
-def everything_wrong(site: ClusterSite, observer: Observer, *, moves: bool) -> list[str]:
+def everything_wrong(site: ClusterSite, observer: Observer, *, moves: bool, behind: int) -> list[str]:
     struck, *others = observer.vm_ids
     wrong = [] if moves else never_two(observer.copies[struck])
-    for vm_id in observer.vm_ids:
+    lives, ticks = apart(observer.runs[struck]) if behind else (observer.runs[struck], 0)
+    wrong += one_life(lives) + ([f"{ticks} ticks of a copy that was left behind"] if ticks > behind else [])
+    for vm_id in others:
         wrong += one_life(observer.runs[vm_id])
     for vm_id in others:
         wrong += untouched(observer.copies[vm_id], observer.runs[vm_id])

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -34,9 +34,16 @@ class Points:
 
     async def holds(self, place: str, child: Child) -> None:
         """Return when `child` stands still there."""
+        await self.held(place, [child])
+
+    async def held(self, place: str, children: Iterable[Child]) -> Child:
+        """Which of them stands still there, once one does."""
         await self.struck(place)
         async with asyncio.timeout(END_S):
-            while state_of(child.process.pid) != STOPPED:
+            while True:
+                for child in children:
+                    if state_of(child.process.pid) == STOPPED:
+                        return child
                 await asyncio.sleep(0.01)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -24,21 +25,34 @@ START_S = 120.0
 END_S = 10.0
 TICK_S = 60.0
 ROOT = Path(__file__).parents[2]
+EARLIER: dict[str, str] = tomllib.loads((Path(__file__).parent / "earlier_versions.toml").read_text())
+"""The revisions that stand for the version before this one, by what they are earlier than."""
 
 
-def why_not_there(commit: str) -> str:
-    """Why no tree of that commit can be made; empty: it can."""
+def why_not_there(revision: str) -> str:
+    """Why no tree of that revision can be made; empty: it can."""
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(ROOT), "cat-file", "-e", f"{revision}^{{commit}}"], capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        return "git is not installed, and the version before this one is in its history"
+    return "" if asked.returncode == 0 else f"{revision} is not in this clone: git fetch --unshallow --tags"
+
+
+def has(revision: str, path: str) -> bool:
+    """Whether the tree of that revision has the file."""
     asked = subprocess.run(
-        ["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True, check=False
+        ["git", "-C", str(ROOT), "cat-file", "-e", f"{revision}:{path}"], capture_output=True, check=False
     )
-    return "" if asked.returncode == 0 else f"commit {commit} is not in this clone (fetch the whole history)"
+    return asked.returncode == 0
 
 
-def tree_of(commit: str, folder: Path) -> Path:
-    """The source of that commit, in `folder`; where modules are found in it."""
+def tree_of(revision: str, folder: Path) -> Path:
+    """The source of that revision, in `folder`; where modules are found in it."""
     folder.mkdir()
     packed = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", commit, "src"], capture_output=True, check=True, timeout=END_S
+        ["git", "-C", str(ROOT), "archive", revision, "src"], capture_output=True, check=True, timeout=END_S
     )
     subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True, timeout=END_S)
     return folder / "src"
@@ -161,7 +175,7 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def a_site(commit: str, servers: Sequence[str], *, old: bool, on_etcd: bool = False) -> AsyncIterator[Site]:
+async def a_site(revision: str, servers: Sequence[str], *, old: bool, on_etcd: bool = False) -> AsyncIterator[Site]:
     """The servers, all of one version, with the image `ticker` there, and no node. Everything is gone afterwards."""
     async with contextlib.AsyncExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nc-", dir="/tmp")))
@@ -169,7 +183,7 @@ async def a_site(commit: str, servers: Sequence[str], *, old: bool, on_etcd: boo
         etcd = stack.enter_context(members(path / "etcd")) if on_etcd else None
         if etcd is not None:
             await etcd.up(0)
-        site = Site(path, tree_of(commit, path / "old"), etcd, servers)
+        site = Site(path, tree_of(revision, path / "old"), etcd, servers)
         stack.push_async_callback(site.end)
         for name in servers:  # the first one makes secret and token
             await site.run(name, old=old)

@@ -16,7 +16,8 @@ import pytest
 from novacron.client import migrations, vms
 from tests.system.cluster_cast import Cast, a_cast, begin_move, ended
 from tests.system.cluster_site import ClusterSite, a_cluster, needs_cluster
-from tests.system.observer import observed
+from tests.system.observer import Observer, observed
+from tests.system.points import Points, points, thaw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, *needs_cluster]
 
@@ -29,7 +30,14 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-async def site() -> AsyncIterator[ClusterSite]:
+async def armed() -> AsyncIterator[Points]:
+    async with points() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def site(armed: Points) -> AsyncIterator[ClusterSite]:
+    """Its processes look for failpoints."""
     async with a_cluster() as made:
         yield made
 
@@ -40,23 +48,31 @@ async def cast(site: ClusterSite) -> AsyncIterator[Cast]:
         yield made
 
 
-async def strike(cast: Cast, what: str) -> None:
-    site, source = cast.site, cast.node
-    match what.split():
-        case ["leader"]:
+async def strike(cast: Cast, seen: Observer, what: str) -> None:
+    site = cast.site
+    end, _, part = what.rpartition(" ")
+    node = cast.node if end == "source" else TARGET
+    match part:
+        case "leader":
             site.servers[await site.a_leader()].kill()
-        case [end, "agent"]:
-            child = site.hosts[source if end == "source" else TARGET].agent
-            child.kill()
-            child.start_again()
-        case [end, "power"]:
-            await asyncio.to_thread(site.hosts[source if end == "source" else TARGET].power_off)
-        case [end, "link"]:
-            site.link(source if end == "source" else TARGET).cut()
-        case ["source", "machine"]:
-            os.kill(site.host_pid(cast.struck), signal.SIGKILL)
+        case "agent":
+            site.hosts[node].agent.kill()
+            site.hosts[node].agent.start_again()
+        case "power":
+            await asyncio.to_thread(site.hosts[node].power_off)
+        case "link":
+            site.link(node).cut()
+        case "machine":
+            os.kill(await seen.process(cast.struck.id, node), signal.SIGKILL)
         case _:
             raise AssertionError(what)
+
+
+async def ends_well(cast: Cast, begun: migrations.Migration) -> None:
+    """It has an end, and says why when that is not the one that was wished for."""
+    done = await ended(cast.site, begun.id)
+    assert done.state in ("completed", "rolled_back", "cancelled", "failed"), done
+    assert done.state == "completed" or done.problem is not None, done
 
 
 @pytest.mark.parametrize(
@@ -70,19 +86,50 @@ async def strike(cast: Cast, what: str) -> None:
         pytest.param("source link", marks=pytest.mark.chaos),
         pytest.param("target link", marks=pytest.mark.chaos),
         pytest.param("source machine", marks=pytest.mark.chaos),
+        pytest.param("target machine", marks=pytest.mark.chaos),
     ],
 )
 async def test_a_move_in_which_something_is_lost(cast: Cast, what: str) -> None:
-    """Row 14. Wherever it is in the end: it is one, and its record says where."""
+    """Row 14, M3. Wherever it is in the end: it is one, and its record says where."""
     site = cast.site
-    async with observed(site, cast.struck, cast.beside, moves=True):
+    async with observed(site, cast.struck, cast.beside, moves=True) as seen:
         begun = await begin_move(cast)
-        await strike(cast, what)
+        await strike(cast, seen, what)
         if what == "source power":
             await site.runs_elsewhere(cast.struck)
-        done = await ended(site, begun.id)
-        assert done.state in ("completed", "rolled_back", "cancelled", "failed"), done
-        assert done.state == "completed" or done.problem is not None, done
+        await ends_well(cast, begun)
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        pytest.param("accept:did", "target machine", marks=pytest.mark.chaos),  # M1: it waits there
+        pytest.param("accept:did", "target power", marks=pytest.mark.chaos),
+        pytest.param("send:did", "source machine", marks=pytest.mark.chaos),  # M4: both stand still, the source owns
+        pytest.param("send:did", "target machine", marks=pytest.mark.chaos),
+        pytest.param("send:did", "source power", marks=pytest.mark.chaos),
+        pytest.param("send:did", "target power", marks=pytest.mark.chaos),
+        pytest.param("commit:did", "source machine", marks=pytest.mark.chaos),  # M5: both stand still, the target owns
+        pytest.param("commit:did", "target machine", marks=pytest.mark.chaos),
+        pytest.param("commit:did", "source power", marks=pytest.mark.chaos),
+        ("commit:did", "target power"),
+        pytest.param("take_over:did", "target machine", marks=pytest.mark.chaos),  # M6: it runs at the target
+        pytest.param("take_over:did", "target power", marks=pytest.mark.chaos),
+        pytest.param("release:began", "source machine", marks=pytest.mark.chaos),  # M7: the source is let go
+        pytest.param("release:began", "source power", marks=pytest.mark.chaos),
+    ],
+)
+async def test_a_move_of_which_an_end_is_lost_at_a_step(cast: Cast, armed: Points, place: str, what: str) -> None:
+    """Row 14. The leader stands still at that step while it is struck, and goes on; or another has followed it."""
+    site = cast.site
+    async with observed(site, cast.struck, cast.beside, moves=True) as seen:
+        armed.arm(f"conductor.{place}", "freeze")
+        wish = migrations.MigrationCreate(vm=cast.struck.id, target_node=TARGET, transport="direct")
+        begun = await site.client.do(migrations.create(wish))
+        leader = await armed.held(f"conductor.{place}", site.servers.values())
+        await strike(cast, seen, what)
+        thaw(leader)
+        await ends_well(cast, begun)
 
 
 async def test_what_is_said_comes_late_and_twice(cast: Cast) -> None:

@@ -14,9 +14,9 @@ import pytest
 
 from novacron.client import vms
 from novacron.errors import NovaCronError
-from tests.system.cluster_cast import Cast, a_cast, frozen, writing
+from tests.system.cluster_cast import Cast, a_cast, frozen, nobody_noticed, writing
 from tests.system.cluster_site import ClusterSite, a_cluster, needs_cluster, until
-from tests.system.observer import Observer, observed, untouched
+from tests.system.observer import observed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, *needs_cluster]
 
@@ -39,13 +39,6 @@ async def site() -> AsyncIterator[ClusterSite]:
 async def cast(site: ClusterSite) -> AsyncIterator[Cast]:
     async with a_cast(site) as made:
         yield made
-
-
-def nobody_noticed(cast: Cast, seen: Observer) -> None:
-    """Both machines ran on, and no node was fenced."""
-    for vm in (cast.struck, cast.beside):
-        assert not untouched(seen.copies[vm.id], seen.runs[vm.id])
-    assert not [one for one in seen.readings if one.state in ("fencing", "fenced")]
 
 
 async def refuses(site: ClusterSite, vm: vms.Vm) -> None:

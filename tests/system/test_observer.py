@@ -8,6 +8,7 @@ from tests.system.observer import (
     Copies,
     Reading,
     Run,
+    apart,
     fences_have_reasons,
     kept,
     never_two,
@@ -44,6 +45,20 @@ def test_two_processes_at_a_time_are_wrong_one_after_the_other_are_not() -> None
 )
 def test_ticks_are_one_life(runs: list[Run], is_wrong: bool) -> None:
     assert bool(one_life(runs)) == is_wrong
+
+
+def test_what_a_copy_that_was_left_behind_ticks_is_set_apart_and_counted() -> None:
+    thawed = [Run("a", 1, 50), Run("b", 1, 20), Run("a", 51, 52), Run("b", 21, 80)]
+    lives, behind = apart(thawed)
+    assert (lives, behind) == ([Run("a", 1, 50), Run("b", 1, 80)], 2)
+    assert not one_life(lives)
+
+
+def test_a_second_life_is_no_copy_that_was_left_behind() -> None:
+    forked = [Run("a", 1, 50), Run("b", 1, 20), Run("a", 40, 60), Run("b", 21, 80)]
+    assert one_life(apart(forked)[0])
+    moved = [Run("a", 1, 50), Run("b", 51, 80), Run("a", 81, 90)]
+    assert apart(moved) == (moved, 0)
 
 
 def test_numbers_only_grow_for_each_reader() -> None:

@@ -20,6 +20,7 @@ from novacron.control.store import etcd_errors
 from novacron.control.store.etcd_words_pb2 import (
     CompactRequest,
     CompactResponse,
+    Header,
     RangeRequest,
     RangeResponse,
     TxnRequest,
@@ -99,12 +100,17 @@ class _Member:
 
 
 class Line:
-    """Ask any member; `ask` may ask twice. cluster_id: once it is set, a member of another cluster is not believed."""
+    """Ask any member; `ask` may ask twice. cluster_id: once it is set, a member of another cluster is not believed.
+
+    Nor is one that answers from before what was known when it was asked: all reads here are linearizable, so the disks
+    of its cluster were put back, and what such a store says may never be acted on (docs/store.md).
+    """
 
     def __init__(self, endpoints: Sequence[str], credentials: Credentials | None, clock: Clock) -> None:
         self._members = [_Member(endpoint, credentials) for endpoint in endpoints]
         self._clock = clock
         self._place = 0
+        self._reached = 0  # the newest revision any member has told
         self.cluster_id = 0
 
     async def ask(self, verb: Verb[Q, A], question: Q, attempt_s: float = ATTEMPT_S) -> tuple[A, bool]:
@@ -116,7 +122,9 @@ class Line:
         until_s = self._clock.monotonic_s() + PATIENCE_S
         asked_before = False
         while True:
-            member = self._members[self._place]
+            member, reached = self._members[self._place], self._reached
+            strange: StoreUnavailable | None = None
+            words = ""
             left_s = until_s - self._clock.monotonic_s()
             try:
                 answer = await member.ask(verb, question, min(attempt_s, left_s))
@@ -125,13 +133,14 @@ class Line:
                     raise refusal from wrong
                 words = f"{member.endpoint}: {wrong.details() or wrong.code().name}"
             else:
-                if self.cluster_id in (0, answer.header.cluster_id):
+                strange = self._strange(member.endpoint, answer.header, reached)
+                if strange is None:
+                    self._reached = max(self._reached, answer.header.revision)
                     return answer, asked_before
-                words = _stranger(member.endpoint, self.cluster_id, answer.header.cluster_id)
             asked_before = True
             self._leave(member)
             if until_s - self._clock.monotonic_s() <= PAUSE_S:
-                raise etcd_errors.unreachable(self.endpoints, words)
+                raise strange or etcd_errors.unreachable(self.endpoints, words)
             await self._clock.sleep(PAUSE_S)
 
     @contextlib.asynccontextmanager
@@ -180,6 +189,20 @@ class Line:
         for member in self._members:
             await member.channel.close()
 
+    def _strange(self, endpoint: str, header: Header, reached: int) -> StoreUnavailable | None:
+        """Why what it says is not believed. reached: what was known before it was asked."""
+        if self.cluster_id not in (0, header.cluster_id):
+            seen, known = f"{header.cluster_id:x}", f"{self.cluster_id:x}"
+            words = (
+                f"{endpoint} is of another etcd cluster ({seen}) than the store ({known}): a wrong or a restored one"
+            )
+            return foreign_cluster(words)
+        if header.revision < reached:
+            return _put_back(
+                f"{endpoint} is at revision {header.revision}, and was at {reached}: its disks were put back"
+            )
+        return None
+
     def _leave(self, member: _Member) -> None:
         """Use the next one, unless somebody has left this one already."""
         if member is self._members[self._place]:
@@ -196,9 +219,11 @@ def foreign_cluster(message: str) -> StoreUnavailable:
     return StoreUnavailable(message, [Reason("store.restored", message, remedy=remedy)])
 
 
+def _put_back(message: str) -> StoreUnavailable:
+    """The etcd that answers is older than it was."""
+    remedy = "give etcd the newest disks of its members; if there are none, see docs/store.md, A store of the past"
+    return StoreUnavailable(message, [Reason("store.restored", message, remedy=remedy)])
+
+
 def _watch_bytes(question: WatchRequest) -> bytes:
     return question.SerializeToString()
-
-
-def _stranger(endpoint: str, known: int, seen: int) -> str:
-    return f"{endpoint} is of another etcd cluster ({seen:x}) than the store ({known:x}): a wrong or a restored one"
