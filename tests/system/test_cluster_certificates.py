@@ -25,7 +25,8 @@ from novacron.lab.processes import Child
 from novacron.lab.record import LabDir
 from novacron.lab.rom import rom
 from novacron.model.image import FileRole
-from tests.etcd_members import _free_ports, members
+from tests.etcd_members import members
+from tests.ports import free_ports
 from tests.system.cluster_site import FIFTH_S, SERVERS, until
 from tests.system.joined_site import command
 from tests.system.spine import living_copies, needs_guest
@@ -48,7 +49,7 @@ class Site:
 
     def __init__(self, directory: LabDir, store: str) -> None:
         self.directory, self.path, self.store = directory, directory.path, store
-        self.ports = dict(zip(SERVERS, _free_ports(len(SERVERS)), strict=True))
+        self.ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
         self.children: dict[str, Child] = {}
 
     @property

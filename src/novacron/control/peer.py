@@ -62,8 +62,7 @@ async def send_frames(websocket: WebSocket, frames: Sequence[bytes], joined: byt
         for frame in frames:
             await websocket.send_text(text_of(frame))
         return
-    await outlet.drained()
-    outlet.take(joined)
+    await _pass(outlet, joined)
 
 
 def outlet_of(websocket: WebSocket) -> WebSockets | None:
@@ -77,11 +76,17 @@ async def send_bytes(websocket: WebSocket, content: bytes) -> None:
 
     :raise WebSocketDisconnect: it has gone.
     """
-    ours = websocket.scope.get("extensions", {}).get(FRAMES)
-    if ours is None:
+    outlet = outlet_of(websocket)
+    if outlet is None:
         await websocket.send_bytes(content)
     else:
-        await ours.send_framed(framed(content, BINARY))
+        await _pass(outlet, framed(content, BINARY))
+
+
+async def _pass(outlet: WebSockets, frames: bytes) -> None:
+    """All of it, as soon as it is taken: of several who wait the first may fill the connection again."""
+    while not outlet.take(frames):
+        await outlet.drained()
 
 
 def drop(websocket: WebSocket) -> None:
