@@ -42,6 +42,11 @@ class Errands(Generic[Mark]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a work can be begun."""
+        return self._is_open
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._under_way)
 

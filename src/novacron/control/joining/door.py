@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -11,6 +10,7 @@ import structlog
 from starlette.requests import HTTPConnection
 
 from novacron.clock import Clock
+from novacron.control.breath import Bell
 from novacron.control.doorman import BySecret, client_of
 from novacron.control.joining import certificates, ledger
 from novacron.control.joining.ledger import IDENTITIES
@@ -56,7 +56,7 @@ class ByCertificate:
         self._by_secret = BySecret(secret)
         self._identities: dict[str, NodeIdentity] = {}
         self._revision = 0
-        self._changed = asyncio.Event()
+        self._bell = Bell()
         self._log = structlog.get_logger("door")
 
     async def start(self) -> None:
@@ -105,10 +105,10 @@ class ByCertificate:
                     for change in changes:
                         self._take(change.key, change.value)
                     self._revision = changes[0].revision
-                    self._changed.set()
+                    self._bell.ring()
             except Compacted:
                 await self.start()
-                self._changed.set()
+                self._bell.ring()
                 continue
             return
 
@@ -120,18 +120,7 @@ class ByCertificate:
                 if reason is not None:
                     self._log.warning("a line was ended", node_id=node_id, code=reason.code, why=reason.message)
                     lines.cut(node_id, reason.message)
-            await self._until_changed()
-
-    async def _until_changed(self) -> None:
-        ticking = asyncio.create_task(self._clock.sleep(LOOK_EVERY_S))
-        changing = asyncio.create_task(self._changed.wait())
-        try:
-            await asyncio.wait({ticking, changing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ticking.cancel()
-            changing.cancel()
-            await asyncio.gather(ticking, changing, return_exceptions=True)
-        self._changed.clear()
+            await self._bell.rest(self._clock, LOOK_EVERY_S)
 
     def _take(self, key: str, value: bytes | None) -> None:
         node_id = key.removeprefix(IDENTITIES)

@@ -60,23 +60,19 @@ class Conductor:
         self._alarm: asyncio.Task[None] | None = None  # rings when the next one's time has come
         self._driving = Errands[None]("migrate")
         self._performing: dict[str, asyncio.Task[None]] = {}  # what a cancel request interrupts
-        self._stopping = False
         self._log = structlog.get_logger("conductor")
 
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            async with self._driving:
-                self._stopping = False
+            async with self._holder.trying, self._driving:
                 self._take([stored.record for stored in self._records.all(MIGRATIONS)])
                 await asyncio.Event().wait()
         finally:
             stop()
-            self._stopping = True
             if self._alarm is not None:
                 self._alarm.cancel()
                 await asyncio.gather(self._alarm, return_exceptions=True)
-            await self._holder.close()
             await self._performer.close()
 
     def _notice(self, seen: Sequence[Seen]) -> None:
@@ -101,7 +97,7 @@ class Conductor:
 
     def _let_in(self) -> None:
         """Begin those that may begin now, and look again when the next one's time has come."""
-        if self._stopping:
+        if not self._driving.is_open:
             return
         now = self._clock.wall()
         inside = {*self._driving, *self._holder.trying}

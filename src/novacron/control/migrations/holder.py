@@ -6,13 +6,13 @@ record that two servers try to take hold of is held once, for each write expects
 
 from __future__ import annotations
 
-import asyncio
 import datetime
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.errands import Errands
 from novacron.control.migrations import waiting
 from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.service import MigrationService
@@ -27,7 +27,11 @@ LOOK_S = 15.0
 
 
 class Holder:
-    """For one conductor, which says when a migration's turn has come."""
+    """For one conductor, which says when a migration's turn has come.
+
+    trying: those that are taking hold of their VMs just now; open while the conductor runs. What is called off has been
+    written, or not; the next one sees which.
+    """
 
     def __init__(self, records: Records, clock: Clock, migrations: MigrationService, again: Callable[[], None]) -> None:
         """again: called whenever one has taken hold or was put aside, so that the line is looked at anew."""
@@ -35,28 +39,15 @@ class Holder:
         self._clock = clock
         self._journal = Journal(records, clock)
         self._migrations = migrations
-        self._again = again
         self._waiting: dict[str, str] = {}  # by VM, the migration of it that waits
-        self._trying: dict[str, asyncio.Task[None]] = {}
+        self.trying = Errands[None]("hold", lambda _: again())
         self._aside: dict[str, datetime.datetime] = {}
         self._log = structlog.get_logger("migrations-holder")
-
-    @property
-    def trying(self) -> Collection[str]:
-        """Those that are taking hold of their VMs just now."""
-        return self._trying.keys()
 
     @property
     def aside(self) -> Mapping[str, datetime.datetime]:
         """Those that could not, and when they are to be let in again."""
         return self._aside
-
-    async def close(self) -> None:
-        """End what is under way. It has been written, or not; the next one sees which."""
-        trying = list(self._trying.values())
-        for task in trying:
-            task.cancel()
-        await asyncio.gather(*trying, return_exceptions=True)
 
     def take(self, changed: Iterable[Migration]) -> None:
         """These are so now. One that waits for a VM that is gone is ended."""
@@ -88,15 +79,7 @@ class Holder:
 
     def begin(self, migration_id: str) -> None:
         """Its turn has come: have it take hold of its VM, unless it is doing so."""
-        if migration_id in self._trying:
-            return
-        task = asyncio.create_task(self._take_hold(migration_id), name=f"hold-{migration_id}")
-        self._trying[migration_id] = task
-        task.add_done_callback(lambda _: self._done(migration_id))
-
-    def _done(self, migration_id: str) -> None:
-        self._trying.pop(migration_id, None)
-        self._again()
+        self.trying.begin(migration_id, None, lambda: self._take_hold(migration_id))
 
     async def _take_hold(self, migration_id: str) -> None:
         """Once. Whatever becomes of it, the task ends well: it holds its VM, has ended, or is put aside."""
