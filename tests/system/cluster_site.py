@@ -24,6 +24,7 @@ import pytest
 
 from novacron.client import images, nodes, servers, vms
 from novacron.client.asynchronous import AsyncClient
+from novacron.client.goals import vm_settles
 from novacron.client.ha import Ha
 from novacron.control.store.base import Delete
 from novacron.control.store.kinds import FENCES
@@ -157,7 +158,7 @@ class ClusterSite:
         return found[0]
 
     async def runs(self, vm: vms.Vm) -> vms.Vm:
-        return await self.client.wait_vm(vm.id, "running", deadline_s=WITHIN_S)
+        return await self.client.wait_vm(vm.id, vm_settles("running"), deadline_s=WITHIN_S)
 
     # -- between stories -----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, migrations, pools, vms
+from novacron.client.goals import vm_settles
 from novacron.client.vms import Vm
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.rom import rom
@@ -71,7 +72,7 @@ class Site:
             disks=[vms.DiskIn(size_bytes=disk_mib * MIB, pool=pool) for _ in range(disks - 1)],
         )
         made = await self.do(vms.create(wish))
-        seen = await self.lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+        seen = await self.lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
         await ticks_on(self.lab, seen.id)
         return seen
 
@@ -87,7 +88,7 @@ class Site:
 
     async def stopped(self, vm: Vm) -> None:
         await self.do(vms.stop(vm.id, vms.StopRequest(force=True)))
-        await self.lab.client.wait_vm(vm.id, "stopped", deadline_s=END_S)
+        await self.lab.client.wait_vm(vm.id, vm_settles("stopped"), deadline_s=END_S)
 
     def fill(self, volume_id: str, mib: int) -> None:
         """So much is to be copied."""
@@ -106,7 +107,7 @@ class Site:
         os.chown(path, owner.st_uid, owner.st_gid)
         raw.unlink()
         await self.do(vms.start(vm.id))
-        await self.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+        await self.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
         await ticks_on(self.lab, vm.id)
         return noise
 

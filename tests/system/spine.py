@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from novacron.client import images, migrations, vms
+from novacron.client.goals import vm_settles
 from novacron.errors import Unavailable
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.processes import until_ready
@@ -54,7 +55,7 @@ async def a_vm(lab: Lab, memory_mib: int = 32, **more: Any) -> AsyncIterator[vms
     """A running VM, with more of what VmCreate has; deleted afterwards, whatever became of it."""
     wish = vms.VmCreate(name="spine", image="ticker", memory_mib=memory_mib, nics=[], **more)
     made = await lab.client.do(vms.create(wish))
-    yield await lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+    yield await lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
     await lab.client.do(vms.delete(made.id, force=True))
     await lab.client.wait_vm_gone(made.id, deadline_s=END_S)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from novacron.client import migrations, vms
+from novacron.client.goals import vm_settles
 from novacron.client.vms import Vm
 from tests.system.disk_site import Site
 from tests.system.points import Points, thaw
@@ -195,7 +196,7 @@ async def revived(site: Site, vm: Vm, watch: Watch) -> Vm:
     assert vm.problem.remedy == "novacron vm start one"
     watch.boots_anew()
     await site.do(vms.start(vm.id))
-    return await site.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    return await site.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
 
 
 def may_be_kept(way: Way, what: str, done: migrations.Migration) -> bool:

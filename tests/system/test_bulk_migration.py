@@ -13,6 +13,7 @@ import pytest
 
 from novacron.client import bulk_migrations, images, nodes, vms
 from novacron.client.bulk_migrations import BulkMigrationCreate
+from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.rom import rom
 from novacron.model.image import FileRole
@@ -44,10 +45,10 @@ async def tickers(lab: Lab) -> list[str]:
         wish = vms.VmCreate(name=f"ticker-{number}", image="ticker", memory_mib=32, nics=[], node="node-1")
         made.append((await lab.client.do(vms.create(wish))).id)
     for vm_id in made:
-        await lab.client.wait_vm(vm_id, "running", deadline_s=END_S)
+        await lab.client.wait_vm(vm_id, vm_settles("running"), deadline_s=END_S)
         await ticks_on(lab, vm_id)
     await lab.client.do(vms.stop(made[-1], vms.StopRequest(force=True)))
-    await lab.client.wait_vm(made[-1], "stopped", deadline_s=END_S)
+    await lab.client.wait_vm(made[-1], vm_settles("stopped"), deadline_s=END_S)
     return made
 
 

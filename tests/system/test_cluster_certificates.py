@@ -18,6 +18,7 @@ import pytest
 
 from novacron.client import images, nodes, vms
 from novacron.client.asynchronous import AsyncClient
+from novacron.client.goals import vm_settles
 from novacron.client.ha import Ha
 from novacron.errors import NovaCronError
 from novacron.lab import cleanup, processes
@@ -194,7 +195,7 @@ async def test_the_ca_changes_on_three_servers_while_a_vm_runs_and_people_write(
     async with a_site() as site:
         async with site.client() as client:
             wish = vms.VmCreate(name="one", image="ticker", memory_mib=32, nics=[], node="node-1", ha=TIMED)
-            vm = await client.wait_vm((await client.do(vms.create(wish))).id, "running", deadline_s=60.0)
+            vm = await client.wait_vm((await client.do(vms.create(wish))).id, vm_settles("running"), deadline_s=60.0)
         pids, done = living_copies(vm.id), list[int]()
         assert pids
         writing = asyncio.create_task(writes(site, vm.id, done))

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from novacron.client import migrations, vms
+from novacron.client.goals import vm_settles
 from tests.system.cluster_cast import Cast, a_cast, begin_move, ended
 from tests.system.cluster_site import ClusterSite, a_cluster, needs_cluster
 from tests.system.observer import Observer, observed
@@ -142,7 +143,7 @@ async def test_what_is_said_comes_late_and_twice(cast: Cast) -> None:
         moved = await ended(site, (await site.client.do(migrations.create(wish))).id)
         assert moved.state == "completed", moved
         await site.client.do(vms.stop(cast.struck.id, vms.StopRequest(force=True)))
-        await site.client.wait_vm(cast.struck.id, "stopped", deadline_s=60.0)
+        await site.client.wait_vm(cast.struck.id, vm_settles("stopped"), deadline_s=60.0)
         assert seen.copies[cast.struck.id][-1].pids == {}
         await site.client.do(vms.start(cast.struck.id))
         after = await site.runs(cast.struck)

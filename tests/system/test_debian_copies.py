@@ -45,7 +45,7 @@ async def parent() -> AsyncIterator[Guest]:
         )
         begun = time.monotonic()
         made = await lab.client.do(vms.create(wish))
-        inside = Guest(lab, await lab.client.wait_vm(made.id, "running", deadline_s=BOOT_S))
+        inside = Guest(lab, await lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=BOOT_S))
         await inside.booted()
         LOG.warning("a boot: %.1f s, then %d MiB", time.monotonic() - begun, pss_mib(made.id))
         yield inside

@@ -45,7 +45,7 @@ async def reader(built: debian.Wish, drive: vms.MediaIn) -> AsyncIterator[Guest]
             cloud_init=vms.CloudInitIn(user_data="#cloud-config\n"),
         )
         made = await lab.client.do(vms.create(wish))
-        inside = Guest(lab, await lab.client.wait_vm(made.id, "running", deadline_s=BOOT_S))
+        inside = Guest(lab, await lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=BOOT_S))
         await inside.booted()
         yield inside
 

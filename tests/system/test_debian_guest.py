@@ -55,7 +55,7 @@ async def guest(anyio_backend: str) -> AsyncIterator[Guest]:
         await lab.client.do(templates.create(wish))
         values = {"domain": "example.net", "key": KEY}
         made = await lab.client.do(templates.instantiate("shop", templates.Instantiate(name="till", parameters=values)))
-        inside = Guest(lab, await lab.client.wait_vm(made.items[0].id, "running", deadline_s=BOOT_S))
+        inside = Guest(lab, await lab.client.wait_vm(made.items[0].id, vm_settles("running"), deadline_s=BOOT_S))
         await inside.booted()
         yield inside
 

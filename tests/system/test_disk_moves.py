@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import migrations, pools, vms, volumes
+from novacron.client.goals import vm_settles
 from novacron.errors import InvalidInput, NoRoom
 from tests.system.disk_site import END_S, MIB, Site, a_site, needs_nodes
 from tests.system.spine import last_tick, ticks_on
@@ -52,7 +53,7 @@ async def test_disks_go_where_their_machine_goes(site: Site) -> None:
     (path,) = site.copies(vm.disks[0].volume_id)
     site.check_content(path)
     await do(vms.start("one"))
-    await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     await ticks_on(lab, vm.id)
 
     await site.moved(migrations.MigrationCreate(vm="one", target_node="node-2", pool="nas"))
@@ -89,7 +90,7 @@ async def test_disks_change_their_pool_while_their_machine_runs_on(site: Site) -
     assert path.parent.parent.name != "shared"
     site.check_content(path)
     await do(vms.start("one"))
-    await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     await ticks_on(lab, vm.id)
     with pytest.raises(NoRoom, match="already"):
         await do(migrations.create(migrations.MigrationCreate(vm="one", disk_pools={vm.disks[0].volume_id: "local"})))
@@ -109,7 +110,7 @@ async def test_called_off_nothing_of_it_is_left_there(site: Site) -> None:
     await site.stopped(vm)
     site.fill(vm.disks[1].volume_id, 6)
     await site.do(vms.start("one"))
-    await site.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await site.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     slow = migrations.MigrationCreate(vm="one", target_node="node-2", bandwidth_bytes_per_s=1 << 20)
     begun = await site.do(migrations.create(slow))
     async with asyncio.timeout(END_S):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from novacron.client import migrations, vms
+from novacron.client.goals import vm_settles
 from novacron.client.migrations import Migration
 from novacron.client.vms import Vm
 from tests.system.disk_site import END_S, MIB, Site, a_site, needs_nodes
@@ -33,7 +34,7 @@ async def cut_off(site: Site) -> tuple[Vm, Migration]:
     await site.stopped(vm)
     site.fill(vm.disks[1].volume_id, FILLED_MIB)
     await site.do(vms.start(vm.id))
-    await site.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await site.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     await ticks_on(site.lab, vm.id)
     slow = migrations.MigrationCreate(vm="one", target_node="node-2", bandwidth_bytes_per_s=12 * MIB)
     begun = await site.do(migrations.create(slow))
@@ -75,7 +76,7 @@ async def test_started_anew_its_disks_are_copied_anew(site: Site) -> None:
     vm, _ = await cut_off(site)
     await site.stopped(vm)
     await site.do(vms.start(vm.id))
-    await site.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await site.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     again = await site.moved(WISH)
     assert again.figures.disk_bytes is not None
     assert again.figures.disk_bytes >= FILLED_MIB * MIB

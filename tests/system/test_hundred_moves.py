@@ -14,6 +14,7 @@ import pytest
 
 from novacron.agent.drivers.qemu.postcopy_probe import FEATURE
 from novacron.client import migrations, nodes, vms
+from novacron.client.goals import vm_settles
 from novacron.lab.conversation import Talker
 from novacron.lab.demo import IMAGE, upload
 from novacron.lab.guest.build import build
@@ -53,7 +54,7 @@ async def booted(site: Site, talker: Talker, pool: str) -> vms.Vm:
     )
     made = await site.do(vms.create(wish))
     talker.move(way.address, PORT)
-    vm = await site.lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+    vm = await site.lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
     await talker.answered()
     assert await talker.ask(DIRTY) == "ok"
     return vm

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, pools, vms
+from novacron.client.goals import vm_settles
 from novacron.model.image import FileRole
 from tests.system.spine import END_S, a_lab, needs_guest, ticks_on
 
@@ -38,7 +39,7 @@ async def test_a_node_has_what_its_machines_disk_stands_on(tmp_path: Path) -> No
                 await asyncio.sleep(0.05)
         wish = vms.VmCreate(name="far", image="ticker-disk", memory_mib=32, nics=[], root_pool="local")
         vm = await nova.do(vms.create(wish))
-        await nova.wait_vm(vm.id, "running", deadline_s=END_S)
+        await nova.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
         kept = place / "images" / digest
         assert kept.read_bytes() == content
         assert [path.name for path in (place / "images").iterdir()] == [digest]

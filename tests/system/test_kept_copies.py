@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from novacron.client import images, migrations, vms
+from novacron.client.goals import vm_settles
 from novacron.client.migrations import Migration
 from novacron.client.vms import Vm
 from novacron.errors import StateConflict
@@ -25,7 +26,7 @@ async def site() -> AsyncIterator[Site]:
 async def spoil_image(site: Site) -> None:
     """What node-2 holds of the image is another: so are the disks there that begin with it."""
     wish = vms.VmCreate(name="other", image="guest", memory_mib=32, root_pool="local", nics=[], node="node-2")
-    await site.lab.client.wait_vm((await site.do(vms.create(wish))).id, "running", deadline_s=END_S)
+    await site.lab.client.wait_vm((await site.do(vms.create(wish))).id, vm_settles("running"), deadline_s=END_S)
     (digest,) = [one.digest for one in (await site.do(images.get("guest"))).files if one.role == "disk"]
     found = [path for path in site.root.rglob(f"*{digest}*") if "node-2" in str(path) and path.is_file()]
     assert found

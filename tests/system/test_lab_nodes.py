@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, nodes, vms
+from novacron.client.goals import vm_settles
 from novacron.lab.failure import LabFailed
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.network import node_address
@@ -114,7 +115,7 @@ async def test_a_power_cut_ends_all_on_the_node_and_it_says_so_when_it_is_back(l
         assert ill.problem is not None
         assert "its node was restarted" in ill.problem.message
         await lab.client.do(vms.start(vm.id))
-        await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+        await lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
         await ticks_on(lab, vm.id)
 
 

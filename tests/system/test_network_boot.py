@@ -85,7 +85,7 @@ def card(boot_order: int = 1) -> vms.NicIn:
 async def machine(lab: Lab, **more: object) -> vms.Vm:
     asked = {"name": "pxe", "image": "disk", "memory_mib": 256, "node": "node-1", "nics": [card()], **more}
     made = await lab.client.do(vms.create(vms.VmCreate(**asked)))  # type: ignore[arg-type]
-    return await lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+    return await lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
 
 
 async def says(lab: Lab, vm: vms.Vm, word: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, migrations, networks, security_groups, vms
+from novacron.client.goals import vm_settles
 from novacron.errors import Conflict
 from novacron.lab.failure import LabFailed
 from novacron.lab.guest.build import GuestFiles, build
@@ -64,7 +65,7 @@ async def guest(lab: Lab, name: str, node: str, address: str, *groups: str) -> v
     words = f"novacron.name={name} novacron.ip={address}/24 novacron.gw=10.20.0.1"
     asked = vms.VmCreate(name=name, image="guest", memory_mib=128, node=node, nics=[nic], kernel_cmdline=words)
     made = await lab.client.do(vms.create(asked))
-    return await lab.client.wait_vm(made.id, "running")
+    return await lab.client.wait_vm(made.id, vm_settles("running"))
 
 
 async def talks(lab: Lab, node: str, vm: vms.Vm) -> str:

@@ -12,6 +12,7 @@ import pytest
 from novacron.agent.drivers.qemu import tpm
 from novacron.agent.drivers.qemu.firmware import find_uefi
 from novacron.client import images, migrations, vms
+from novacron.client.goals import vm_settles
 from novacron.client.vms import Vm
 from novacron.model.image import FileRole
 from tests.system.disk_site import END_S, MIB, Site, a_site, needs_nodes
@@ -64,7 +65,7 @@ async def until(holds: Callable[[], bool], what: str) -> None:
 
 async def running(site: Site, vm: Vm) -> None:
     await site.do(vms.start(vm.id))
-    await site.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await site.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
 
 
 async def a_uefi_machine(site: Site) -> Vm:
@@ -78,7 +79,7 @@ async def a_uefi_machine(site: Site) -> Vm:
         name="one", image="blank", memory_mib=256, root_pool="local", nics=[], node="node-1", firmware="uefi", tpm=True
     )
     made = await site.do(vms.create(wish))
-    vm = await site.lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+    vm = await site.lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
     template = find_uefi()
     assert template is not None
     await until(lambda: variables(site, vm) != template.variables.read_bytes(), "the firmware writes")
@@ -117,7 +118,7 @@ async def test_variables_and_tpm_go_at_rest_while_it_runs_and_while_it_is_paused
     assert is_same_chip(at_first[1], chip(site, vm))
 
     await site.do(vms.pause("one"))
-    await site.lab.client.wait_vm(vm.id, "paused", deadline_s=END_S)
+    await site.lab.client.wait_vm(vm.id, vm_settles("paused"), deadline_s=END_S)
     paused = await site.moved(on("node-2"))
     assert paused.paused
     assert (paused.figures.downtime_qemu_ms, paused.figures.downtime_stopped_ms) == (None, None)
@@ -133,7 +134,7 @@ async def test_variables_and_tpm_go_at_rest_while_it_runs_and_while_it_is_paused
 async def test_a_tpm_goes_with_a_guest_that_is_shut_down(site: Site) -> None:
     wish = vms.VmCreate(name="one", image="guest", memory_mib=128, root_pool="local", nics=[], node="node-1", tpm=True)
     made = await site.do(vms.create(wish))
-    vm = await site.lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+    vm = await site.lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
     await ticks_on(site.lab, vm.id)
     before = chip(site, vm)
     cold = await site.moved(on("node-2", kind="cold"))

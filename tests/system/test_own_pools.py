@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, migrations, pools, vms
+from novacron.client.goals import vm_settles
 from novacron.errors import NoRoom
 from novacron.lab.lab import open_lab
 from novacron.lab.rom import rom
@@ -50,11 +51,11 @@ async def test_nodes_fetch_what_machines_need() -> None:
             one = await do(
                 vms.create(vms.VmCreate(name="one", image="disk", root_pool="local", nics=[], node="node-2"))
             )
-            seen = await lab.client.wait_vm(one.id, "running", deadline_s=END_S)
+            seen = await lab.client.wait_vm(one.id, vm_settles("running"), deadline_s=END_S)
             assert seen.disks[0].pool_id != ""
 
             moving = await do(vms.create(vms.VmCreate(name="moving", image="ticker", memory_mib=32, nics=[])))
-            vm = await lab.client.wait_vm(moving.id, "running", deadline_s=END_S)
+            vm = await lab.client.wait_vm(moving.id, vm_settles("running"), deadline_s=END_S)
             await ticks_on(lab, vm.id)
             before, _ = await last_tick(lab, vm.id)
             moved = await do(migrations.create(migrations.MigrationCreate(vm=vm.id)))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, migrations, networks, pools, rehearsals, vms, volumes
+from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab, open_lab
 from novacron.model.image import FileRole
 from tests.system.boot_media import disk, ticking_program
@@ -67,20 +68,20 @@ class Site:
             disks=more,
         )
         made = await self.do(vms.create(wish))
-        seen = await self.lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+        seen = await self.lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
         await ticks_on(self.lab, seen.id)
         return seen
 
     async def filled(self, vm: vms.Vm) -> vms.Vm:
         """It, started anew with 8 MiB in its first disk that are its own to copy."""
         await self.do(vms.stop(vm.id, vms.StopRequest(force=True)))
-        await self.lab.client.wait_vm(vm.id, "stopped", deadline_s=END_S)
+        await self.lab.client.wait_vm(vm.id, vm_settles("stopped"), deadline_s=END_S)
         (path,) = self.root.rglob(f"{vm.disks[0].volume_id}.qcow2")
         owner = path.stat()
         subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 0x77 2M 8M", str(path)], check=True)
         os.chown(path, owner.st_uid, owner.st_gid)
         await self.do(vms.start(vm.id))
-        seen = await self.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+        seen = await self.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
         await ticks_on(self.lab, vm.id)
         return seen
 
@@ -284,11 +285,11 @@ async def test_a_copy_reaches_nobody_and_nobody_reaches_it() -> None:
             while "GUEST READY" not in (await lab.client.do(vms.console_log(copy.id))).text:
                 await asyncio.sleep(0.1)
         await lab.client.do(vms.pause("one"))
-        await lab.client.wait_vm("one", "paused")
+        await lab.client.wait_vm("one", vm_settles("paused"))
         for node in ("node-1", "node-2"):
             assert not await asyncio.to_thread(lab.node(node).run, answered), node
         await lab.client.do(vms.resume("one"))
-        await lab.client.wait_vm("one", "running")
+        await lab.client.wait_vm("one", vm_settles("running"))
         assert await talks(lab, "node-1", one) == "one"
         await lab.client.do(rehearsals.cancel(begun.id))
         assert (await lab.client.wait_rehearsal(begun.id, deadline_s=END_S)).state == "passed"

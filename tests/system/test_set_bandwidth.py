@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from novacron.client import migrations, vms
+from novacron.client.goals import vm_settles
 from novacron.errors import Conflict
 from novacron.lab.lab import Lab
 from tests.system.disk_site import Site, a_site, needs_nodes
@@ -104,7 +105,7 @@ async def test_disks_that_crawl_are_let_go(site: Site) -> None:
     await site.stopped(vm)
     site.fill(vm.disks[1].volume_id, 6)
     await site.do(vms.start("one"))
-    await site.lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await site.lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     slow = migrations.MigrationCreate(vm="one", target_node="node-2", bandwidth_bytes_per_s=CRAWL, may_pause=True)
     begun = await flowing(site.lab, await site.do(migrations.create(slow)))
     assert begun.steps_done == ["accept"]

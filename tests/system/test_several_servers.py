@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from novacron.client import migrations, servers, vms
+from novacron.client.goals import vm_settles
 from tests.system.spine import END_S, SLOW, living_copies, needs_guest
 from tests.system.three_servers import Trio, end_machines, three_servers
 
@@ -35,7 +36,7 @@ async def trio() -> AsyncIterator[Trio]:
 async def vm(trio: Trio) -> AsyncIterator[vms.Vm]:
     made = await trio.client.do(vms.create(vms.VmCreate(name="spine", image="ticker", memory_mib=32, nics=[])))
     try:
-        yield await trio.client.wait_vm(made.id, "running", deadline_s=END_S)
+        yield await trio.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
         await trio.client.do(vms.delete(made.id, force=True))
         await trio.client.wait_vm_gone(made.id, deadline_s=END_S)
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from novacron.client import images, migrations, snapshots, vms
+from novacron.client.goals import vm_settles
 from novacron.client.snapshots import ExportRequest, RevertRequest, SnapshotCreate
 from novacron.errors import Busy, NovaCronError, Unsupported
 from novacron.lab.lab import Lab
@@ -38,7 +39,7 @@ async def vm(lab: Lab) -> AsyncIterator[vms.Vm]:
     disks = [vms.DiskIn(size_bytes=64 * MIB), vms.DiskIn(size_bytes=32 * MIB)]
     wish = vms.VmCreate(name="keeper", image="ticker", memory_mib=32, nics=[], disks=disks)
     made = await lab.client.do(vms.create(wish))
-    yield await lab.client.wait_vm(made.id, "running", deadline_s=END_S)
+    yield await lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
     await lab.client.do(vms.delete(made.id, force=True))
     await lab.client.wait_vm_gone(made.id, deadline_s=END_S)
     assert [one async for one in lab.client.each(snapshots.search(vm=made.id))] == []
@@ -75,7 +76,7 @@ async def delete(lab: Lab, snapshot: snapshots.Snapshot) -> None:
 
 async def stop(lab: Lab, vm: vms.Vm) -> None:
     await lab.client.do(vms.stop(vm.id, vms.StopRequest(force=True)))
-    await lab.client.wait_vm(vm.id, "stopped", deadline_s=END_S)
+    await lab.client.wait_vm(vm.id, vm_settles("stopped"), deadline_s=END_S)
 
 
 async def test_a_tree_of_a_vm_that_runs_and_rests_comes_back_byte_for_byte(lab: Lab, vm: vms.Vm) -> None:
@@ -94,7 +95,7 @@ async def test_a_tree_of_a_vm_that_runs_and_rests_comes_back_byte_for_byte(lab: 
     for path in paths:
         io(path, "write", 9)
     await lab.client.do(vms.start(vm.id))
-    await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     branch = await take(lab, vm, "branch")
     assert (branch.consistency, branch.parent_id) == ("crash", first.id)
     await delete(lab, second)  # while it runs
@@ -158,7 +159,7 @@ async def test_a_volume_as_it_was_becomes_an_image(lab: Lab, vm: vms.Vm) -> None
     snapshot = await take(lab, vm, "golden")
     io(path, "write", 6)
     await lab.client.do(vms.start(vm.id))
-    await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     with pytest.raises(NovaCronError, match="volume_id"):
         await lab.client.do(snapshots.export(snapshot.id, ExportRequest(image="golden")))
     wish = ExportRequest(image="golden", volume_id=vm.disks[0].volume_id)

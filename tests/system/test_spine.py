@@ -49,18 +49,18 @@ async def test_a_vm_lives_through_everything_one_asks_of_it(lab: Lab, vm: vms.Vm
     client = lab.client
     assert vm.accelerator in ("tcg", "kvm")
     await client.do(vms.pause(vm.id))
-    await client.wait_vm(vm.id, "paused", deadline_s=END_S)
+    await client.wait_vm(vm.id, vm_settles("paused"), deadline_s=END_S)
     frozen = await last_tick(lab, vm.id)
     await client.do(vms.resume(vm.id))
-    await client.wait_vm(vm.id, "running", deadline_s=END_S)
+    await client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     await ticks_on(lab, vm.id)
     assert (await last_tick(lab, vm.id))[0] > frozen[0]
     pid = (await client.do(vms.get(vm.id))).pid
     await client.do(vms.stop(vm.id, vms.StopRequest(force=True)))
-    await client.wait_vm(vm.id, "stopped", deadline_s=END_S)
+    await client.wait_vm(vm.id, vm_settles("stopped"), deadline_s=END_S)
     assert living_copies(vm.id) == []
     await client.do(vms.start(vm.id))
-    started = await client.wait_vm(vm.id, "running", deadline_s=END_S)
+    started = await client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     assert started.pid != pid
 
 
@@ -157,6 +157,6 @@ async def test_a_qemu_that_is_killed_is_an_error_with_a_remedy_and_starts_again(
     assert ill.problem.code == "machine.crashed"
     assert ill.problem.remedy == "novacron vm start spine"
     await lab.client.do(vms.start(vm.id))
-    well = await lab.client.wait_vm(vm.id, "running", deadline_s=END_S)
+    well = await lab.client.wait_vm(vm.id, vm_settles("running"), deadline_s=END_S)
     assert well.problem is None
     await ticks_on(lab, vm.id)

@@ -42,7 +42,7 @@ async def test_cards_media_and_sizes_change_as_it_runs_and_it_moves_with_them(la
     await client.do(images.seal("tools"))
     wish = vms.VmCreate(name="plug", image="ticker", memory_mib=128, nics=[], media=[vms.MediaIn()], max_vcpus=4)
     made = await client.do(vms.create(wish))
-    await client.wait_vm(made.id, "running", deadline_s=END_S)
+    await client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
 
     await client.do(vms.load_media(made.id, made.media[0].id, "tools"))
     vm = await adjusted(lab, made)

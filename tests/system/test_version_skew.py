@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from novacron.client import migrations, servers, vms
+from novacron.client.goals import vm_settles
 from novacron.client.ha import Ha
 from tests.system.skew_site import EARLIER, TICK_S, Site, a_site, has, why_not_there
 from tests.system.spine import living_copies, needs_guest
@@ -31,7 +32,7 @@ async def a_guest(site: Site) -> AsyncIterator[vms.Vm]:
     """A VM that runs; deleted afterwards, by whichever version is there then."""
     made = await site.client.do(vms.create(vms.VmCreate(name="ticks", image="ticker", memory_mib=32, nics=[])))
     try:
-        yield await site.client.wait_vm(made.id, "running", deadline_s=TICK_S)
+        yield await site.client.wait_vm(made.id, vm_settles("running"), deadline_s=TICK_S)
         await site.client.do(vms.delete(made.id, force=True))
         await site.client.wait_vm_gone(made.id, deadline_s=TICK_S)
     finally:

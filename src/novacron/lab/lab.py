@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from novacron.client import vms
 from novacron.client.asynchronous import AsyncClient
+from novacron.client.goals import vm_settles
 from novacron.errors import NovaCronError
 from novacron.lab import cleanup, gateway, processes, record
 from novacron.lab.failure import LabFailed
@@ -244,7 +245,7 @@ async def _end_machines(client: AsyncClient, say: Say) -> None:
         for vm in [vm async for vm in client.each(vms.search())]:
             if vm.state != "stopped":
                 await client.do(vms.stop(vm.id, vms.StopRequest(force=True)))
-                await client.wait_vm(vm.id, "stopped", deadline_s=_VM_END_S)
+                await client.wait_vm(vm.id, vm_settles("stopped"), deadline_s=_VM_END_S)
             await client.do(vms.delete(vm.id))
             await client.wait_vm_gone(vm.id, deadline_s=_VM_END_S)
     except NovaCronError as failure:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pyroute2 import IPRoute
 
 from novacron.client import images, networks, nodes, vms
+from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab
 from novacron.lab.network import BRIDGE, guest_address
 from novacron.lab.rom import rom
@@ -69,7 +70,7 @@ async def _neighbour(lab: Lab, node: str) -> None:
     nic = vms.NicIn(network="overlay", net=NETWORK)
     wish = vms.VmCreate(name=NEIGHBOUR, image=_NEIGHBOUR_IMAGE, memory_mib=_NEIGHBOUR_MIB, node=node, nics=[nic])
     await lab.client.do(vms.create(wish))
-    await lab.client.wait_vm(NEIGHBOUR, "running")
+    await lab.client.wait_vm(NEIGHBOUR, vm_settles("running"))
 
 
 def _route(gateway: str) -> None:
