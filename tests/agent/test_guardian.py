@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from novacron.agent.drivers.qemu import guarding
 from novacron.agent.drivers.qemu.guarding import SOCKET, GuardianLine, spawn_guarded
 from novacron.agent.drivers.qemu.process import IN_ORDER, Process
 from novacron.agent.drivers.qemu.rundir import RunDir
@@ -111,6 +113,7 @@ async def test_without_its_guardian_it_ends_at_once(tmp_path: Path) -> None:
         assert await process.wait(WITHIN_S)
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -119,10 +122,29 @@ async def test_without_its_guardian_it_ends_at_once(tmp_path: Path) -> None:
         (("sh", "-c", "kill -SEGV $$"), "it was ended by signal SIGSEGV"),
     ],
 )
-async def test_how_it_ended_is_told(tmp_path: Path, command: tuple[str, ...], words: str) -> None:
+async def test_how_it_ended_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], words: str, *, late: bool
+) -> None:
+    """Also by one that was gone before its name was heard."""
+
+    async def when_all_is_over(hears: int, guardian: int, guardian_pidfd: int) -> Process:
+        select.select([guardian_pidfd], [], [])
+        return await told(hears, guardian, guardian_pidfd)
+
+    told = guarding._told
+    if late:
+        monkeypatch.setattr(guarding, "_told", when_all_is_over)
     async with guarded(tmp_path, *command) as (process, _):
         assert await process.wait(WITHIN_S)
         assert process.ended.result() == words
+
+
+async def test_whoever_has_its_pid_by_now_is_not_taken_for_it(tmp_path: Path) -> None:
+    async with guarded(tmp_path, "sleep", "600") as (process, _):
+        mine = guarding._one_of(parent_of(process), process.identity.pid)
+        assert mine is not None
+        os.close(mine)
+        assert guarding._one_of(os.getpid(), process.identity.pid) is None
 
 
 async def test_a_deadline_that_has_passed_begins_nothing(tmp_path: Path) -> None:

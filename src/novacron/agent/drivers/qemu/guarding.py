@@ -91,7 +91,7 @@ async def spawn_guarded(
         pidfd = os.pidfd_open(started.pid)
         started.returncode = 0  # the pidfd watches and reaps from here on; Popen must do neither
         try:
-            return await _told(hears, pidfd)
+            return await _told(hears, started.pid, pidfd)
         except BaseException:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)  # noqa: ASYNC222 -- it was killed, it ends now
@@ -99,7 +99,7 @@ async def spawn_guarded(
             raise
 
 
-async def _told(hears: int, guardian_pidfd: int) -> Process:
+async def _told(hears: int, guardian_pid: int, guardian_pidfd: int) -> Process:
     """The machine's process, as its guardian names it."""
     loop, heard = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(hears, heard.set)
@@ -114,12 +114,25 @@ async def _told(hears: int, guardian_pidfd: int) -> Process:
     if not said:
         raise DriverError("the guardian ended before its machine began")
     pid = int(said)
-    try:
-        machine_pidfd = os.pidfd_open(pid)
-    except OSError:  # it ended at once: its guardian ends as it did
-        return Process(Identity(pid, 0, boot_id()), guardian_pidfd)
+    machine_pidfd = _one_of(guardian_pid, pid)
+    if machine_pidfd is None:
+        return Process(Identity(pid, 0, boot_id()), guardian_pidfd, outlived=True)
     try:
         ticks = ticks_of(pid)
     except OSError:
         ticks = 0  # it ends this moment
     return Process(Identity(pid, ticks, boot_id()), machine_pidfd, guardian=guardian_pidfd)
+
+
+def _one_of(session: int, pid: int) -> int | None:
+    """A pidfd of that process; None: it ended at once and was reaped, and its pid may be another session's by now."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    # The descriptor came first: if the session asked for afterwards is right, it names the right process.
+    with contextlib.suppress(OSError):
+        if os.getsid(pid) == session:
+            return pidfd
+    os.close(pidfd)
+    return None

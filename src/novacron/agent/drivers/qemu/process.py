@@ -38,11 +38,13 @@ class Process:
     """A living or just ended process. `ended` is done with one sentence: how it ended.
 
     guardian: a pidfd of its parent, a child of ours, which ends right after it and in the same way.
+    outlived: `pidfd` is that parent's, for the process itself is gone.
     """
 
-    def __init__(self, identity: Identity, pidfd: int, guardian: int = -1) -> None:
+    def __init__(self, identity: Identity, pidfd: int, guardian: int = -1, *, outlived: bool = False) -> None:
         self.identity = identity
         self._pidfd = pidfd
+        self._outlived = outlived
         self._guardian = guardian
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
@@ -87,7 +89,7 @@ class Process:
 
     def _on_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        words = _reap(self._pidfd)
+        words = _reap(self._pidfd, is_guardian=self._outlived)
         os.close(self._pidfd)
         self._pidfd = -1
         if self._guardian >= 0:
