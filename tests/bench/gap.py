@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from novacron.agent.network import frames
 from novacron.agent.network.names import bridge_name, probe_mac
-from novacron.client import images, migrations, networks, vms
+from novacron.client import devices, images, migrations, networks, vms
 from novacron.lab.failure import LabFailed
 from novacron.lab.guest.build import build
 from novacron.lab.guest.line import GuestLine, Status
@@ -131,7 +131,7 @@ async def bench(rounds: int, screen: Screen) -> list[Round]:
 
 
 async def _guest(lab: Lab, name: str, node: str, address: str) -> vms.Vm:
-    nic = vms.NicIn(network="overlay", net="web", addresses=[address])
+    nic = devices.NicIn(network="overlay", net="web", addresses=[address])
     words = f"novacron.name={name} novacron.ip={address}/24 novacron.gw=10.20.0.1"
     asked = vms.VmCreate(name=name, image="guest", memory_mib=MEMORY_MIB, node=node, nics=[nic], kernel_cmdline=words)
     made = await lab.client.do(vms.create(asked))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from novacron.client import migrations, vms
+from novacron.client import devices, migrations, vms
 from novacron.lab.demo import IMAGE, upload
 from novacron.lab.failure import LabFailed
 from novacron.lab.guest.build import GuestFiles, build
@@ -55,12 +55,13 @@ class Guest:
 
     @classmethod
     async def boot(
-        cls, lab: Lab, fabric: Fabric, number: int, memory_mib: int, disks: tuple[vms.DiskIn, ...] = ()
+        cls, lab: Lab, fabric: Fabric, number: int, memory_mib: int, disks: tuple[devices.DiskIn, ...] = ()
     ) -> Guest:
         """It runs on node-1 and answers."""
         wish = vms.VmCreate(
             name=f"bench-{number}", image=IMAGE, memory_mib=memory_mib, node=lab.nodes[0], disks=disks,
-            nics=[vms.NicIn(network="bridge", bridge=BRIDGE)], kernel_cmdline=f"novacron.ip={guest_address(number)}",
+            nics=[devices.NicIn(network="bridge", bridge=BRIDGE)],
+            kernel_cmdline=f"novacron.ip={guest_address(number)}",
         )  # fmt: skip
         made = await lab.client.do(vms.create(wish))
         guest = cls(lab, fabric, await lab.client.wait_vm(made.id, "running"), number)

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from novacron.client import vms
+from novacron.client import devices
 from novacron.lab.conversation import Talker
 from novacron.lab.failure import LabFailed
 from novacron.lab.guest.line import PORT
@@ -51,7 +51,7 @@ async def measure(kind: str, rounds: int, screen: Screen) -> list[Run]:
     async with a_lab(screen) as (lab, fabric, _), contextlib.AsyncExitStack() as stack:
         talker = await Talker.start(fabric.fabric)
         stack.push_async_callback(talker.close)
-        guest = await Guest.boot(lab, fabric, 0, MEMORY_MIB, disks=(vms.DiskIn(size_bytes=DISK_BYTES),))
+        guest = await Guest.boot(lab, fabric, 0, MEMORY_MIB, disks=(devices.DiskIn(size_bytes=DISK_BYTES),))
         template = template_of(lab.node(guest.vm.node or "").host_pid(guest.vm.pid or 0))
         directory = lab.path / "floor"
         directory.mkdir(mode=0o711)

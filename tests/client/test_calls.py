@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from novacron.client import images, migrations, nodes, vms
+from novacron.client import devices, images, migrations, nodes, vms
 from novacron.client.call import consistent
 from novacron.errors import (
     DeadlineExceeded,
@@ -34,7 +34,7 @@ from tests.client.served import served
 def test_a_vm_is_created_from_what_was_given_and_nothing_else(room: ControlRoom, client: Face) -> None:
     room.on("POST", "/vms", said(vm(state="creating"), 202))
     wish = vms.VmCreate(
-        name="web-1", image="debian-12", vcpus=2, nics=[vms.NicIn(forwards=[vms.ForwardIn(guest_port=22)])]
+        name="web-1", image="debian-12", vcpus=2, nics=[devices.NicIn(forwards=[devices.ForwardIn(guest_port=22)])]
     )
 
     made = client.do(vms.create(wish))

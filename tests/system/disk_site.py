@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, migrations, pools, vms
+from novacron.client import devices, images, migrations, pools, vms
 from novacron.client.goals import vm_settles
 from novacron.client.vms import Vm
 from novacron.lab.lab import Lab, open_lab
@@ -69,7 +69,7 @@ class Site:
             root_pool=pool,
             nics=[],
             node="node-1",
-            disks=[vms.DiskIn(size_bytes=disk_mib * MIB, pool=pool) for _ in range(disks - 1)],
+            disks=[devices.DiskIn(size_bytes=disk_mib * MIB, pool=pool) for _ in range(disks - 1)],
         )
         made = await self.do(vms.create(wish))
         seen = await self.lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import vms
+from novacron.client import devices, vms
 from novacron.client.goals import vm_settles
 from tests.system.debian_guest import BOOT_S, GIB, MTU, RESOLVER, Guest, debian_lab, needs_debian
 from tests.system.spine import living_copies
@@ -25,7 +25,7 @@ COUNT = 2
 KEYS = {"ssh_host_rsa_key.pub", "ssh_host_ecdsa_key.pub", "ssh_host_ed25519_key.pub"}
 FINGERPRINTS = "cd /etc/ssh && for key in *.pub; do echo $key $(cut -d' ' -f2 $key); done"
 SERVED = "ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null | cut -d' ' -f3"
-CARD = vms.NicIn(network="overlay", net="web")
+CARD = devices.NicIn(network="overlay", net="web")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pycdlib
 import pytest
 
 from novacron.cli import debian
-from novacron.client import images, migrations, vms
+from novacron.client import devices, images, migrations, vms
 from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab
 from novacron.model.image import FileRole
@@ -28,7 +28,7 @@ RESEEDED = "dmesg | grep -c 'random: crng reseeded due to virtual machine fork' 
 
 
 @contextlib.asynccontextmanager
-async def reader(built: debian.Wish, drive: vms.MediaIn) -> AsyncIterator[Guest]:
+async def reader(built: debian.Wish, drive: devices.MediaIn) -> AsyncIterator[Guest]:
     """A guest with an empty drive, and the images `first` and `second` to put into it."""
     async with debian_lab(built) as lab:
         for name in ("first", "second"):
@@ -77,7 +77,7 @@ async def discs_change(guest: Guest) -> None:
 
 
 async def test_debians_cloud_kernel_reads_the_disc_that_is_in_and_does_so_where_it_moves() -> None:
-    async with reader(CLOUD, vms.MediaIn()) as guest:
+    async with reader(CLOUD, devices.MediaIn()) as guest:
         assert guest.vm.media[0].bus == "scsi"
         assert await guest.does(INSIDE) == "nothing"
         await discs_change(guest)
@@ -94,7 +94,7 @@ async def test_debians_cloud_kernel_reads_the_disc_that_is_in_and_does_so_where_
 
 
 async def test_the_usual_kernel_reads_it_on_sata_and_a_copys_kernel_knows_that_it_is_one() -> None:
-    async with reader(GENERIC, vms.MediaIn(bus="sata")) as guest:
+    async with reader(GENERIC, devices.MediaIn(bus="sata")) as guest:
         assert guest.vm.media[0].bus == "sata"
         assert await guest.does(INSIDE) == "nothing"
         await discs_change(guest)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, snapshots, templates, vms, volumes
+from novacron.client import devices, images, snapshots, templates, vms, volumes
 from novacron.client.goals import vm_settles
 from tests.system.debian_guest import BOOT_S, GIB, MTU, RESOLVER, Guest, debian_lab, needs_debian
 
@@ -94,7 +94,7 @@ async def test_a_disk_comes_grows_and_goes_as_it_runs(guest: Guest) -> None:
     do, vm_id = guest.lab.client.do, guest.vm.id
     before = await guest.does("lsblk -ndo NAME")
     await do(volumes.create(volumes.VolumeCreate(name="extra", size_bytes=GIB)))
-    await do(volumes.attach(vm_id, vms.DiskIn(volume="extra")))
+    await do(volumes.attach(vm_id, devices.DiskIn(volume="extra")))
     await settled(guest)
     await guest.says("lsblk -bdno SIZE /dev/sda 2>/dev/null || true", str(GIB))
     await guest.does("mkfs.ext4 -q /dev/sda && mount /dev/sda /mnt && echo here > /mnt/it && sync && cat /mnt/it")
@@ -118,7 +118,7 @@ async def test_the_disk_it_was_made_with_grows(guest: Guest) -> None:
 async def test_a_card_comes_asks_for_its_address_and_goes(guest: Guest) -> None:
     do, vm_id = guest.lab.client.do, guest.vm.id
     before = await guest.does("ls /sys/class/net")
-    await do(vms.attach_nic(vm_id, vms.NicIn(network="overlay", net="web", addresses=["10.20.0.77"])))
+    await do(vms.attach_nic(vm_id, devices.NicIn(network="overlay", net="web", addresses=["10.20.0.77"])))
     vm = await settled(guest)
     late = next(nic for nic in vm.nics if nic.mac != guest.vm.nics[0].mac)
     await guest.says(f"ip -br link | grep {late.mac} | wc -l", "1")

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 import pytest
 
 from novacron.agent.drivers.qemu.postcopy_probe import FEATURE
-from novacron.client import migrations, nodes, vms
+from novacron.client import devices, migrations, nodes, vms
 from novacron.client.goals import vm_settles
 from novacron.lab.conversation import Talker
 from novacron.lab.demo import IMAGE, upload
@@ -50,7 +50,7 @@ async def booted(site: Site, talker: Talker, pool: str) -> vms.Vm:
         nics=[way.nic],
         # Without page-table isolation QEMU 7.2 under TCG would lose writes unseen: see test_busy_guest.
         kernel_cmdline=f"nopti {way.words}",
-        disks=[vms.DiskIn(size_bytes=8 * MIB, pool=pool)],
+        disks=[devices.DiskIn(size_bytes=8 * MIB, pool=pool)],
     )
     made = await site.do(vms.create(wish))
     talker.move(way.address, PORT)

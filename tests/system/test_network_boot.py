@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from novacron.agent.drivers.qemu.firmware import find_uefi, has_network_rom
-from novacron.client import images, migrations, vms
+from novacron.client import devices, images, migrations, vms
 from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.network import BRIDGE, FABRIC_BRIDGE, fabric_address
@@ -78,8 +78,8 @@ def boot_server(lab: Lab, folder: Path) -> Iterator[None]:
         server.wait()
 
 
-def card(boot_order: int = 1) -> vms.NicIn:
-    return vms.NicIn(network="bridge", bridge=BRIDGE, boot_order=boot_order)
+def card(boot_order: int = 1) -> devices.NicIn:
+    return devices.NicIn(network="bridge", bridge=BRIDGE, boot_order=boot_order)
 
 
 async def machine(lab: Lab, **more: object) -> vms.Vm:
@@ -123,7 +123,7 @@ async def test_it_boots_from_the_network_and_a_change_of_that_waits_for_the_next
     await moved(lab, vm, "node-2")  # with the card's ROM
     await says(lab, vm, "network")
 
-    await client.do(vms.update_nic(vm.id, vm.nics[0].id, vms.NicUpdate(boot_order=0)))
+    await client.do(vms.update_nic(vm.id, vm.nics[0].id, devices.NicUpdate(boot_order=0)))
     vm = await settled(lab, vm)
     assert [(one.code, one.subject) for one in vm.pending] == [("boot_order.waits", vm.nics[0].id)]
     await moved(lab, vm, "node-1")  # as it runs, not as it is wished to

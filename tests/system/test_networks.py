@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, migrations, networks, security_groups, vms
+from novacron.client import devices, images, migrations, networks, security_groups, vms
 from novacron.client.goals import vm_settles
 from novacron.errors import Conflict
 from novacron.lab.failure import LabFailed
@@ -61,7 +61,7 @@ async def _lab(path: Path, files: GuestFiles) -> AsyncIterator[Lab]:
 
 async def guest(lab: Lab, name: str, node: str, address: str, *groups: str) -> vms.Vm:
     """A guest that gives itself the address it has on the network."""
-    nic = vms.NicIn(network="overlay", net="web", addresses=[address], security_groups=groups)
+    nic = devices.NicIn(network="overlay", net="web", addresses=[address], security_groups=groups)
     words = f"novacron.name={name} novacron.ip={address}/24 novacron.gw=10.20.0.1"
     asked = vms.VmCreate(name=name, image="guest", memory_mib=128, node=node, nics=[nic], kernel_cmdline=words)
     made = await lab.client.do(vms.create(asked))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, migrations, networks, pools, rehearsals, vms, volumes
+from novacron.client import devices, images, migrations, networks, pools, rehearsals, vms, volumes
 from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab, open_lab
 from novacron.model.image import FileRole
@@ -56,14 +56,14 @@ class Site:
 
     async def machine(self, image: str, disks: int = 1) -> vms.Vm:
         """It runs on node-1, with a card on QEMU's own network, and ticks."""
-        more = [vms.DiskIn(size_bytes=8 * MIB, pool="local") for _ in range(disks - 1)]
+        more = [devices.DiskIn(size_bytes=8 * MIB, pool="local") for _ in range(disks - 1)]
         wish = vms.VmCreate(
             name="web",
             image=image,
             memory_mib=64,
             root_pool="local",
             root_disk_bytes=16 * MIB,
-            nics=[vms.NicIn()],
+            nics=[devices.NicIn()],
             node="node-1",
             disks=more,
         )

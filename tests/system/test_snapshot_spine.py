@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, migrations, snapshots, vms
+from novacron.client import devices, images, migrations, snapshots, vms
 from novacron.client.goals import vm_settles
 from novacron.client.snapshots import ExportRequest, RevertRequest, SnapshotCreate
 from novacron.errors import Busy, NovaCronError, Unsupported
@@ -36,7 +36,7 @@ async def lab() -> AsyncIterator[Lab]:
 @pytest.fixture
 async def vm(lab: Lab) -> AsyncIterator[vms.Vm]:
     """A running VM of two disks; deleted afterwards with its snapshots, whatever became of it."""
-    disks = [vms.DiskIn(size_bytes=64 * MIB), vms.DiskIn(size_bytes=32 * MIB)]
+    disks = [devices.DiskIn(size_bytes=64 * MIB), devices.DiskIn(size_bytes=32 * MIB)]
     wish = vms.VmCreate(name="keeper", image="ticker", memory_mib=32, nics=[], disks=disks)
     made = await lab.client.do(vms.create(wish))
     yield await lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, migrations, vms
+from novacron.client import devices, images, migrations, vms
 from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab
 from novacron.model.image import FileRole
@@ -40,7 +40,7 @@ async def test_cards_media_and_sizes_change_as_it_runs_and_it_moves_with_them(la
     await client.do(images.create(images.ImageCreate(name="tools")))
     await client.upload("tools", FileRole.CDROM, an_iso(tmp_path))
     await client.do(images.seal("tools"))
-    wish = vms.VmCreate(name="plug", image="ticker", memory_mib=128, nics=[], media=[vms.MediaIn()], max_vcpus=4)
+    wish = vms.VmCreate(name="plug", image="ticker", memory_mib=128, nics=[], media=[devices.MediaIn()], max_vcpus=4)
     made = await client.do(vms.create(wish))
     await client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
 
@@ -48,7 +48,7 @@ async def test_cards_media_and_sizes_change_as_it_runs_and_it_moves_with_them(la
     vm = await adjusted(lab, made)
     assert (vm.pending, vm.problem, len(vm.media[0].digest)) == ([], None, 64)
     for _ in range(2):
-        await client.do(vms.attach_nic(made.id, vms.NicIn(forwards=[vms.ForwardIn(guest_port=7)])))
+        await client.do(vms.attach_nic(made.id, devices.NicIn(forwards=[devices.ForwardIn(guest_port=7)])))
         vm = await adjusted(lab, made)
     assert (vm.pending, vm.problem, len(vm.nics), len(vm.endpoints)) == ([], None, 2, 2)
 

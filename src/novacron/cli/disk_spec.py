@@ -9,7 +9,7 @@ import click
 from novacron.cli import amounts
 
 if TYPE_CHECKING:
-    from novacron.client.vms import DiskIn, MediaIn, QosIn
+    from novacron.client.devices import DiskIn, MediaIn, QosIn
 
 DISK_RULE = "SIZE[,pool=POOL] or volume=VOLUME, either with [,iops=N][,rate=RATE][,boot=N]"
 DRIVE_RULE = "IMAGE[,bus=sata|scsi][,boot=N]"
@@ -95,7 +95,7 @@ def read_number(text: str) -> int:
 
 def disk_in(disk: dict[str, Any]) -> DiskIn:
     """What `read_disk` read, as it is sent."""
-    from novacron.client.vms import DiskIn
+    from novacron.client.devices import DiskIn
 
     qos = disk.get("qos")
     return DiskIn(**(disk | {"qos": qos_in(qos.get("iops"), qos.get("bytes_per_s")) if qos else None}))
@@ -103,14 +103,14 @@ def disk_in(disk: dict[str, Any]) -> DiskIn:
 
 def media_in(drive: dict[str, Any]) -> MediaIn:
     """What `read_drive` read, as it is sent."""
-    from novacron.client.vms import MediaIn
+    from novacron.client.devices import MediaIn
 
     return MediaIn(**drive)
 
 
 def qos_in(iops: int | None, bytes_per_s: int | None) -> QosIn | None:
     """Limits as they are sent; None when none was given."""
-    from novacron.client.vms import QosIn
+    from novacron.client.devices import QosIn
 
     if iops is None and bytes_per_s is None:
         return None

@@ -12,8 +12,9 @@ from novacron.cli.options import asks, prints
 from novacron.cli.session import Session
 
 if TYPE_CHECKING:
+    from novacron.client.devices import Media
     from novacron.client.sync import Client
-    from novacron.client.vms import Media, Vm
+    from novacron.client.vms import Vm
 
 VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
 IMAGE = click.argument("image", metavar="IMAGE", shell_complete=names("images"))
@@ -35,10 +36,10 @@ def media() -> None:
 @asks
 def add(session: Session, vm: str, image: str | None, boot_order: int, bus: str | None) -> None:
     """Give a VM one more drive, from its next start on."""
-    from novacron.client import vms
+    from novacron.client import devices, vms
 
     with session.connect() as nova:
-        changed = nova.do(vms.add_media(vm, vms.MediaIn(image=image, boot_order=boot_order, bus=bus)))
+        changed = nova.do(vms.add_media(vm, devices.MediaIn(image=image, boot_order=boot_order, bus=bus)))
     _say(session, changed)
 
 

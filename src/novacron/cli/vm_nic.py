@@ -12,8 +12,9 @@ from novacron.cli.session import Session
 from novacron.cli.vm_spec import NicType, nic_in
 
 if TYPE_CHECKING:
+    from novacron.client.devices import Nic
     from novacron.client.sync import Client
-    from novacron.client.vms import Nic, Vm
+    from novacron.client.vms import Vm
 
 VM = click.argument("vm", metavar="VM", shell_complete=names("vms"))
 CARD = click.argument("card", metavar="CARD")
@@ -66,7 +67,7 @@ def remove(session: Session, vm: str, card: str) -> None:
 def update(session: Session, vm: str, card: str, groups: tuple[str, ...], no_sg: bool, anti_spoofing: bool | None,
            boot_order: int | None) -> None:  # fmt: skip
     """Change what may pass a card, which counts at once, also while the VM runs; or when it is asked to boot."""
-    from novacron.client import vms
+    from novacron.client import devices, vms
 
     said: dict[str, Any] = {"security_groups": groups} if groups or no_sg else {}
     if anti_spoofing is not None:
@@ -76,7 +77,7 @@ def update(session: Session, vm: str, card: str, groups: tuple[str, ...], no_sg:
     if not said:
         raise click.UsageError("nothing to change was given")
     with session.connect() as nova:
-        changed = nova.do(vms.update_nic(vm, _card(nova, vm, card).id, vms.NicUpdate(**said)))
+        changed = nova.do(vms.update_nic(vm, _card(nova, vm, card).id, devices.NicUpdate(**said)))
     _say(session, changed)
 
 

@@ -9,8 +9,9 @@ from novacron.cli.ha_options import ha_words
 from novacron.cli.output import Column
 from novacron.cli.placement_options import node_rule_words, toleration_words, vm_rule_words
 from novacron.cli.progress import Stage
+from novacron.client.devices import Nic
 from novacron.client.placement import Placement
-from novacron.client.vms import Nic, Vm
+from novacron.client.vms import Vm
 
 
 def columns() -> list[Column[Vm]]:

@@ -12,7 +12,8 @@ import click
 from novacron.cli.disk_spec import read_number
 
 if TYPE_CHECKING:
-    from novacron.client.vms import NicIn, StopRequest
+    from novacron.client.devices import NicIn
+    from novacron.client.vms import StopRequest
 
 MAX_DOCUMENT_BYTES = 65536
 NIC_RULE = (
@@ -80,7 +81,7 @@ def _forward(text: str) -> tuple[int, int]:
 
 def nic_in(nic: dict[str, Any]) -> NicIn:
     """What `read_nic` read, as it is sent."""
-    from novacron.client.vms import ForwardIn, NicIn
+    from novacron.client.devices import ForwardIn, NicIn
 
     forwards = tuple(ForwardIn(host_port=host, guest_port=guest) for host, guest in nic.get("forwards", ()))
     return NicIn(**(nic | {"forwards": forwards}))

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from novacron.client.call import MAX_PAGE, Call, Page, Query, path_of, ref_of
-from novacron.client.vms import DiskIn, Problem, Qos, QosIn, Vm
+from novacron.client.devices import DiskIn, Qos, QosIn
+from novacron.client.vms import Problem, Vm
 
 
 class VolumeCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from novacron.client import images, migrations, vms
+from novacron.client import devices, images, migrations, vms
 from novacron.client.goals import vm_fits
 from novacron.errors import NovaCronError
 from novacron.lab import span
@@ -143,7 +143,7 @@ def wanted_vm(kernel_cmdline: str, way: span.Way | None, node: str) -> vms.VmCre
         nic = way.nic
         cmdline += f" {way.words}"
     else:
-        nic = vms.NicIn(network="user", forwards=[vms.ForwardIn(guest_port=PORT)])
+        nic = devices.NicIn(network="user", forwards=[devices.ForwardIn(guest_port=PORT)])
     return vms.VmCreate(name=VM, image=IMAGE, memory_mib=MEMORY_MIB, node=node, nics=[nic], kernel_cmdline=cmdline)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pyroute2 import IPRoute
 
-from novacron.client import images, networks, nodes, vms
+from novacron.client import devices, images, networks, nodes, vms
 from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab
 from novacron.lab.network import BRIDGE, guest_address
@@ -33,7 +33,7 @@ _ABILITY = "overlay"
 class Way(NamedTuple):
     """How a VM is on a network: its card, the words its kernel needs, and where its client finds it."""
 
-    nic: vms.NicIn
+    nic: devices.NicIn
     words: str
     address: str
 
@@ -41,7 +41,7 @@ class Way(NamedTuple):
 def bridged() -> Way:
     """On the bridge that spans the lab's nodes."""
     address = guest_address(0)
-    nic = vms.NicIn(network="bridge", bridge=BRIDGE)
+    nic = devices.NicIn(network="bridge", bridge=BRIDGE)
     return Way(nic, f"novacron.ip={address}", address.partition("/")[0])
 
 
@@ -59,7 +59,7 @@ async def lay(lab: Lab) -> Way:
     if lab.fabric:
         lab.fabric.fabric.run(lambda: _route(lab.node(last).address))
     address = str(_SUBNET[10])
-    nic = vms.NicIn(network="overlay", net=NETWORK, addresses=[address])
+    nic = devices.NicIn(network="overlay", net=NETWORK, addresses=[address])
     return Way(nic, f"novacron.ip={address}/{_SUBNET.prefixlen} novacron.gw={_SUBNET[1]}", address)
 
 
@@ -67,7 +67,7 @@ async def _neighbour(lab: Lab, node: str) -> None:
     await lab.client.do(images.create(images.ImageCreate(name=_NEIGHBOUR_IMAGE)))
     await lab.client.upload(_NEIGHBOUR_IMAGE, FileRole.FIRMWARE, rom(lab.path / "rom"))
     await lab.client.do(images.seal(_NEIGHBOUR_IMAGE))
-    nic = vms.NicIn(network="overlay", net=NETWORK)
+    nic = devices.NicIn(network="overlay", net=NETWORK)
     wish = vms.VmCreate(name=NEIGHBOUR, image=_NEIGHBOUR_IMAGE, memory_mib=_NEIGHBOUR_MIB, node=node, nics=[nic])
     await lab.client.do(vms.create(wish))
     await lab.client.wait_vm(NEIGHBOUR, vm_settles("running"))

@@ -15,7 +15,7 @@ from novacron.agent.drivers.qemu import (
     disks,
     incoming,
     keeping,
-    launcher,
+    lifecycle,
     mirror,
     outgoing,
     parking,
@@ -30,9 +30,7 @@ from novacron.agent.drivers.qemu.fleet import STALL_S, Fleet
 from novacron.agent.drivers.qemu.migration import CHANNELS, PROXIED, sends_parallel
 from novacron.agent.drivers.qemu.postcopy import fetched, open_, relink, reopen
 from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
-from novacron.agent.drivers.qemu.record import Role
 from novacron.clock import Clock
-from novacron.errors import StateConflict
 from novacron.model.blocks import BlockDigests, Sample
 from novacron.model.machine import Belonging, MachineReport, MachineSpec, StopMode
 from novacron.model.migration import Figures, Goals, Tactics
@@ -62,12 +60,11 @@ class QemuDriver:
         self._fleet.listeners.append(listener)
 
     async def probe(self) -> DriverFacts:
-        binary, found, accelerator, key = await self._fleet.facts()
-        arrivals = await self._postcopy.features(binary, key, accelerator.name)
+        binary, found, accelerator, _ = await self._fleet.facts()
         return DriverFacts(
             name=self.name,
             version=found.version,
-            features=(*found.features, *self._extras(binary, found.features), *arrivals),
+            features=(*found.features, *self._extras(binary, found.features), *await self._arrivals()),
             machine_types=found.machine_types,
             default_machine_types=found.default_machine_types,
             cpu_models=found.cpu_models,
@@ -85,6 +82,10 @@ class QemuDriver:
         }
         return tuple(name for name, there in has.items() if there)
 
+    async def _arrivals(self) -> tuple[str, ...]:
+        binary, _, accelerator, key = await self._fleet.facts()
+        return await self._postcopy.features(binary, key, accelerator.name)
+
     def report(self, vm_id: str) -> MachineReport | None:
         machine = self._fleet.machines.get(vm_id)
         return machine.report() if machine else None
@@ -98,7 +99,7 @@ class QemuDriver:
         return [machine.report() for machine in found if machine is not None]
 
     async def forget(self, vm_id: str) -> None:
-        await self._fleet.run(vm_id, "forget", self._forget(vm_id))
+        await self._fleet.run(vm_id, "forget", lifecycle.forget(self._fleet, vm_id))
 
     async def close(self) -> None:
         await self._fleet.close()
@@ -106,11 +107,12 @@ class QemuDriver:
     # -- a machine's life ------------------------------------------------------------------------------------
 
     async def start(self, launch: Launch) -> MachineReport:
-        return await self._fleet.run(launch.spec.vm_id, "start", self._start(launch))
+        return await self._fleet.run(launch.spec.vm_id, "start", lifecycle.start(self._fleet, launch))
 
     async def stop(self, vm_id: str, mode: StopMode, deadline_s: float) -> MachineReport:
         forced = mode is StopMode.FORCED
-        return await self._fleet.run(vm_id, "stop", self._stop(vm_id, 0.0 if forced else deadline_s), pushes=forced)
+        work = lifecycle.stop(self._fleet, vm_id, 0.0 if forced else deadline_s)
+        return await self._fleet.run(vm_id, "stop", work, pushes=forced)
 
     async def kill(self, vm_id: str, reason: str) -> None:
         if (machine := self._fleet.machines.get(vm_id)) is not None:
@@ -136,40 +138,8 @@ class QemuDriver:
     async def adjust(self, launch: Launch) -> Adjustment:
         return await self._fleet.ask(launch.spec.vm_id, "adjust", lambda machine: adjusting.adjust(machine, launch))
 
-    async def _start(self, launch: Launch) -> MachineReport:
-        known = await self._fleet.known_at(launch)
-        if known is not None and not known.ended:
-            return await power.begin(known)
-        machine, host = await self._fleet.make(launch)
-        machine.record.copying = launch.state is not None
-        await launcher.launch(machine, launch, host, incoming=launch.state is not None)
-        try:
-            await adjusting.limit(machine, launch)
-            await (parking.begin_from(machine, launch.spec, launch.state) if launch.state else power.begin(machine))
-        except BaseException:
-            await launcher.abandon(machine)
-            raise
-        self._fleet.enlist(machine)
-        return machine.report()
-
     async def park(self, vm_id: str, state: Path) -> MachineReport:
         return await self._fleet.ask(vm_id, "park", lambda machine: parking.park(machine, state))
-
-    async def _stop(self, vm_id: str, patience_s: float) -> MachineReport:
-        machine = self._fleet.machines.get(vm_id)
-        if machine is None:
-            return self._fleet.absent(vm_id)
-        return await power.stop(machine, patience_s)
-
-    async def _forget(self, vm_id: str) -> None:
-        machine = self._fleet.machines.get(vm_id)
-        if machine is None:
-            return
-        if not machine.ended:
-            raise StateConflict.of(f"machine {vm_id}", machine.status.value, ("stopped", "crashed"), "forget")
-        del self._fleet.machines[vm_id]
-        await machine.let_go()
-        launcher.clear(machine.run_dir)
 
     async def measure(self, vm_id: str) -> Measurement:
         _, found, *_ = await self._fleet.facts()
@@ -178,10 +148,12 @@ class QemuDriver:
     # -- migration -------------------------------------------------------------------------------------------
 
     async def accept(self, launch: Launch, awaited: Awaited) -> Reception:
-        return await self._fleet.run(launch.spec.vm_id, "accept", self._accept(launch, awaited))
+        work = lifecycle.accept(self._fleet, launch, await self._arrivals(), awaited)
+        return await self._fleet.run(launch.spec.vm_id, "accept", work)
 
     async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:
-        return await self._fleet.run(launch.spec.vm_id, "open disks", self._open_disks(launch, migration_id))
+        work = lifecycle.open_disks(self._fleet, launch, migration_id)
+        return await self._fleet.run(launch.spec.vm_id, "open disks", work)
 
     async def copy_disks(
         self,
@@ -340,40 +312,7 @@ class QemuDriver:
         )
 
     async def discard(self, vm_id: str, migration_id: str) -> None:
-        await self._fleet.run(vm_id, "discard", self._discard(vm_id, migration_id), pushes=True)
-
-    async def _open_disks(self, launch: Launch, migration_id: str) -> MachineReport:
-        known = await self._fleet.known_at(launch)
-        if known is not None and not (known.ended and known.record.copied != migration_id):
-            return known.report()
-        machine, host = await self._fleet.make(launch)
-        await launcher.launch(machine, launch, host, incoming=False)
-        self._fleet.enlist(machine)
-        return await machine.refresh()
-
-    async def _accept(self, launch: Launch, awaited: Awaited) -> Reception:
-        known = await self._fleet.known_at(launch)
-        if known is not None and not known.ended:
-            given = incoming.reception(known, awaited.migration_id)
-            if given is not None:
-                return given
-            unfinished = known.transfer(awaited.migration_id, Role.TARGET)
-            if unfinished is None or not await self._discard(known.vm_id, awaited.migration_id):
-                raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("absent",), "accept")
-        binary, found, accelerator, key = await self._fleet.facts()
-        features = (*found.features, *await self._postcopy.features(binary, key, accelerator.name))
-        machine, chosen = await self._fleet.make(launch)
-        given = await incoming.accept(machine, launch, chosen, features, awaited)
-        self._fleet.enlist(machine)
-        return given
-
-    async def _discard(self, vm_id: str, migration_id: str) -> bool:
-        machine = self._fleet.machines.get(vm_id)
-        if machine is None or not await incoming.discard(machine, migration_id):
-            return False
-        self._fleet.tell(self._fleet.absent(vm_id))
-        del self._fleet.machines[vm_id]
-        return True
+        await self._fleet.run(vm_id, "discard", lifecycle.discard(self._fleet, vm_id, migration_id), pushes=True)
 
     async def pack(self, keep: Path, *, with_tpm: bool) -> tuple[Belonging, ...]:
         return await asyncio.to_thread(keeping.pack, keep, with_tpm=with_tpm)
@@ -396,18 +335,4 @@ class QemuDriver:
         await self._fleet.ask(vm_id, "delete a snapshot", lambda machine: snapshot.delete(machine, snapshot_id))
 
     async def restore(self, launch: Launch, snapshot_id: str) -> MachineReport:
-        return await self._fleet.run(launch.spec.vm_id, "revert", self._restore(launch, snapshot_id))
-
-    async def _restore(self, launch: Launch, snapshot_id: str) -> MachineReport:
-        known = await self._fleet.known_at(launch)
-        if known is not None and not known.ended:
-            raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("stopped",), "revert")
-        machine, host = await self._fleet.make(launch)
-        await launcher.launch(machine, launch, host, incoming=False)
-        try:
-            await snapshot.begin_from(machine, snapshot_id)
-        except BaseException:
-            await launcher.abandon(machine)
-            raise
-        self._fleet.enlist(machine)
-        return machine.report()
+        return await self._fleet.run(launch.spec.vm_id, "revert", lifecycle.restore(self._fleet, launch, snapshot_id))
