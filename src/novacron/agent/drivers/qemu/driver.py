@@ -29,7 +29,6 @@ from novacron.agent.drivers.qemu.firmware import NETWORK_BOOT, find_uefi, has_ne
 from novacron.agent.drivers.qemu.fleet import STALL_S, Fleet
 from novacron.agent.drivers.qemu.migration import CHANNELS, PROXIED, sends_parallel
 from novacron.agent.drivers.qemu.postcopy import fetched, open_, relink, reopen
-from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.clock import Clock
 from novacron.model.blocks import BlockDigests, Sample
 from novacron.model.machine import Belonging, MachineReport, MachineSpec, StopMode
@@ -52,7 +51,6 @@ class QemuDriver:
         self, binary: str, cache_dir: Path, clock: Clock, accelerator: str = "auto", stall_s: float = STALL_S
     ) -> None:
         self._fleet = Fleet(binary, cache_dir, clock, accelerator, stall_s)
-        self._postcopy = PostcopyProbe(cache_dir, clock)
 
     # -- what it knows ---------------------------------------------------------------------------------------
 
@@ -64,7 +62,7 @@ class QemuDriver:
         return DriverFacts(
             name=self.name,
             version=found.version,
-            features=(*found.features, *self._extras(binary, found.features), *await self._arrivals()),
+            features=(*found.features, *self._extras(binary, found.features), *await self._fleet.arrivals()),
             machine_types=found.machine_types,
             default_machine_types=found.default_machine_types,
             cpu_models=found.cpu_models,
@@ -81,10 +79,6 @@ class QemuDriver:
             CHANNELS: sends_parallel(features),
         }
         return tuple(name for name, there in has.items() if there)
-
-    async def _arrivals(self) -> tuple[str, ...]:
-        binary, _, accelerator, key = await self._fleet.facts()
-        return await self._postcopy.features(binary, key, accelerator.name)
 
     def report(self, vm_id: str) -> MachineReport | None:
         machine = self._fleet.machines.get(vm_id)
@@ -148,7 +142,7 @@ class QemuDriver:
     # -- migration -------------------------------------------------------------------------------------------
 
     async def accept(self, launch: Launch, awaited: Awaited) -> Reception:
-        work = lifecycle.accept(self._fleet, launch, await self._arrivals(), awaited)
+        work = lifecycle.accept(self._fleet, launch, awaited)
         return await self._fleet.run(launch.spec.vm_id, "accept", work)
 
     async def open_disks(self, launch: Launch, migration_id: str) -> MachineReport:

@@ -18,6 +18,7 @@ from novacron.agent.drivers.qemu.features import Probed, fingerprint, hardware, 
 from novacron.agent.drivers.qemu.firmware import find_uefi, has_network_rom
 from novacron.agent.drivers.qemu.gate import Gate
 from novacron.agent.drivers.qemu.machine import STDERR_FILE, Machine
+from novacron.agent.drivers.qemu.postcopy_probe import PostcopyProbe
 from novacron.agent.drivers.qemu.record import Record
 from novacron.agent.drivers.qemu.rundir import RunDir
 from novacron.clock import Clock
@@ -46,6 +47,7 @@ class Fleet:
         self._wish = accelerator
         self._gates: dict[str, Gate] = {}
         self._known: tuple[Path, Probed, Accelerator, str] | None = None
+        self._postcopy = PostcopyProbe(cache_dir, clock)
         self._probing = asyncio.Lock()
         self._trimmer: asyncio.Task[None] | None = None
 
@@ -160,6 +162,11 @@ class Fleet:
                 found = await probe(binary, accelerator.name, self.cache_dir, key, self.clock)
                 self._known = binary, found, accelerator, key
             return self._known
+
+    async def arrivals(self) -> tuple[str, ...]:
+        """What this node's kernel lets machines arrive by, beside what the QEMU has by itself."""
+        binary, _, accelerator, key = await self.facts()
+        return await self._postcopy.features(binary, key, accelerator.name)
 
     async def _trim(self) -> None:
         while True:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from novacron.agent import guardian
-from novacron.agent.drivers.qemu.process import ENVIRONMENT, Identity, Process, boot_id, ticks_of
+from novacron.agent.drivers.qemu.process import Identity, Process, begin, boot_id, require_installed, ticks_of
 from novacron.errors import DriverError
 
 SOCKET = "guard.sock"
@@ -64,8 +62,7 @@ async def spawn_guarded(
 
     :raise OSError: it cannot be executed. :raise DriverError: the guardian does not come up. Nothing is left then.
     """
-    if shutil.which(argv[0], path=ENVIRONMENT["PATH"]) is None:
-        raise FileNotFoundError(f"{argv[0]} is not installed")
+    require_installed(argv[0])
     words = [repr(deadline_s), "" if uid is None else str(uid), "" if gid is None else str(gid), *argv]
     with contextlib.ExitStack() as opened:
         order = os.memfd_create("order")
@@ -77,21 +74,10 @@ async def spawn_guarded(
         with contextlib.ExitStack() as theirs:
             theirs.callback(os.close, tells)
             own = (listening.fileno(), order, tells)
-            started = subprocess.Popen(  # noqa: S603, ASYNC220 -- no shell; vfork and exec, nothing is waited for
-                [sys.executable, "-I", "-S", guardian.__file__, *map(str, own)],
-                cwd=directory,
-                env=ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                pass_fds=[*pass_fds, *own],
-                start_new_session=True,
-                umask=0o077,
-            )
-        pidfd = os.pidfd_open(started.pid)
-        started.returncode = 0  # the pidfd watches and reaps from here on; Popen must do neither
+            command = (sys.executable, "-I", "-S", guardian.__file__, *map(str, own))
+            pid, pidfd = begin(command, directory=directory, stderr=stderr, pass_fds=[*pass_fds, *own])
         try:
-            return await _told(hears, started.pid, pidfd)
+            return await _told(hears, pid, pidfd)
         except BaseException:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)  # noqa: ASYNC222 -- it was killed, it ends now

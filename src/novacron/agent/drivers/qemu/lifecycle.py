@@ -82,10 +82,10 @@ async def open_disks(fleet: Fleet, launch: Launch, migration_id: str) -> Machine
     return await machine.refresh()
 
 
-async def accept(fleet: Fleet, launch: Launch, arrivals: tuple[str, ...], awaited: Awaited) -> Reception:
+async def accept(fleet: Fleet, launch: Launch, awaited: Awaited) -> Reception:
     """Make ready to receive; asked again, it says the same. An unfinished arrival of before is given up.
 
-    arrivals: what the kernel adds to what this QEMU can receive. :raise StateConflict: a machine is in the way.
+    :raise StateConflict: a machine is in the way.
     """
     known = await fleet.known_at(launch)
     if known is not None and not known.ended:
@@ -97,7 +97,7 @@ async def accept(fleet: Fleet, launch: Launch, arrivals: tuple[str, ...], awaite
             raise StateConflict.of(f"machine {known.vm_id}", known.status.value, ("absent",), "accept")
     _, found, *_ = await fleet.facts()
     machine, host = await fleet.make(launch)
-    given = await incoming.accept(machine, launch, host, (*found.features, *arrivals), awaited)
+    given = await incoming.accept(machine, launch, host, (*found.features, *await fleet.arrivals()), awaited)
     fleet.enlist(machine)
     return given
 

@@ -120,10 +120,25 @@ def spawn(
 
     It outlives the agent: no parent-death signal, no shared session. :raise OSError: it cannot be executed.
     """
-    if shutil.which(argv[0], path=ENVIRONMENT["PATH"]) is None:
-        raise FileNotFoundError(f"{argv[0]} is not installed")
+    require_installed(argv[0])
+    pid, pidfd = begin([*as_user(uid, gid), *argv], directory=directory, stderr=stderr, pass_fds=pass_fds)
+    try:
+        start_ticks = ticks_of(pid)
+    except OSError:
+        start_ticks = 0  # reaped by nobody but us, so this cannot be; a process without /proc cannot be adopted
+    return Process(Identity(pid, start_ticks, boot_id()), pidfd)
+
+
+def require_installed(program: str) -> None:
+    """:raise FileNotFoundError: it is not."""
+    if shutil.which(program, path=ENVIRONMENT["PATH"]) is None:
+        raise FileNotFoundError(f"{program} is not installed")
+
+
+def begin(argv: Sequence[str], *, directory: Path, stderr: int, pass_fds: Sequence[int]) -> tuple[int, int]:
+    """The pid and a pidfd of a child as `spawn` describes it, which whoever holds the pidfd watches and reaps."""
     started = subprocess.Popen(  # noqa: S603 -- argv is a list built from checked data; no shell
-        [*as_user(uid, gid), *argv],
+        argv,
         cwd=directory,
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
@@ -134,12 +149,8 @@ def spawn(
         umask=0o077,
     )
     pidfd = os.pidfd_open(started.pid)
-    started.returncode = 0  # the pidfd watches and reaps from here on; Popen must do neither
-    try:
-        start_ticks = ticks_of(started.pid)
-    except OSError:
-        start_ticks = 0  # reaped by nobody but us, so this cannot be; a process without /proc cannot be adopted
-    return Process(Identity(started.pid, start_ticks, boot_id()), pidfd)
+    started.returncode = 0  # Popen must neither watch nor reap
+    return started.pid, pidfd
 
 
 def find(identity: Identity) -> Process | None:
