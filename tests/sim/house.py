@@ -95,7 +95,7 @@ class House:
         self.switches: dict[str, Switch] = {}  # by node id, of those whose power is reached
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._watch()
-        self.journal = Journal(records, clock)
+        self.journal = Journal(records, cluster, clock)
         self._written: dict[str, int] = {}  # by VM: what its guest wrote last, on disks that nodes do not share
         self._local_pool = self._other_pool = ""
 

@@ -326,6 +326,25 @@ async def test_the_hand_over_stops_at_a_migration_that_was_ended(tmp_path: Path)
         assert h.migration(migration_id) == ended
 
 
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_target_that_is_silent_is_handed_nothing_and_the_guest_goes_on(tmp_path: Path, *, back: bool) -> None:
+    """Though its machine is there: nobody could let it go on. One that is back at once gets it."""
+    async with house(tmp_path, transfer_s=3.0) as h:
+        vm_id = await h.running_vm("a")
+        migration_id = await h.migrate(vm_id, "b")
+        await h.until(lambda: "send" in h.migration(migration_id).began, "it is sent")
+        await h.cluster.kill("b")
+        if back:
+            await h.cluster.boot("b")
+        await h.until(lambda: is_final(h.migration(migration_id)), "over")
+        assert h.state(vm_id) is VmState.RUNNING
+        if not back:
+            await h.cluster.boot("b")
+        assert await h.check_peace(vm_id) == ("b" if back else "a")
+        problem = h.migration(migration_id).problem
+        assert (problem.code if problem else "") == ("" if back else "migration.target_silent")
+
+
 async def test_a_target_that_is_barred_is_handed_nothing_and_the_guest_goes_on(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         vm_id = await h.running_vm("a", ha=GUARDED)

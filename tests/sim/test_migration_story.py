@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.performer import Performer
 from novacron.control.store.kinds import MIGRATIONS
 from novacron.errors import (
@@ -119,7 +118,7 @@ async def test_a_step_that_fails_once_cancelled_is_no_failed_undo(tmp_path: Path
         await h.until(lambda: "send" in h.migration(migration_id).began, "send")
         await h.records.change(MIGRATIONS, migration_id, lambda now: machine.cancelled(now, h.clock.wall()))
         problem = Problem(code="migration_failed", message="the stream broke", at=h.clock.wall())
-        await Journal(h.records, h.clock).went_wrong(migration_id, problem)
+        await h.journal.went_wrong(migration_id, problem)
         assert await h.ended(migration_id) is MigrationState.CANCELLED
         assert await h.check_peace(vm_id) == "a"
 

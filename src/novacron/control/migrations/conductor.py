@@ -52,10 +52,10 @@ class Conductor:
         """slots: how many migrations run at once; the others wait in line."""
         self._records = records
         self._clock = clock
-        self._journal = Journal(records, clock)
+        self._journal = Journal(records, agents, clock)
         self._performer = Performer(records, agents, clock, self._journal, distribution)
         self._slots = slots
-        self._holder = Holder(records, clock, migrations, self._let_in)
+        self._holder = Holder(records, clock, self._journal, migrations, self._let_in)
         self._unfinished: dict[str, Migration] = {}
         self._alarm: asyncio.Task[None] | None = None  # rings when the next one's time has come
         self._driving = Errands[None]("migrate")

@@ -33,11 +33,18 @@ class Holder:
     written, or not; the next one sees which.
     """
 
-    def __init__(self, records: Records, clock: Clock, migrations: MigrationService, again: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        records: Records,
+        clock: Clock,
+        journal: Journal,
+        migrations: MigrationService,
+        again: Callable[[], None],
+    ) -> None:
         """again: called whenever one has taken hold or was put aside, so that the line is looked at anew."""
         self._records = records
         self._clock = clock
-        self._journal = Journal(records, clock)
+        self._journal = journal
         self._migrations = migrations
         self._waiting: dict[str, str] = {}  # by VM, the migration of it that waits
         self.trying = Errands[None]("hold", lambda _: again())

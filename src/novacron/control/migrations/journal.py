@@ -11,9 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from novacron.clock import Clock
+from novacron.control.link import Agents
 from novacron.control.migrations.disks import carried
 from novacron.control.migrations.waiting import refused
-from novacron.control.store.kinds import MEMBERS, MIGRATIONS, VMS, VOLUMES
+from novacron.control.store.kinds import MEMBERS, MIGRATIONS, NODES, VMS, VOLUMES
 from novacron.control.store.records import Records, update
 from novacron.control.store.shelf import Stored
 from novacron.control.vms import decide
@@ -29,12 +30,19 @@ from novacron.model.verdict import Verdict
 from novacron.model.vm import Problem, Vm
 from novacron.model.volume import Volume, alone, swapped
 
+BACK_WITHIN_S = 2.0
+"""How long a guest stands still for a target whose line has just broken: as when another server leads, or its agent
+was started anew.
+"""
+LOOK_S = 0.05
+
 
 class Journal:
     """Every method returns when the record is durable and the cache holds it."""
 
-    def __init__(self, records: Records, clock: Clock) -> None:
+    def __init__(self, records: Records, agents: Agents, clock: Clock) -> None:
         self._records = records
+        self._agents = agents
         self._clock = clock
 
     async def put_off(self, migration_id: str, error: NovaCronError) -> None:
@@ -96,7 +104,7 @@ class Journal:
         """The commit: in one transaction the step before is done, the target owns the VM, the next step has begun.
 
         When this returns without the commit in the record, a cancel request came first, or the migration has ended (the
-        VM was taken over), or it rolls back: the target is barred or fenced, so the guest could not go on there.
+        VM was taken over), or it rolls back: the target is silent or fenced, so the guest could not go on there.
         """
         steps = machine.steps_of(self._migration(migration_id).record)
         commit = next(step for step in steps if step.name == COMMIT)
@@ -106,10 +114,10 @@ class Journal:
             story = migration.record
             if story.state in UNDOING or is_final(story) or COMMIT in story.did:
                 return  # final: its source was fenced, and the VM is being started elsewhere
-            now = self._now()
-            if not is_here(story) and not membership.takes_machines(self._member(story.target_node)):
-                await self.went_wrong(migration_id, _target_fenced(story, now))
+            if not is_here(story) and (problem := await self._objection(story)) is not None:
+                await self.went_wrong(migration_id, problem)
                 return
+            now = self._now()
             story = story if before is None else machine.did(story, before, now)
             story = machine.did(machine.began(story, commit, now), commit, now)
             owned = vm.record if is_here(story) else _owned_by(vm.record, story.target_node, now)
@@ -117,6 +125,30 @@ class Journal:
             if await self._both(migration, self._opened(story), vm, held, swapped):
                 reach("conductor.commit:did")
                 return
+
+    async def _objection(self, migration: Migration) -> Problem | None:
+        """Why the guest would not go on at its target if that owned it now."""
+        target_id = migration.target_node
+        heard = membership.takes_machines(self._member(target_id)) and await self._hears(target_id)
+        if not membership.takes_machines(self._member(target_id)):
+            return self._not_to_target("migration.target_fenced", "was fenced before", migration)
+        return None if heard else self._not_to_target("migration.target_silent", "was silent when", migration)
+
+    def _not_to_target(self, code: str, what: str, migration: Migration) -> Problem:
+        target = self._records.get(NODES, migration.target_node)
+        name = target.record.name if target else migration.target_node
+        message = f"node {name} {what} the VM was to be handed to it, so it goes on where it was"
+        remedy = f"migrate it again once that node is up: novacron node show {name}"
+        return Problem(code=code, message=message, remedy=remedy, at=self._now())
+
+    async def _hears(self, node_id: str) -> bool:
+        """Whether there is a line to its agent, or is soon."""
+        give_up_s = self._clock.monotonic_s() + BACK_WITHIN_S
+        while not self._agents.is_connected(node_id):
+            if self._clock.monotonic_s() >= give_up_s:
+                return False
+            await self._clock.sleep(LOOK_S)
+        return True
 
     async def retake(self, migration_id: str, step: Step) -> None:
         """Give the ownership back to the source: only after the target has said that it never continued."""
@@ -231,12 +263,6 @@ class Journal:
 
 def _owned_by(vm: Vm, node_id: str, now: datetime.datetime) -> Vm:
     return msgspec.structs.replace(vm, node_id=node_id, generation=vm.generation + 1, updated_at=now)
-
-
-def _target_fenced(migration: Migration, now: datetime.datetime) -> Problem:
-    message = f"node {migration.target_node} was fenced before the VM was handed to it, so it goes on where it was"
-    remedy = f"migrate it again once that node is up: novacron node show {migration.target_node}"
-    return Problem(code="migration.target_fenced", message=message, remedy=remedy, at=now)
 
 
 def _let_go(vm: Vm, migration: Migration, now: datetime.datetime) -> Vm:
