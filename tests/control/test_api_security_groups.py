@@ -8,7 +8,7 @@ import pytest
 
 from novacron.control.networks.filters import compile_filter, members_of
 from novacron.control.networks.states import snapshot, states
-from novacron.control.store.kinds import NETWORKS, VMS
+from novacron.control.store.kinds import NETWORKS
 from novacron.model.machine import NetworkKind, Nic
 from novacron.model.network import Direction, PortFilter, Protocol, Rule, SecurityGroup
 from tests.control.api import NOW, Api, fields_of, problem_of
@@ -179,9 +179,8 @@ async def test_a_group_stands_for_its_members_on_the_same_network_alone(api: Api
     mine = {"security_groups": ["web"], "addresses": ["10.20.0.5"]}
     await vm(api, "here", mine)
     await vm(api, "there", {**mine, "net": "other", "addresses": ["10.20.0.66"]})
-    vms = [stored.record for stored in api.records.all(VMS)]
     found = api.records.find(NETWORKS, "web").record
-    (state,) = states(snapshot(api.records, found, vms)).values()
+    (state,) = states(snapshot(api.records, found)).values()
     assert [rule.cidr for one in state.filters.values() for rule in one.rules] == ["10.20.0.5/32"]
     assert len(state.locations) == 1
     assert other["vni"] == 4097

@@ -18,6 +18,7 @@ from novacron.model.machine import (
     MachineReport,
     MachineStatus,
     Media,
+    NetworkKind,
     Nic,
 )
 from novacron.model.placement import NO_WISHES, PlacementWishes
@@ -212,6 +213,13 @@ def _needs_network_boot(spec: VmSpec) -> bool:
 def running_spec(vm: Vm) -> VmSpec:
     """The spec its machine runs with; the wished one when none runs."""
     return vm.booted if vm.booted is not None and status_of(vm) not in ENDED else vm.spec
+
+
+def cards_of(vm: Vm) -> tuple[Nic, ...]:
+    """Its cards on overlay networks: the wished ones, and those it runs with that are wished no more."""
+    wished = {nic.id for nic in vm.spec.nics}
+    leaving = (nic for nic in running_spec(vm).nics if nic.id not in wished)
+    return tuple(nic for nic in (*vm.spec.nics, *leaving) if nic.network is NetworkKind.OVERLAY)
 
 
 def running_protection(vm: Vm) -> Protection:

@@ -23,7 +23,6 @@ from novacron.control.migrations.journal import Journal
 from novacron.control.migrations.progress import ProgressWriter
 from novacron.control.migrations.reachable import Reachability
 from novacron.control.migrations.transport import scope_of
-from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, stamped, states
 from novacron.control.orders import epoch_of
 from novacron.control.store.kinds import NETWORKS, NODES, VMS
@@ -35,7 +34,7 @@ from novacron.model.machine import MachineReport
 from novacron.model.migration import Figures, Migration, MigrationKind, Transport, tactics_of
 from novacron.model.migration_steps import Do, Step, Undo, next_action
 from novacron.model.network import Flow
-from novacron.model.vm import Vm, running_protection, running_spec
+from novacron.model.vm import Vm, cards_of, running_protection, running_spec
 from novacron.wire import moving
 from novacron.wire.network import NetworkApply
 
@@ -195,10 +194,9 @@ class Performer:
 
     async def _spread_networks(self, migration: Migration, vm: Vm) -> None:
         """The target has the machine's networks before the machine comes. What it refuses refuses the move."""
-        vms = [stored.record for stored in self._records.all(VMS)]
         for network_id in dict.fromkeys(nic.network_id for nic in cards_of(vm)):
             network = self._records.find(NETWORKS, network_id).record
-            state = states(snapshot(self._records, network, vms)).get(migration.target_node)
+            state = states(snapshot(self._records, network)).get(migration.target_node)
             if state is not None:
                 verb = NetworkApply(state=stamped(state, self._records.revision))
                 await self._agents.call(migration.target_node, verb, type(None), deadline_s=VERB_DEADLINE_S)

@@ -13,13 +13,12 @@ import msgspec
 
 from novacron.clock import Clock
 from novacron.control.link import Agents
-from novacron.control.networks.cards import cards_of
 from novacron.control.networks.states import snapshot, states
-from novacron.control.store.kinds import NETWORKS, NODES, VMS
+from novacron.control.store.kinds import NETWORKS, NODES
 from novacron.control.store.records import Records
 from novacron.errors import NovaCronError
 from novacron.model.migration import Migration
-from novacron.model.vm import Vm
+from novacron.model.vm import Vm, cards_of
 from novacron.wire.network import NetworkAnswer, NetworkPing
 
 WITHIN_S = 3.0
@@ -99,8 +98,7 @@ class Reachability:
         network = self._records.get(NETWORKS, nic.network_id) if nic else None
         if nic is None or network is None:
             return None
-        vms = (stored.record for stored in self._records.all(VMS))
-        having = set(states(snapshot(self._records, network.record, vms)))
+        having = set(states(snapshot(self._records, network.record)))
         third = sorted(having - {migration.source_node, migration.target_node}, key=self._name)
         for node_id in (*third, migration.source_node):
             if self._agents.is_connected(node_id):

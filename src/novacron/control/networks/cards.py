@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from novacron.model.machine import NetworkKind, Nic
+from novacron.control.store.kinds import VMS
+from novacron.control.store.records import Records
+from novacron.model.machine import Nic
 from novacron.model.migration import Migration, is_final
 from novacron.model.network import Network, NetworkSpec
-from novacron.model.vm import Vm, running_spec
+from novacron.model.vm import Vm, cards_of
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def cards_of(vm: Vm) -> tuple[Nic, ...]:
-    """Its cards on overlay networks: the wished ones, and those it runs with that are wished no more."""
-    wished = {nic.id for nic in vm.spec.nics}
-    leaving = (nic for nic in running_spec(vm).nics if nic.id not in wished)
-    return tuple(nic for nic in (*vm.spec.nics, *leaving) if nic.network is NetworkKind.OVERLAY)
-
-
-def cards_on(network_id: str, vms: Iterable[Vm]) -> Iterator[tuple[Vm, Nic]]:
-    """Every card on one network with its VM."""
-    for vm in vms:
-        for nic in cards_of(vm):
+def cards_on(records: Records, network_id: str) -> Iterator[tuple[Vm, Nic]]:
+    """Every card on one network with its VM, those of the oldest VM first."""
+    for stored in records.marked(VMS, network_id):
+        for nic in cards_of(stored.record):
             if nic.network_id == network_id:
-                yield vm, nic
+                yield stored.record, nic
 
 
 def sides_of(vm: Vm, migration: Migration | None) -> frozenset[str]:

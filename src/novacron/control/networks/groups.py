@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 
 from novacron.clock import Clock
-from novacron.control.networks.cards import cards_of
 from novacron.control.networks.check import in_use
 from novacron.control.networks.turns import Turns
 from novacron.control.once import Once, Outcome
@@ -66,11 +65,7 @@ class GroupService:
         """
 
         def refuse(group: SecurityGroup) -> None:
-            users = {
-                stored.record.name
-                for stored in self._records.all(VMS)
-                if any(group.id in nic.security_groups for nic in cards_of(stored.record))
-            }
+            users = {stored.record.name for stored in self._records.marked(VMS, group.id)}
             users |= {
                 stored.record.name
                 for stored in self._records.all(SECURITY_GROUPS)

@@ -10,7 +10,7 @@ from novacron.control.networks.cards import cards_on
 from novacron.control.networks.turns import Turns
 from novacron.control.once import Once, Outcome
 from novacron.control.room import Room
-from novacron.control.store.kinds import NETWORKS, NODES, VMS
+from novacron.control.store.kinds import NETWORKS, NODES
 from novacron.control.store.records import Records
 from novacron.model.network import Network, NetworkSpec
 from novacron.model.vm import Vm
@@ -100,4 +100,4 @@ class NetworkService:
         check.check(network, others, [stored.record for stored in self._records.all(NODES)])
 
     def _users(self, network: Network) -> list[Vm]:
-        return [vm for vm, _ in cards_on(network.id, (stored.record for stored in self._records.all(VMS)))]
+        return [vm for vm, _ in cards_on(self._records, network.id)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from novacron.control.networks.cards import cards_on, sides_of
 from novacron.control.networks.filters import compile_filter, members_of
-from novacron.control.store.kinds import MIGRATIONS, NETWORKS, NODES, SECURITY_GROUPS, VMS
+from novacron.control.store.kinds import MIGRATIONS, NETWORKS, NODES, SECURITY_GROUPS
 from novacron.control.store.records import Records
 from novacron.model.machine import Nic
 from novacron.model.network import Location, Network, NetworkState, PortFilter, SecurityGroup
@@ -27,10 +27,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     tunnels: Mapping[str, str]
 
 
-def snapshot(records: Records, network: Network, vms: Iterable[Vm]) -> Snapshot:
-    """As the cache holds it now. `vms`: at least those with a card on it."""
+def snapshot(records: Records, network: Network) -> Snapshot:
+    """As the cache holds it now."""
     cards = []
-    for vm, nic in cards_on(network.id, vms):
+    for vm, nic in cards_on(records, network.id):
         migration = records.get(MIGRATIONS, vm.migration_id) if vm.migration_id else None
         cards.append((vm, nic, sides_of(vm, migration.record if migration else None)))
     named = {group_id for _, nic, _ in cards for group_id in nic.security_groups}
@@ -101,10 +101,9 @@ def wiring_of(records: Records, nics: Sequence[Nic]) -> Wiring:
     found = {nic.network_id: records.get(NETWORKS, nic.network_id) for nic in nics if nic.network_id}
     if not found:
         return UNWIRED
-    vms = [stored.record for stored in records.all(VMS)]
     networks = tuple(stored.record for stored in found.values() if stored is not None)
     filters: dict[str, PortFilter] = {}
     for network in networks:
-        compiled = filters_of(snapshot(records, network, vms))
+        compiled = filters_of(snapshot(records, network))
         filters |= {nic_id: msgspec.structs.replace(one, revision=records.revision) for nic_id, one in compiled.items()}
     return Wiring(networks, {nic.id: filters[nic.id] for nic in nics if nic.id in filters})

@@ -16,9 +16,9 @@ import structlog
 
 from novacron.clock import Clock
 from novacron.control.link import Agents
-from novacron.control.networks.index import Index
 from novacron.control.networks.states import snapshot, stamped, states
-from novacron.control.store.kinds import NETWORKS, VMS
+from novacron.control.networks.touched import touched
+from novacron.control.store.kinds import NETWORKS
 from novacron.control.store.records import Records, Seen
 from novacron.errors import NovaCronError
 from novacron.model.network import NetworkState
@@ -50,7 +50,6 @@ class Weaver:
         self._records = records
         self._agents = agents
         self._clock = clock
-        self._index = Index(())
         self._wanted: dict[str, _Wanted] = {}
         self._told: dict[Pair, NetworkState | None] = {}  # None: it has something of it, who knows what
         self._telling: dict[Pair, asyncio.Task[None]] = {}
@@ -62,9 +61,9 @@ class Weaver:
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            self._index = Index(stored.record for stored in self._records.all(VMS))
             self._running = True
-            self._consider({*self._index.networks(), *(network_id for _, network_id in self._told)})
+            every = {stored.record.id for stored in self._records.all(NETWORKS)}
+            self._consider(every | {network_id for _, network_id in self._told})
             await asyncio.Event().wait()
         finally:
             self._running = False
@@ -84,16 +83,13 @@ class Weaver:
             self._push((hello.node_id, network_id))
 
     def _notice(self, seen: Sequence[Seen]) -> None:
-        touched: set[str] = set()
-        for change in seen:
-            touched |= self._index.touched(change)
-        if touched:
-            self._consider(touched)
+        if concerned := {network_id for change in seen for network_id in touched(self._records, change)}:
+            self._consider(concerned)
 
     def _consider(self, network_ids: Iterable[str]) -> None:
         for network_id in network_ids:
             network = self._records.get(NETWORKS, network_id)
-            known = snapshot(self._records, network.record, self._index.vms_on(network_id)) if network else None
+            known = snapshot(self._records, network.record) if network else None
             wanted = _Wanted(states(known), self._records.revision) if known and known.cards else _NOTHING
             before = self._wanted.pop(network_id, _NOTHING)
             if wanted is not _NOTHING:

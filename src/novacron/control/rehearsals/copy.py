@@ -52,7 +52,7 @@ def copy_of(records: Records, original: Vm, target_id: str, rehearsal_id: str, p
         node_id=target_id,
         generation=1,
         migration_id=rehearsal_id,
-        isolation_slot=birth.free_slot(stored.record for stored in records.all(VMS)),
+        isolation_slot=next(birth.free_slots(stored.record for stored in records.all(VMS))),
         pins=original.pins,
         created_at=means.now,
         updated_at=means.now,

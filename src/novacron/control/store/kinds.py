@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ from novacron.model.pool import Pool
 from novacron.model.rehearsal import Rehearsal
 from novacron.model.snapshot import Schedule, Snapshot
 from novacron.model.template import Template
-from novacron.model.vm import Vm
+from novacron.model.vm import Vm, cards_of
 from novacron.model.volume import Volume
 
 
@@ -55,6 +56,7 @@ N = TypeVar("N", bound=OnNode)
 
 
 _NO_LABELS: dict[str, str] = {}
+_NO_MARKS: frozenset[str] = frozenset()
 
 
 def name_of(record: Any) -> str:
@@ -65,6 +67,7 @@ class Kind(Generic[R]):
     """One kind of record: where it lies, how it is read, whether its names are unique.
 
     aliases: by what else a record is found; whoever writes them keeps each on one record.
+    marks: by what several may be found.
     """
 
     def __init__(
@@ -75,11 +78,13 @@ class Kind(Generic[R]):
         *,
         named: bool,
         aliases: Callable[[R], tuple[str, ...]] | None = None,
+        marks: Callable[[R], frozenset[str]] | None = None,
     ) -> None:
         self.prefix = prefix
         self.object_type = object_type
         self.named = named
         self._aliases = aliases
+        self._marks = marks
         self._decoder = msgspec.json.Decoder(type_)
 
     def key(self, record_id: str) -> str:
@@ -110,6 +115,10 @@ class Kind(Generic[R]):
         labels: dict[str, str] = getattr(record, "labels", _NO_LABELS)
         return labels
 
+    def marks_of(self, record: R) -> frozenset[str]:
+        """By what several records may be found."""
+        return self._marks(record) if self._marks else _NO_MARKS
+
     def decode(self, key: str, value: bytes) -> R:
         """:raise StoreCorrupt: the record cannot be read by this program."""
         try:
@@ -120,7 +129,21 @@ class Kind(Generic[R]):
             raise StoreCorrupt(said, [Reason("record.unreadable", said, subject=key, remedy=remedy)]) from wrong
 
 
-VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True)
+def _cards(vm: Vm) -> frozenset[str]:
+    """The networks and security groups its cards are in, and the MAC addresses of those it is to have."""
+    if not vm.spec.nics and vm.booted is None:
+        return _NO_MARKS
+    overlay = cards_of(vm)
+    return frozenset(
+        itertools.chain(
+            (nic.mac for nic in vm.spec.nics),
+            (nic.network_id for nic in overlay),
+            (group_id for nic in overlay for group_id in nic.security_groups),
+        )
+    )
+
+
+VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True, marks=_cards)
 NODES: Kind[Node] = Kind("nodes/", Node, ObjectType.NODE, named=True)
 IMAGES: Kind[Image] = Kind("images/", Image, ObjectType.IMAGE, named=True, aliases=lambda image: image.tags)
 MIGRATIONS: Kind[Migration] = Kind("migrations/", Migration, ObjectType.MIGRATION, named=False)

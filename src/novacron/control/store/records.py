@@ -207,6 +207,11 @@ class Records:
         shelf: Shelf[N] = self._shelves[kind.prefix]
         return [shelf.by_id[record_id] for record_id in shelf.ids_on(node_id)]
 
+    def marked(self, kind: Kind[R], mark: str) -> list[Stored[R]]:
+        """Every record of the kind that has this mark (see kinds), oldest first, without looking at the others."""
+        shelf: Shelf[R] = self._shelves[kind.prefix]
+        return [shelf.by_id[record_id] for record_id in shelf.ids_marked(mark)]
+
     def busy(self, kind: Kind[R]) -> list[Stored[R]]:
         """Every record of the kind that has a task, oldest first, without looking at the others."""
         shelf: Shelf[R] = self._shelves[kind.prefix]

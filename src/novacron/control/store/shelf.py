@@ -1,4 +1,4 @@
-"""The cache of one kind of record: every record by its id, names, VM, node and labels, oldest first."""
+"""The cache of one kind of record: every record by its id, names, VM, node, labels and marks, oldest first."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Shelf(Generic[R]):
         self._by_vm: dict[str, list[str]] = {}
         self._by_node: dict[str, list[str]] = {}
         self._by_label: dict[tuple[str, str], list[str]] = {}
+        self._by_mark: dict[str, list[str]] = {}
         self._busy: set[str] = set()
 
     def ids_of(self, vm_id: str) -> list[str]:
@@ -40,6 +41,10 @@ class Shelf(Generic[R]):
     def ids_on(self, node_id: str) -> list[str]:
         """Of the records on that node; none of a kind whose records are on no node."""
         return self._by_node.get(node_id, [])
+
+    def ids_marked(self, mark: str) -> list[str]:
+        """Of the records that have that mark."""
+        return self._by_mark.get(mark, [])
 
     def busy(self) -> list[str]:
         """Ids of those that have a task; none of a kind whose records have none."""
@@ -70,6 +75,7 @@ class Shelf(Generic[R]):
         self._refile(self._by_vm, record_id, self._kind.vm_of(before) if before else "", self._kind.vm_of(record))
         self._refile(self._by_node, record_id, self._kind.node_of(before) if before else "", self._kind.node_of(record))
         self._relabel(record_id, self._kind.labels_of(before) if before else {}, self._kind.labels_of(record))
+        self._remark(record_id, self._kind.marks_of(before) if before else frozenset(), self._kind.marks_of(record))
         if self._kind.is_busy(record):
             self._busy.add(record_id)
         elif before is not None:
@@ -87,6 +93,7 @@ class Shelf(Generic[R]):
         self._refile(self._by_vm, record_id, self._kind.vm_of(before.record), "")
         self._refile(self._by_node, record_id, self._kind.node_of(before.record), "")
         self._relabel(record_id, self._kind.labels_of(before.record), {})
+        self._remark(record_id, self._kind.marks_of(before.record), frozenset())
         return before.record
 
     def _forget_names(self, record: R) -> None:
@@ -112,6 +119,12 @@ class Shelf(Generic[R]):
         for label in now.items():
             if before.get(label[0]) != label[1]:
                 _file(self._by_label.setdefault(label, []), record_id)
+
+    def _remark(self, record_id: str, before: frozenset[str], now: frozenset[str]) -> None:
+        for mark in before - now:
+            _unfile(self._by_mark, record_id, mark)
+        for mark in now - before:
+            _file(self._by_mark.setdefault(mark, []), record_id)
 
 
 def _file(ids: list[str], one: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -120,13 +120,11 @@ def protection_of(asked: Ha) -> Protection:
     return Protection(policy=asked.policy, min_class=min_class, priority=asked.priority)
 
 
-def free_slot(vms: Iterable[Vm]) -> int:
-    """The smallest isolation slot no VM has. :raise NoRoom: all are taken."""
+def free_slots(vms: Iterable[Vm]) -> Iterator[int]:
+    """The isolation slots no VM has, smallest first. :raise NoRoom: there is no other."""
     taken = {vm.isolation_slot for vm in vms}
-    slot = next((slot for slot in range(1, MAX_SLOT + 1) if slot not in taken), 0)
-    if not slot:
-        raise NoRoom("there is no isolation slot left", [Reason("slots.short", f"{MAX_SLOT} VMs exist")])
-    return slot
+    yield from (slot for slot in range(1, MAX_SLOT + 1) if slot not in taken)
+    raise NoRoom("there is no isolation slot left", [Reason("slots.short", f"{MAX_SLOT} VMs exist")])
 
 
 def check_macs(spec: VmSpec, vms: Iterable[Vm]) -> None:

@@ -5,16 +5,15 @@ One Connector serves one turn (see control.room): it reads once which addresses 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from novacron.control.named import named
 from novacron.control.networks.addresses import choose
-from novacron.control.networks.cards import cards_of
+from novacron.control.networks.cards import cards_on
 from novacron.control.networks.guide import guided
-from novacron.control.store.kinds import NETWORKS, SECURITY_GROUPS
+from novacron.control.store.kinds import NETWORKS, SECURITY_GROUPS, VMS
 from novacron.control.store.records import Records
 from novacron.model.machine import Nic
 from novacron.model.vm import Vm, VmSpec
@@ -24,12 +23,9 @@ from novacron.wire.rest.devices import NicIn
 class Connector:
     """Cards of new VMs, and new cards of VMs there are."""
 
-    def __init__(self, records: Records, vms: Iterable[Vm]) -> None:
+    def __init__(self, records: Records) -> None:
         self._records = records
-        self._taken: defaultdict[str, set[str]] = defaultdict(set)
-        for vm in vms:
-            for nic in cards_of(vm):
-                self._taken[nic.network_id].update(nic.addresses)
+        self._taken: dict[str, set[str]] = {}  # by network id
 
     def born(self, spec: VmSpec, asked: Sequence[NicIn]) -> VmSpec:
         """The spec of a new VM with its cards (made from `asked`, in that order) on their networks.
@@ -51,7 +47,7 @@ class Connector:
         if asked.net is None:
             return nic
         network = named(self._records, NETWORKS, asked.net, f"{field}net").record
-        taken = self._taken[network.id]
+        taken = self._taken_on(network.id)
         addresses = choose(network, nic.mac, asked.addresses, taken, f"{field}addresses")
         taken.update(addresses)
         return msgspec.structs.replace(
@@ -61,6 +57,17 @@ class Connector:
             security_groups=groups_named(self._records, asked.security_groups, f"{field}security_groups"),
             anti_spoofing=asked.anti_spoofing,
         )
+
+    def _taken_on(self, network_id: str) -> set[str]:
+        if network_id not in self._taken:
+            cards = cards_on(self._records, network_id)
+            self._taken[network_id] = {address for _, nic in cards for address in nic.addresses}
+        return self._taken[network_id]
+
+
+def with_macs_of(records: Records, spec: VmSpec) -> list[Vm]:
+    """The VMs there are that have a card with one of its MAC addresses."""
+    return [stored.record for nic in spec.nics for stored in records.marked(VMS, nic.mac)]
 
 
 def groups_named(records: Records, refs: Sequence[str], field: str) -> tuple[str, ...]:

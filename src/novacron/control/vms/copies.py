@@ -19,7 +19,7 @@ from novacron.control.store.shelf import Stored
 from novacron.control.vms import birth, boot_order
 from novacron.control.vms.admitting import Admits
 from novacron.control.vms.birth import Means
-from novacron.control.vms.connect import Connector
+from novacron.control.vms.connect import Connector, with_macs_of
 from novacron.control.vms.drives import Drives
 from novacron.control.vms.placing import Placing
 from novacron.control.vms.turns import record_born
@@ -95,10 +95,10 @@ class Copies:
         return Outcome(Stored(made([stored.record for stored in born]), born[0].modified), 202)
 
     def _births(self, parent: Vm, asked: CopiesCreate, means: Means) -> tuple[list[Vm], list[Write]]:
-        known = [stored.record for stored in self._records.all(VMS)]
+        slots = birth.free_slots(stored.record for stored in self._records.all(VMS))
         placing = Placing(self._room)
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
-        connector = Connector(self._records, known)
+        connector = Connector(self._records)
         born: list[Vm] = []
         volumes: list[Write] = []
         for number in range(asked.count):
@@ -114,8 +114,8 @@ class Copies:
                 cloud_init=_still_the_same(parent),
             )
             spec = connector.born(spec, asked.nics)
-            birth.check_macs(spec, known)
-            vm = _copy(parent, asked, number, spec, means, birth.free_slot(known))
+            birth.check_macs(spec, [*with_macs_of(self._records, spec), *born])
+            vm = _copy(parent, asked, number, spec, means, next(slots))
             need = birth.need_of(
                 spec,
                 self._pool_id,
@@ -129,7 +129,6 @@ class Copies:
                 raise NoRoom(f"the node of {parent.name} cannot take {vm.name}: {reason.message}", [reason])
             placing.promise(need, parent.node_id, runs=True)
             born.append(vm)
-            known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
         quota.check(self._records, drives.made)
         return born, volumes

@@ -21,7 +21,7 @@ from novacron.control.vms import asked as verbs
 from novacron.control.vms import birth, boot_order, hardware
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
-from novacron.control.vms.connect import Connector, groups_named
+from novacron.control.vms.connect import Connector, groups_named, with_macs_of
 from novacron.errors import InvalidInput, NoRoom, NotFound, StateConflict
 from novacron.model.machine import NetworkKind, Nic
 from novacron.model.vm import Desired, Vm, VmSpec, state_of
@@ -57,11 +57,10 @@ class NicService:
         def change(vm: Vm) -> Vm:
             verbs.check_free(vm, "attach a network card to")
             _check_order(vm, asked.boot_order)
-            others = [stored.record for stored in self._records.all(VMS)]
-            nic = Connector(self._records, others).joined(birth.nic_of(asked, means), asked)
+            nic = Connector(self._records).joined(birth.nic_of(asked, means), asked)
             nic = msgspec.structs.replace(nic, slot=hardware.free_nic_slot(vm))
             spec = msgspec.structs.replace(vm.spec, nics=(*vm.spec.nics, nic))
-            birth.check_macs(spec, [other for other in others if other.id != vm.id])
+            birth.check_macs(spec, [other for other in with_macs_of(self._records, spec) if other.id != vm.id])
             self._check_reach(vm, spec)
             return hardware.wish(vm, spec, ask)
 

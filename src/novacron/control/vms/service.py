@@ -25,7 +25,7 @@ from novacron.control.vms import birth, boot_order, hardware, media
 from novacron.control.vms.admitting import Admits, takes_more
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
-from novacron.control.vms.connect import Connector
+from novacron.control.vms.connect import Connector, with_macs_of
 from novacron.control.vms.drives import Drive, Drives
 from novacron.control.vms.placing import PlacementPlan, Placing, need_of
 from novacron.control.vms.turns import Batch, record_born, status_of_birth
@@ -88,21 +88,20 @@ class VmService:
 
     def _births(self, asked: Sequence[VmCreate], means: Means) -> tuple[list[Vm], list[Write]]:
         """Their records, each placed with those before it in mind, and what to write of their volumes."""
-        known = [stored.record for stored in self._records.all(VMS)]
+        slots = birth.free_slots(stored.record for stored in self._records.all(VMS))
         placing = Placing(self._room)
         born: list[Vm] = []
         volumes: list[Write] = []
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
-        connector = Connector(self._records, known)
+        connector = Connector(self._records)
         for one in asked:
             spec, disks = self._prepared(one, means, drives, connector)
-            birth.check_macs(spec, known)
+            birth.check_macs(spec, [*with_macs_of(self._records, spec), *born])
             need = self._need(one, spec, disks)
             node_id = placing.place(one.name, need)
-            vm = birth.newborn(one, spec, means, node_id=node_id, slot=birth.free_slot(known))
+            vm = birth.newborn(one, spec, means, node_id=node_id, slot=next(slots))
             placing.promise(need, node_id, runs=holds_room(vm))
             born.append(vm)
-            known.append(vm)
             volumes += drives.given(vm, disks, with_vm=True)
         quota.check(self._records, drives.made)
         return born, volumes
@@ -113,9 +112,8 @@ class VmService:
         """
         means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
-        known = [stored.record for stored in self._records.all(VMS)]
-        spec, disks = self._prepared(asked, means, drives, Connector(self._records, known))
-        birth.check_macs(spec, known)
+        spec, disks = self._prepared(asked, means, drives, Connector(self._records))
+        birth.check_macs(spec, with_macs_of(self._records, spec))
         quota.check(self._records, drives.made)
         return Placing(self._room).plan(asked.name, self._need(asked, spec, disks))
 
