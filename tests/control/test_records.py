@@ -20,6 +20,7 @@ from novacron.control.store.sqlite import SqliteStore
 from novacron.errors import CompareFailed, NameTaken, NotFound, StoreCorrupt, StoreUnavailable
 from novacron.model.event import ObjectType
 from novacron.model.image import Image, ImageState
+from novacron.model.machine import MachineReport, MachineStatus, NetworkKind, Nic
 from novacron.model.vm import Desired, Vm, VmSpec
 from novacron.model.volume import Volume, VolumeTask
 
@@ -541,3 +542,37 @@ async def test_others_act_while_very_many_records_are_searched(
     await asyncio.sleep(0)
     assert not searching.done()
     assert len((await searching)[0]) == 6
+
+
+async def test_vms_are_found_by_the_networks_groups_and_addresses_of_their_cards(records: Records) -> None:
+    def names(mark: str) -> list[str]:
+        return [stored.record.name for stored in records.marked(VMS, mark)]
+
+    def with_cards(one: Vm, *nics: Nic) -> Vm:
+        return msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, nics=nics))
+
+    card = Nic(id="c", mac="52:4e:43:00:00:01", network=NetworkKind.OVERLAY, network_id="net-1", security_groups=("g",))
+    plain = Nic(id="d", mac="52:4e:43:00:00:02")
+    first, second = vm(records, "first"), vm(records, "second")
+    for one in (second, first):
+        await records.create(VMS, with_cards(one, card))
+    assert [names(mark) for mark in ("net-1", "g", card.mac, plain.mac)] == [["first", "second"]] * 3 + [[]]
+    elsewhere = msgspec.structs.replace(card, network_id="net-2", security_groups=())
+    await records.change(VMS, first.id, lambda one: with_cards(one, elsewhere, plain))
+    assert [names(mark) for mark in ("net-1", "net-2", "g")] == [["second"], ["first"], ["second"]]
+    assert names(card.mac) == ["first", "second"]
+    assert names(plain.mac) == ["first"]
+
+    def still_runs(one: Vm) -> Vm:
+        report = MachineReport(vm_id=one.id, generation=1, status=MachineStatus.RUNNING, since=NOW)
+        return msgspec.structs.replace(with_cards(one, plain), booted=one.spec, observed=report)
+
+    await records.change(VMS, first.id, still_runs)
+    assert names("net-2") == ["first"]  # it has the card until it ends
+    stored = records.get(VMS, second.id)
+    assert stored is not None
+    await records.commit(remove(VMS, stored))
+    assert [names(mark) for mark in ("net-1", "g", card.mac)] == [[], [], []]
+    again = await started(records.store)
+    assert [stored.record.name for stored in again.marked(VMS, plain.mac)] == ["first"]
+    await again.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from novacron.agent.network.memory import merged
 from novacron.control.migrations.reachable import gap
+from novacron.control.networks import weaver
 from novacron.control.networks.weaver import Weaver
 from novacron.control.store.kinds import MIGRATIONS, NETWORKS, NODES, SECURITY_GROUPS, VMS
 from novacron.control.store.records import remove
@@ -203,6 +206,33 @@ async def test_a_new_server_goes_on(tmp_path: Path) -> None:
         assert await h.ended(migration_id) is MigrationState.COMPLETED
         h.start_worker("weaver")
         await h.until(lambda: places(h, "c", web).get("52:4e:43:00:00:02") == (tunnel(h, "b"), 2), "told")
+
+
+async def test_a_node_that_comes_while_a_new_server_begins_keeps_what_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path) as h:
+        webs = [await network(h, name) for name in ("one", "two", "three")]
+        for number, web in enumerate(webs, 2):
+            await h.running_vm("a", card(h, web, number))
+        await h.until(lambda: all(places(h, "a", web) for web in webs), "told")
+        await h.cluster.disconnect("a")
+        await h.kill_worker("weaver")
+        h.cluster["a"].networks.plugged.clear()
+        h.cluster["a"].lose("network.forget", error=NodeUnreachable("lost"), times=1)
+
+        async def slowly(things: Iterable[str], every: int) -> AsyncIterator[str]:
+            for thing in things:
+                yield thing
+                await h.cluster.connect("a")
+                await asyncio.sleep(0.01)  # what its hello begins goes on
+
+        monkeypatch.setattr(weaver, "breathing", slowly)
+        heard = len(h.cluster["a"].networks.heard)
+        h.start_worker("weaver")
+        await h.until(lambda: len(h.cluster["a"].networks.heard) >= heard + 3, "told anew")
+        await h.clock.advance(2)
+        assert len(h.cluster["a"]._lost) == 1  # it was told to forget nothing
 
 
 async def test_what_is_not_told_is_tried_again_and_what_is_newer_does_not_wait(tmp_path: Path) -> None:

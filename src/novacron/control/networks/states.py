@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -73,10 +73,11 @@ def states(seen: Snapshot) -> dict[str, NetworkState]:
     }
 
 
-def filters_of(seen: Snapshot) -> dict[str, PortFilter]:
-    """By card id."""
+def filters_of(seen: Snapshot, nic_ids: Collection[str] | None = None) -> dict[str, PortFilter]:
+    """By card id: of these cards, as far as they are on it, or of all."""
     members = members_of(nic for _, nic, _ in seen.cards)
-    return {nic.id: compile_filter(nic, seen.groups, members) for _, nic, _ in seen.cards}
+    cards = (nic for _, nic, _ in seen.cards if nic_ids is None or nic.id in nic_ids)
+    return {nic.id: compile_filter(nic, seen.groups, members) for nic in cards}
 
 
 def stamped(state: NetworkState, revision: int) -> NetworkState:
@@ -102,8 +103,9 @@ def wiring_of(records: Records, nics: Sequence[Nic]) -> Wiring:
     if not found:
         return UNWIRED
     networks = tuple(stored.record for stored in found.values() if stored is not None)
+    mine = {nic.id for nic in nics}
     filters: dict[str, PortFilter] = {}
     for network in networks:
-        compiled = filters_of(snapshot(records, network))
+        compiled = filters_of(snapshot(records, network), mine)
         filters |= {nic_id: msgspec.structs.replace(one, revision=records.revision) for nic_id, one in compiled.items()}
-    return Wiring(networks, {nic.id: filters[nic.id] for nic in nics if nic.id in filters})
+    return Wiring(networks, filters)

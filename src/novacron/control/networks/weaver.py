@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from novacron.clock import Clock
+from novacron.control.breath import breathing
 from novacron.control.link import Agents
 from novacron.control.networks.states import snapshot, stamped, states
 from novacron.control.networks.touched import touched
@@ -61,9 +62,13 @@ class Weaver:
     async def run(self) -> None:
         stop = self._records.subscribe(self._notice)
         try:
-            self._running = True
             every = {stored.record.id for stored in self._records.all(NETWORKS)}
-            self._consider(every | {network_id for _, network_id in self._told})
+            async for network_id in breathing(every | {network_id for _, network_id in self._told}, 1):
+                self._consider((network_id,))
+            self._running = True  # before, who has something of a network not yet considered would be told to forget it
+            there = {(node_id, network_id) for network_id, one in self._wanted.items() for node_id in one.states}
+            for pair in there | self._told.keys():
+                self._push(pair)
             await asyncio.Event().wait()
         finally:
             self._running = False
