@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ from novacron.control.store.base import Store
 from novacron.control.store.etcd import EtcdStore
 from novacron.control.store.etcd_line import LONG_ATTEMPT_S, RANGE
 from novacron.control.store.etcd_words_pb2 import RangeRequest
-from novacron.control.store.kinds import IMAGES, KINDS, VMS, VOLUMES
+from novacron.control.store.kinds import IMAGES, KINDS, NETWORKS, VMS, VOLUMES
 from novacron.control.store.records import Write, create
 from novacron.control.store.sqlite import SqliteStore
 from novacron.model.node import NodeState
@@ -43,6 +44,7 @@ from novacron.wire.agent import PATH
 from tests.bench import scale_fleet as fleet
 from tests.bench.rows import p99
 from tests.bench.scale_fleet import Plan
+from tests.bench.scale_reader import Reader
 from tests.bench.scale_server import Process, Server, server
 from tests.etcd_members import members, opened
 
@@ -56,7 +58,8 @@ GOALS = {
 }
 """At most."""
 
-PARTS = ("idle", "reads", "lists", "failover")
+PARTS = ("idle", "reads", "lists", "births", "failover")
+BIRTHS = 50
 """Of what is measured once the server serves, each alone if wanted; how long that took is always measured."""
 
 PAGE = 100
@@ -129,6 +132,8 @@ async def seed(store: Store, plan: Plan) -> None:
 
     def writes() -> Iterator[Write]:
         yield create(IMAGES, fleet.image())
+        for number in plan.networks():
+            yield create(NETWORKS, fleet.network(number))
         for number in range(plan.vms):
             yield create(VMS, fleet.vm(plan, number))
             yield create(VOLUMES, fleet.volume(plan, number))
@@ -181,31 +186,6 @@ async def bare_read_s(store: EtcdStore) -> float:
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-
-
-class Reader:
-    """One keep-alive connection to the API."""
-
-    def __init__(self, served: Server) -> None:
-        self._served = served
-        self._line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def get(self, path: str) -> bytes:
-        if self._line is None:
-            self._line = await asyncio.open_connection("127.0.0.1", self._served.port, limit=1 << 24)
-        reader, writer = self._line
-        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._served.token}\r\n\r\n"
-        writer.write(head.encode())
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = int(answer.lower().split(b"content-length: ", 1)[1].split(b"\r", 1)[0])
-        body = await reader.readexactly(length)
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise SystemExit(f"GET {path}: {answer[:60]!r} {body[:300]!r}")
-        return body
-
-    def close(self) -> None:
-        if self._line is not None:
-            self._line[1].close()
 
 
 async def paced(served: Server, path: Callable[[], str], per_s: float, seconds: float) -> list[float]:
@@ -275,6 +255,19 @@ async def lists(served: Server) -> dict[str, float]:
     for name, wish in (("full_list_filtered", by_labels), ("full_list_none", by_state), ("all_pages", "")):
         found[f"{name}_s"], found[f"{name}_vms"] = await listed(served, f"/api/v1/vms?limit=500{wish}")
     return found
+
+
+async def births(served: Server) -> dict[str, float]:
+    """Until a VM with a card on an overlay network is recorded and placed, one after the other."""
+    reader, took_ms = Reader(served), list[float]()
+    for number in range(BIRTHS):
+        nic = {"network": "overlay", "net": "net-0000"}
+        wish = {"name": f"born-{number}", "image": "debian", "desired": "stopped", "memory_mib": 64, "nics": [nic]}
+        began_s = time.monotonic()
+        await reader.ask("POST", "/api/v1/vms", json.dumps(wish).encode())
+        took_ms.append((time.monotonic() - began_s) * 1e3)
+    reader.close()
+    return {"create_p50_ms": statistics.median(took_ms), "create_worst_ms": max(took_ms)}
 
 
 # -- a node fails ------------------------------------------------------------------------------------------------------
@@ -351,6 +344,8 @@ async def under_load(
     found |= {"worst_beat_ms": after["worst_beat_s"] * 1e3, "beats_refused": after["refused"]}
     if "lists" in asked.parts:
         found |= await lists(served)
+    if "births" in asked.parts:
+        found |= await births(served)
     if "failover" in asked.parts:
         found |= await failover(served, running, plan)
     running.ask("figures")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import uuid
 
 import msgspec
 
+from novacron.control.scheduler.filters import OVERLAY
 from novacron.model.ha import FenceClass, HaPolicy, Protection
 from novacron.model.image import DiskFormat, FileRole, Image, ImageFile, ImageState
-from novacron.model.machine import Disk, MachineReport, MachineStatus, Nic
+from novacron.model.machine import Disk, MachineReport, MachineStatus, NetworkKind, Nic
+from novacron.model.network import Network, NetworkSpec
 from novacron.model.node import Accelerator, DriverFacts, NodeFacts
 from novacron.model.vm import Desired, Pins, Vm, VmSpec
 from novacron.model.volume import Volume
@@ -29,6 +32,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     vms: int
     pool_id: str
     protected: int = 100
+
+    def networks(self) -> range:
+        """The numbers of all."""
+        return range(-(-self.nodes // NODES_TOGETHER))
 
     def on_node(self, node: int) -> range:
         """The numbers of its VMs."""
@@ -64,12 +71,25 @@ def image() -> Image:
     return Image(id=an_id(4, 0), name="debian", state=ImageState.READY, created_at=NOW, updated_at=NOW, files=(disk,))
 
 
+def network(number: int) -> Network:
+    """What the VMs of some nodes have their cards on."""
+    spec = NetworkSpec(id=an_id(6, number), vni=4096 + number, ipv4="10.0.0.0/8")
+    return Network(id=spec.id, name=f"net-{number:04}", spec=spec, created_at=NOW, updated_at=NOW)
+
+
 def vm(plan: Plan, number: int) -> Vm:
     """A VM as the API writes it, that has been started and runs."""
     guarded = Protection(policy=HaPolicy.RESTART, min_class=FenceClass.TIMER)
     mac = "52:4e:43:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(3, "big"))
     disk = Disk(volume_id=volume_id(number), size_bytes=10 << 30, backing_digest=DIGEST, slot=1)
-    nic = Nic(id=an_id(5, number), mac=mac, slot=1)
+    nic = Nic(
+        id=an_id(5, number),
+        mac=mac,
+        slot=1,
+        network=NetworkKind.OVERLAY,
+        network_id=an_id(6, number % plan.nodes // NODES_TOGETHER),
+        addresses=(str(ipaddress.ip_address("10.1.0.0") + number),),
+    )
     spec = VmSpec(image_id=an_id(4, 0), vcpus=2, memory_mib=2048, disks=(disk,), nics=(nic,))
     if plan.protects(number):
         spec = msgspec.structs.replace(spec, ha=guarded)
@@ -141,5 +161,11 @@ def facts(plan: Plan, number: int) -> NodeFacts:
         memory_mib=most * 2048 + 512,
         agent_version="0.1.0",
         pool_ids=(plan.pool_id,),
+        abilities=(OVERLAY,),
+        tunnel_address=str(ipaddress.ip_address("172.16.0.0") + number),
         drivers=(driver,),
     )
+
+
+NODES_TOGETHER = 4
+"""Their VMs are on one network."""
