@@ -7,7 +7,7 @@ last of it, nor the same isolation slot, so each takes the next ticket in its ow
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from novacron.config import ServerConfig
 from novacron.control.promises import Promises
@@ -15,6 +15,7 @@ from novacron.control.scheduler.draft import Draft
 from novacron.control.scheduler.fleet import Committed, Fleet
 from novacron.control.scheduler.placement import Candidate, Limits
 from novacron.control.scheduler.snapshot import Need
+from novacron.control.slots import Slots
 from novacron.control.store.base import Expect, Put
 from novacron.control.store.kinds import MEMBERS, NODES
 from novacron.control.store.records import Records, Write
@@ -39,6 +40,7 @@ class Room:
             weights=config.placement_weights,
         )
         self._promises = Promises(records, self.limits)
+        self._slots = Slots(records)
 
     def promised(self) -> Mapping[str, Committed]:
         """By node id, what is promised there now."""
@@ -71,6 +73,10 @@ class Room:
         draft = self.draft()
         draft.without(vm_id)
         return draft.with_company(need)
+
+    def free_slots(self) -> Iterator[int]:
+        """Isolation slots that no VM has, smallest first. :raise NoRoom: there is no other."""
+        return self._slots.free()
 
     def turn(self) -> asyncio.Lock:
         """`async with room.turn():` one promise at a time in this process."""

@@ -217,9 +217,11 @@ def running_spec(vm: Vm) -> VmSpec:
 
 def cards_of(vm: Vm) -> tuple[Nic, ...]:
     """Its cards on overlay networks: the wished ones, and those it runs with that are wished no more."""
-    wished = {nic.id for nic in vm.spec.nics}
-    leaving = (nic for nic in running_spec(vm).nics if nic.id not in wished)
-    return tuple(nic for nic in (*vm.spec.nics, *leaving) if nic.network is NetworkKind.OVERLAY)
+    nics, runs_with = vm.spec.nics, running_spec(vm).nics
+    if runs_with != nics:
+        wished = {nic.id for nic in nics}
+        nics = (*nics, *(nic for nic in runs_with if nic.id not in wished))
+    return tuple([nic for nic in nics if nic.network is NetworkKind.OVERLAY])
 
 
 def running_protection(vm: Vm) -> Protection:

@@ -9,7 +9,6 @@ import msgspec
 from novacron.control.networks.check import free_vni
 from novacron.control.store.kinds import NETWORKS, VMS
 from novacron.control.store.records import Records, Write, create
-from novacron.control.vms import birth
 from novacron.control.vms.birth import Means
 from novacron.control.vms.drives import Drive, Drives
 from novacron.model.ha import Protection
@@ -31,13 +30,15 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     writes: tuple[Write, ...]
 
 
-def copy_of(records: Records, original: Vm, target_id: str, rehearsal_id: str, pool_id: str, means: Means) -> Made:
-    """The copy as it begins, owned by the target and held by the rehearsal. pool_id: the default pool's.
+def copy_of(
+    records: Records, original: Vm, target_id: str, rehearsal_id: str, pool_id: str, slot: int, means: Means
+) -> Made:
+    """The copy as it begins, owned by the target and held by the rehearsal. pool_id: the default pool's. slot: free.
 
     It runs with what the original runs with: the same cards with the same addresses, on a network of its own; the same
     seed, so that to cloud-init it is no new instance. Labels, by which others select VMs, it has none but its own.
 
-    :raise NoRoom: there is no isolation slot, no VNI or no unit left.
+    :raise NoRoom: there is no VNI or no unit left.
     """
     drives = Drives(records, pool_id, means.new_id, means.now)
     disks = [_empty(drives.copied(disk)) for disk in running_spec(original).disks]
@@ -52,7 +53,7 @@ def copy_of(records: Records, original: Vm, target_id: str, rehearsal_id: str, p
         node_id=target_id,
         generation=1,
         migration_id=rehearsal_id,
-        isolation_slot=next(birth.free_slots(stored.record for stored in records.all(VMS))),
+        isolation_slot=slot,
         pins=original.pins,
         created_at=means.now,
         updated_at=means.now,

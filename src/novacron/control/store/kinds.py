@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -131,16 +130,11 @@ class Kind(Generic[R]):
 
 def _cards(vm: Vm) -> frozenset[str]:
     """The networks and security groups its cards are in, and the MAC addresses of those it is to have."""
-    if not vm.spec.nics and vm.booted is None:
-        return _NO_MARKS
     overlay = cards_of(vm)
-    return frozenset(
-        itertools.chain(
-            (nic.mac for nic in vm.spec.nics),
-            (nic.network_id for nic in overlay),
-            (group_id for nic in overlay for group_id in nic.security_groups),
-        )
-    )
+    marks = [nic.mac for nic in vm.spec.nics]
+    marks += [nic.network_id for nic in overlay]
+    marks += [group_id for nic in overlay for group_id in nic.security_groups]
+    return frozenset(marks)
 
 
 VMS: Kind[Vm] = Kind("vms/", Vm, ObjectType.VM, named=True, marks=_cards)

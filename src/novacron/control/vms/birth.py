@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from novacron.control.scheduler.snapshot import DiskNeed, Need, PoolNeed
-from novacron.errors import Conflict, InvalidInput, NoRoom, Reason, StateConflict
+from novacron.errors import Conflict, InvalidInput, Reason, StateConflict
 from novacron.model.ha import FenceClass, Protection
 from novacron.model.image import FileRole, Image, ImageState, file_of
 from novacron.model.machine import CloudInit, Disk, Forward, NetworkKind, Nic
@@ -21,9 +21,6 @@ from novacron.wire.rest.vms import VmCreate
 
 MAC_PREFIX = (0x52, 0x4E, 0x43)
 """Locally administered, unicast: "RNC" with the local bit set."""
-
-MAX_SLOT = 0xFFFFF
-"""How many VMs a cluster can have: each has an unprivileged uid of its own, the agents' base and its slot."""
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -118,13 +115,6 @@ def protection_of(asked: Ha) -> Protection:
     """What was asked of high availability, for the record."""
     min_class = FenceClass[asked.min_fence_class.upper()]
     return Protection(policy=asked.policy, min_class=min_class, priority=asked.priority)
-
-
-def free_slots(vms: Iterable[Vm]) -> Iterator[int]:
-    """The isolation slots no VM has, smallest first. :raise NoRoom: there is no other."""
-    taken = {vm.isolation_slot for vm in vms}
-    yield from (slot for slot in range(1, MAX_SLOT + 1) if slot not in taken)
-    raise NoRoom("there is no isolation slot left", [Reason("slots.short", f"{MAX_SLOT} VMs exist")])
 
 
 def check_macs(spec: VmSpec, vms: Iterable[Vm]) -> None:

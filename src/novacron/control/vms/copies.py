@@ -95,7 +95,7 @@ class Copies:
         return Outcome(Stored(made([stored.record for stored in born]), born[0].modified), 202)
 
     def _births(self, parent: Vm, asked: CopiesCreate, means: Means) -> tuple[list[Vm], list[Write]]:
-        slots = birth.free_slots(stored.record for stored in self._records.all(VMS))
+        slots = self._room.free_slots()
         placing = Placing(self._room)
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
         connector = Connector(self._records)

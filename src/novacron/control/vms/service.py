@@ -88,7 +88,7 @@ class VmService:
 
     def _births(self, asked: Sequence[VmCreate], means: Means) -> tuple[list[Vm], list[Write]]:
         """Their records, each placed with those before it in mind, and what to write of their volumes."""
-        slots = birth.free_slots(stored.record for stored in self._records.all(VMS))
+        slots = self._room.free_slots()
         placing = Placing(self._room)
         born: list[Vm] = []
         volumes: list[Write] = []
