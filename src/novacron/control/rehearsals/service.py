@@ -93,7 +93,7 @@ class RehearsalService:
 
     def _made(self, asked: RehearsalCreate, vm: Vm, plan: Plan, node: NodePlan, by: str) -> tuple[Rehearsal, Made]:
         now, rehearsal_id = self._clock.wall(), self._records.new_id()
-        means = Means(self._records.new_id, lambda: b"", by, now)  # its cards have their addresses
+        means = Means(self._records.new_id, lambda: "", by, now)  # its cards have their addresses
         slot = next(self._room.free_slots())
         made = copy_of(self._records, vm, node.node_id, rehearsal_id, self._pool_id, slot, means)
         self._check_room(made, node)

@@ -19,15 +19,12 @@ from novacron.wire.rest.ha import Ha
 from novacron.wire.rest.placement import Placement
 from novacron.wire.rest.vms import VmCreate
 
-MAC_PREFIX = (0x52, 0x4E, 0x43)
-"""Locally administered, unicast: "RNC" with the local bit set."""
-
 
 class Means(msgspec.Struct, frozen=True):
-    """What a birth needs from outside: fresh ids, three random bytes for a MAC, who asks and when."""
+    """What a birth needs from outside: fresh ids, MAC addresses that no card has, who asks and when."""
 
     new_id: Callable[[], str]
-    mac_bytes: Callable[[], bytes]
+    new_mac: Callable[[], str]
     by: str
     now: datetime.datetime
 
@@ -68,7 +65,7 @@ def nic_of(asked: NicIn, means: Means) -> Nic:
     """A new card, not yet on the network it asks for (see connect)."""
     return Nic(
         id=means.new_id(),
-        mac=asked.mac or ":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *means.mac_bytes())),
+        mac=asked.mac or means.new_mac(),
         network=asked.network,
         bridge=asked.bridge,
         forwards=tuple(Forward(guest_port=one.guest_port, host_port=one.host_port) for one in asked.forwards),

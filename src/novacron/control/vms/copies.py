@@ -21,6 +21,7 @@ from novacron.control.vms.admitting import Admits
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector, with_macs_of
 from novacron.control.vms.drives import Drives
+from novacron.control.vms.macs import Macs
 from novacron.control.vms.placing import Placing
 from novacron.control.vms.turns import record_born
 from novacron.errors import NoRoom, Reason, StateConflict
@@ -80,7 +81,7 @@ class Copies:
         return [stored for stored in found if stored is not None], outcome.status
 
     async def _create(self, ref: str, asked: CopiesCreate, by: str, held: frozenset[str] | None, once: Once) -> Outcome:
-        means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
+        means = Means(self._records.new_id, Macs(self._records, self._random_bytes).new, by, self._clock.wall())
 
         def births() -> tuple[list[Vm], list[Write]]:
             parent = self._records.find(VMS, ref)

@@ -22,6 +22,7 @@ from novacron.control.vms import birth, boot_order, hardware
 from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector, groups_named, with_macs_of
+from novacron.control.vms.macs import Macs
 from novacron.errors import InvalidInput, NoRoom, NotFound, StateConflict
 from novacron.model.machine import NetworkKind, Nic
 from novacron.model.vm import Desired, Vm, VmSpec, state_of
@@ -52,7 +53,7 @@ class NicService:
         :raise NoRoom: the network is full, or its node does not reach it.
         """
         ask = self._ask(by)
-        means = Means(self._records.new_id, lambda: self._random_bytes(3), by, ask.now)
+        means = Means(self._records.new_id, Macs(self._records, self._random_bytes).new, by, ask.now)
 
         def change(vm: Vm) -> Vm:
             verbs.check_free(vm, "attach a network card to")

@@ -27,6 +27,7 @@ from novacron.control.vms.asked import Ask
 from novacron.control.vms.birth import Means
 from novacron.control.vms.connect import Connector, with_macs_of
 from novacron.control.vms.drives import Drive, Drives
+from novacron.control.vms.macs import Macs
 from novacron.control.vms.placing import PlacementPlan, Placing, need_of
 from novacron.control.vms.turns import Batch, record_born, status_of_birth
 from novacron.errors import NoRoom, Reason
@@ -77,7 +78,7 @@ class VmService:
 
     async def create_many(self, asked: Sequence[VmCreate], by: str, once: Once, batch: Batch) -> list[Stored[Vm]]:
         """As `create`, for all of them or none. batch: what a repeat under the same key is answered from."""
-        means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
+        means = Means(self._records.new_id, Macs(self._records, self._random_bytes).new, by, self._clock.wall())
 
         def births() -> tuple[list[Vm], list[Write]]:
             born, volumes = self._births(asked, means)
@@ -110,7 +111,7 @@ class VmService:
         """Where it would go if it were made now, and why not elsewhere. Changes nothing; raises as `create`, but for
         nodes that cannot take it: the plan says those.
         """
-        means = Means(self._records.new_id, lambda: self._random_bytes(3), by, self._clock.wall())
+        means = Means(self._records.new_id, Macs(self._records, self._random_bytes).new, by, self._clock.wall())
         drives = Drives(self._records, self._pool_id, means.new_id, means.now)
         spec, disks = self._prepared(asked, means, drives, Connector(self._records))
         birth.check_macs(spec, with_macs_of(self._records, spec))
