@@ -337,6 +337,25 @@ async def test_what_reaches_its_target_in_part_is_never_continued_there(
     await _runs_on(move)
 
 
+@pytest.mark.parametrize("after_ms", [0.0, 2.0, 4.0])
+async def test_a_link_that_breaks_as_it_is_taken_back(
+    hosts: Hosts, wire: Link, monkeypatch: pytest.MonkeyPatch, after_ms: float
+) -> None:
+    monkeypatch.setattr(incoming, "LOAD_DEADLINE_S", 0.5)
+    move = Move(hosts)
+    await departed(move, wire)
+    wire.stall()
+    await move.source.open_postcopy(move.vm_id, move.migration_id)
+
+    async def breaks() -> None:
+        await asyncio.sleep(after_ms / 1e3)
+        await wire.cut()
+
+    breaking = asyncio.create_task(breaks())
+    assert (await move.source.reclaim(move.vm_id, move.migration_id)).status is S.RUNNING
+    await breaking
+
+
 async def _runs_on_while(move: Move, sending: asyncio.Task[object]) -> None:
     waiting = asyncio.create_task(_runs_on(move))
     with pytest.raises((MigrationFailed, DriverError)):

@@ -26,6 +26,8 @@ CONNECT_DEADLINE_S = 10.0
 RECOVER_DEADLINE_S = 10.0
 PORT_ATTEMPTS = 5
 CANCEL_ATTEMPTS = 5
+BREAKS_WITHIN_S = 0.5
+"""Its target was ended just before, so the link is about to break: a QEMU (7.2) cancelled as it notices never ends."""
 LAST_WORD_STALLS = 4
 """When all is sent and only the target's word is missing, a link is waited for so much longer: QEMU 7.2 that is made to
 let go of it then never sends anything again.
@@ -107,6 +109,8 @@ async def call_off(machine: Machine) -> None:
 
     :raise MonitorFailed: this QEMU does not let go of it. It can only be stopped, and started again.
     """
+    with contextlib.suppress(DeadlineExceeded):
+        await machine.until(lambda: machine.migration_state != "postcopy-active", BREAKS_WITHIN_S, "notice")
     try:
         for _ in range(CANCEL_ATTEMPTS):
             if machine.migration_state in status.POSTCOPY:
