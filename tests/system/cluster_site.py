@@ -24,7 +24,7 @@ import pytest
 
 from novacron.client import images, nodes, servers, vms
 from novacron.client.asynchronous import AsyncClient
-from novacron.client.goals import vm_settles
+from novacron.client.goals import vm_fits, vm_settles
 from novacron.client.ha import Ha
 from novacron.control.store.base import Delete
 from novacron.control.store.kinds import FENCES
@@ -307,6 +307,8 @@ async def _end_vms(site: ClusterSite) -> None:
 
 
 async def end_vm(site: ClusterSite, vm_id: str) -> None:
+    """Also one whose node has just been away: it can be deleted once it has been seen again."""
+    await site.client.wait_vm(vm_id, vm_fits(lambda vm: vm.state != "unknown", "seen"), deadline_s=WITHIN_S)
     await site.client.do(vms.delete(vm_id, force=True))
     await site.client.wait_vm_gone(vm_id, deadline_s=WITHIN_S)
 
