@@ -208,10 +208,8 @@ class Conductor:
 
     def _problem(self, migration: Migration, error: NovaCronError) -> Problem:
         details = "".join(f"; {reason.message}" for reason in error.reasons)
-        target = self._records.get(NODES, migration.target_node)
-        remedy = f"mend what it says, then: novacron vm migrate {migration.vm_name} --to " + (
-            target.record.name if target else migration.target_node
-        )
+        target = self._records.name(NODES, migration.target_node)
+        remedy = f"mend what it says, then: novacron vm migrate {migration.vm_name} --to {target}"
         return Problem(code=error.code, message=f"{error.message}{details}", at=self._now(), remedy=remedy)
 
     def _too_long(self, migration: Migration) -> Problem:

@@ -135,8 +135,7 @@ class Journal:
         return None if heard else self._not_to_target("migration.target_silent", "was silent when", migration)
 
     def _not_to_target(self, code: str, what: str, migration: Migration) -> Problem:
-        target = self._records.get(NODES, migration.target_node)
-        name = target.record.name if target else migration.target_node
+        name = self._records.name(NODES, migration.target_node)
         message = f"node {name} {what} the VM was to be handed to it, so it goes on where it was"
         remedy = f"migrate it again once that node is up: novacron node show {name}"
         return Problem(code=code, message=message, remedy=remedy, at=self._now())

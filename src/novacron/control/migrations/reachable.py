@@ -106,8 +106,7 @@ class Reachability:
         return None
 
     def _name(self, node_id: str) -> str:
-        node = self._records.get(NODES, node_id)
-        return node.record.name if node else node_id
+        return self._records.name(NODES, node_id)
 
 
 def gap(stopped_at_s: float, asked_at_s: float, heard_at_s: float, answered_after_ms: float) -> float:

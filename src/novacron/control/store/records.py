@@ -192,6 +192,11 @@ class Records:
             raise NotFound(f"no {kind.object_type.value} {ref!r}")
         return found
 
+    def name(self, kind: Kind[R], record_id: str) -> str:
+        """What people call it; its id when it is not there."""
+        stored = self.get(kind, record_id)
+        return name_of(stored.record) if stored else record_id
+
     def all(self, kind: Kind[R]) -> list[Stored[R]]:
         """Every record of the kind, oldest first."""
         shelf: Shelf[R] = self._shelves[kind.prefix]
