@@ -55,10 +55,10 @@ class PostcopyProbe:
                 uid = NOBODY if os.geteuid() == 0 else None
                 cached = self._cache_dir / f"postcopy-{os.geteuid()}-{now}-{key}"
                 self._why = "" if cached.exists() else await self._try(binary, accelerator, uid)
-                self._seen = now
                 if self._why:
                     structlog.get_logger("qemu").warning("no post-copy to this node", why=self._why, remedy=REMEDY)
-                else:
+                self._seen = now if setting() == now else None  # changed meanwhile: of which was it true?
+                if self._seen and not self._why:
                     keep(cached, b"")
             return () if self._why else (FEATURE,)
 
