@@ -26,6 +26,7 @@ from novacron.control.scheduler.snapshot import Candidate, DiskNeed, Limits, Nee
 from novacron.control.scheduler.tenants import held_of
 from novacron.model.node import Accelerator, DriverFacts, Node, NodeFacts, NodeState
 from novacron.model.placement import NodeRule, PlacementWishes, RuleKind, Taint, Toleration, VmRule
+from tests.bench.plot import curves
 from tests.bench.records import NOW
 from tests.bench.rows import Row, markdown, p99, ratios, spread
 
@@ -269,8 +270,17 @@ def table(found: dict[int, dict[str, list[float]]], change_us: dict[int, float])
     return lines
 
 
+def plot(found: dict[int, dict[str, list[float]]]) -> list[str]:
+    """How a placement's cost grows with the nodes, in a batch and alone, beside the bare argmax."""
+    middle = {
+        name: [statistics.median(one[key]) * scale for one in found.values()]
+        for name, key, scale in (("batch", "batch_us", 1), ("one alone", "alone_ms", 1000), ("argmax", "floor_us", 1))
+    }
+    return curves(list(found), middle, "us")
+
+
 def main() -> int:
-    """Print a table, the rows and, as the last line, one JSON object; 1 when a target was missed."""
+    """Print a table, a plot, the rows and, as the last line, one JSON object; 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
@@ -279,7 +289,7 @@ def main() -> int:
         contest = Contest(size)
         found[size], change_us[size] = measure(contest, asked.rounds), contest.change_us
     told = rows(found)
-    print("\n".join([*table(found, change_us), "", *markdown(told)]))
+    print("\n".join([*table(found, change_us), "", *plot(found), "", *markdown(told)]))
     medians = {size: {name: statistics.median(values) for name, values in one.items()} for size, one in found.items()}
     print(json.dumps(medians))
     return int(any(row.met is False for row in told))

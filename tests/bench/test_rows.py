@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.bench.plot import curves
 from tests.bench.rows import Row, differences, markdown, p99, quartiles, ratios, spread
 
 
@@ -32,3 +33,14 @@ def test_a_table_says_what_was_met() -> None:
     assert lines[1] == "|---|---|---|---|---|---|"
     assert [line.split(" | ")[4] for line in lines[2:]] == ["NOT MET", "-", "met"]
     assert {line.count("|") for line in lines} == {7}
+
+
+def test_what_grows_in_proportion_lies_on_the_straight_line() -> None:
+    costs = {"batch": (10.0, 100.0), "one": (20.0, 20.0), "argmax": (1.0, 30.0)}
+    few, many, *_, named = curves((100, 1000), costs, "us")
+    assert few == "    100 |a" + " " * 29 + "b" + " " * 8 + "o"
+    assert (many.index("b"), many.index("o"), many.index("a")) == (9 + 60, few.index("o"), 9 + 44)
+    assert "/" not in few + many, "the first is on the line"
+    slow = curves((100, 1000), {"batch": (10.0, 20.0)}, "us")[1]
+    assert slow.index("b") < slow.index("/")
+    assert named == "b batch, o one, a argmax, / in proportion"
