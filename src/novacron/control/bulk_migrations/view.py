@@ -126,8 +126,7 @@ class BulkMigrationView:
         }
 
     def _name(self, node_id: str) -> str | None:
-        stored = self._records.get(NODES, node_id)
-        return stored.record.name if stored else node_id or None
+        return self._records.name(NODES, node_id) or None
 
     def _names(self, bulk: BulkMigration) -> str:
         nodes = {one for entry in bulk.entries for one in (entry.source_node, entry.target_node)}

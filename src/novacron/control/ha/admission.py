@@ -83,7 +83,7 @@ class Admission:
             return None
         before = frozenset(spare.stranded(here, self._room.draft()))
         names = [name for name in lost if name not in before]
-        return _no_spare(self._name(node_id), names) if names else None
+        return _no_spare(self._records.name(NODES, node_id), names) if names else None
 
     def _taken(self, lost_id: str, takers: Mapping[str, Claim]) -> Draft:
         """The cluster with the takers on the nodes that are left."""
@@ -93,10 +93,6 @@ class Admission:
                 draft.without(vm_id)
                 draft.promise(one.need, one.vm.node_id)
         return draft
-
-    def _name(self, node_id: str) -> str:
-        stored = self._records.get(NODES, node_id)
-        return stored.record.name if stored else node_id
 
 
 def _no_spare(node: str, names: Sequence[str]) -> Reason:

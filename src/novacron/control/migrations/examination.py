@@ -41,7 +41,7 @@ class Examination:
 
     async def look(self, migration: Migration, vm: Vm) -> Signs:
         """Ask its target for its guest's signs of life, and all other nodes what they have of it."""
-        source = self._name(migration.source_node)
+        source = self._records.name(NODES, migration.source_node)
         signs, alone, disks = await asyncio.gather(
             self._signs(migration, vm), self._only_there(migration, vm), self._comparison.check(migration, vm, source)
         )
@@ -53,8 +53,8 @@ class Examination:
 
     def verdict(self, migration: Migration, report: MachineReport, finding: Finding, signs: Signs) -> Verdict:
         """Of a machine that its target reports so, that was heard so on its network, and that was seen so."""
-        heard = network(finding, self._name(finding.checked_by), migration.kind)
-        target = self._name(migration.target_node)
+        heard = network(finding, self._records.name(NODES, finding.checked_by), migration.kind)
+        target = self._records.name(NODES, migration.target_node)
         found = [runs(report, target, paused=migration.paused), heard, *signs.checks]
         return Verdict(
             at=self._clock.wall(),
@@ -70,7 +70,7 @@ class Examination:
         try:
             return await self._agents.call(migration.target_node, verb, Signs, deadline_s=EXAMINE_S)
         except NovaCronError as error:
-            why = f"{self._name(migration.target_node)} could not look: {error.message}"
+            why = f"{self._records.name(NODES, migration.target_node)} could not look: {error.message}"
             return not_examined(why)
 
     async def _only_there(self, migration: Migration, vm: Vm) -> Check:
@@ -78,17 +78,13 @@ class Examination:
         others = [stored.record.id for stored in self._records.all(NODES) if stored.record.id != migration.target_node]
         asked = [one for one in others if one == migration.source_node or self._agents.is_connected(one)]
         answers = await asyncio.gather(*(_told(self._whereabouts(node_id, vm)) for node_id in asked))
-        said = {self._name(node_id): answer for node_id, answer in zip(asked, answers, strict=True)}
-        check = only_there(said, self._name(migration.source_node), len(others) - len(asked))
+        said = {self._records.name(NODES, node_id): answer for node_id, answer in zip(asked, answers, strict=True)}
+        check = only_there(said, self._records.name(NODES, migration.source_node), len(others) - len(asked))
         return msgspec.structs.replace(check, took_ms=(self._clock.monotonic_s() - began_s) * 1e3)
 
     async def _whereabouts(self, node_id: str, vm: Vm) -> MachineReport:
         verb = moving.Whereabouts(vm_id=vm.id, generation=vm.generation)
         return await self._agents.call(node_id, verb, MachineReport, deadline_s=WHEREABOUTS_S)
-
-    def _name(self, node_id: str) -> str:
-        node = self._records.get(NODES, node_id) if node_id else None
-        return node.record.name if node else node_id
 
 
 async def _told(asking: Awaitable[MachineReport]) -> MachineReport | str:

@@ -52,8 +52,7 @@ class KeptCopies:
     def _moves(self, migration: Migration) -> tuple[DiskMove, ...]:
         found = (self._records.get(VOLUMES, move.volume_id) for move in migration.disks)
         volumes = {stored.record.id: stored.record for stored in found if stored is not None}
-        source = self._records.get(NODES, migration.source_node)
-        return to_discard(migration, volumes, source.record.name if source else migration.source_node)
+        return to_discard(migration, volumes, self._records.name(NODES, migration.source_node))
 
     def _source(self, migration: Migration) -> Node:
         stored = self._records.get(NODES, migration.source_node)

@@ -86,11 +86,10 @@ def _unknown(records: Records, source_id: str, target_id: str, why: str) -> dict
 
 
 def _ends(records: Records, source_id: str, target_id: str) -> dict[str, Any]:
-    names = {one: stored.record.name if (stored := records.get(NODES, one)) else one for one in (source_id, target_id)}
     return {
-        "source_node": names[source_id],
+        "source_node": records.name(NODES, source_id),
         "source_node_id": source_id,
-        "target_node": names[target_id],
+        "target_node": records.name(NODES, target_id),
         "target_node_id": target_id,
     }
 

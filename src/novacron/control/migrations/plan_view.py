@@ -18,13 +18,13 @@ _all_of = msgspec.structs.asdict
 
 def encoded(records: Records, asked: MigrationCreate, plan: Plan, not_before: datetime.datetime | None = None) -> bytes:
     """The plan's bytes. asked: what it was made for, so that what it says can be begun as it is."""
-    source, chosen = records.get(NODES, plan.source_id), plan.chosen
+    chosen = plan.chosen
     return msgspec.json.encode(
         {
             "vm": plan.vm_name,
             "vm_id": plan.vm_id,
             "at_rest": plan.at_rest,
-            "source_node": source.record.name if source else plan.source_id,
+            "source_node": records.name(NODES, plan.source_id),
             "source_node_id": plan.source_id,
             "target_node": chosen.node_name if chosen else None,
             "target_node_id": chosen.node_id if chosen else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -102,7 +103,7 @@ class MigrationService:
                 if not waits(old):
                     return
                 fresh, beside = self._decided(body_of(old), note, old.requested_by, old.id)
-                new = decided_anew(old, fresh, self._node_name)
+                new = decided_anew(old, fresh, partial(self._records.name, NODES))
                 try:
                     await self._records.commit(update(MIGRATIONS, stored, new), *beside, ticket)
                 except CompareFailed:
@@ -110,10 +111,6 @@ class MigrationService:
                     continue
                 return
         raise CompareFailed(f"migration {migration_id} or its VM is being changed by others: try again")
-
-    def _node_name(self, node_id: str) -> str:
-        stored = self._records.get(NODES, node_id)
-        return stored.record.name if stored else node_id
 
     async def _weighed(self, asked: MigrationCreate) -> str:
         """Measure what is to be known before it is decided; why something was not, in words. Raises as `create`."""

@@ -47,9 +47,9 @@ class MigrationView:
             "kind": migration.kind,
             "strategy": migration.strategy,
             "state": migration.state,
-            "source_node": self._name(migration.source_node),
+            "source_node": self._records.name(NODES, migration.source_node),
             "source_node_id": migration.source_node,
-            "target_node": self._name(migration.target_node),
+            "target_node": self._records.name(NODES, migration.target_node),
             "target_node_id": migration.target_node,
             "at_rest": migration.at_rest,
             "paused": migration.paused,
@@ -91,7 +91,7 @@ class MigrationView:
         if not keeps_copies(migration):
             return None
         return {
-            "node": self._name(migration.source_node),
+            "node": self._records.name(NODES, migration.source_node),
             "node_id": migration.source_node,
             "volume_ids": [move.volume_id for move in migration.disks],
             "discarded_at": migration.copies_discarded_at,
@@ -100,16 +100,13 @@ class MigrationView:
 
     def _figures(self, figures: Figures) -> dict[str, Any]:
         checked_by = figures.network_checked_by
-        return _all_of(figures) | {"network_checked_by": self._name(checked_by) if checked_by else None}
-
-    def _name(self, node_id: str) -> str:
-        stored = self._records.get(NODES, node_id)
-        return stored.record.name if stored else node_id
+        return _all_of(figures) | {"network_checked_by": self._records.name(NODES, checked_by) if checked_by else None}
 
     def _node_names(self, migration: Migration) -> str:
         pools = (disk_view(self._records, move) for move in migration.disks)
         names = (name for one in pools for name in (one["from_pool"], one["to_pool"]))
-        return " ".join([self._name(migration.source_node), self._name(migration.target_node), *names])
+        nodes = (self._records.name(NODES, one) for one in (migration.source_node, migration.target_node))
+        return " ".join([*nodes, *names])
 
 
 class PolicyView:

@@ -79,8 +79,7 @@ def disk_needs(records: Records, volumes: Iterable[Volume]) -> tuple[DiskNeed, .
     asked: dict[str, int] = {}
     for volume in volumes:
         asked[volume.pool_id] = asked.get(volume.pool_id, 0) + volume.size_bytes
-    pools = {pool_id: records.get(POOLS, pool_id) for pool_id in asked}
     return tuple(
-        DiskNeed(pool_id=pool_id, pool_name=pool.record.name if pool else pool_id, size_bytes=asked[pool_id])
-        for pool_id, pool in sorted(pools.items())
+        DiskNeed(pool_id=pool_id, pool_name=records.name(POOLS, pool_id), size_bytes=size_bytes)
+        for pool_id, size_bytes in sorted(asked.items())
     )

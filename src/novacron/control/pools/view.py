@@ -49,8 +49,7 @@ class PoolView:
         }
 
     def _reach(self, node_id: str, reach: Reach) -> dict[str, Any]:
-        node = self._records.get(NODES, node_id)
-        return {"node": node.record.name if node else node_id, "node_id": node_id, **_all_of(reach)}
+        return {"node": self._records.name(NODES, node_id), "node_id": node_id, **_all_of(reach)}
 
 
 def _space(pool: Pool, found: list[Reach]) -> dict[str, int]:

@@ -169,10 +169,9 @@ class Performer:
         """Whoever does not answer has found nothing out, and `why` says so. :raise NotFound: the copy was deleted."""
         copy = self._copy_of(rehearsal).record
         booted_at = rehearsal.booted_at or self._now()
-        node = self._records.get(NODES, copy.node_id)
         seen = Seen(
             age_s=(self._now() - booted_at).total_seconds(),
-            node=node.record.name if node else copy.node_id,
+            node=self._records.name(NODES, copy.node_id),
             has_agent=copy.spec.guest_agent,
         )
         where = moving.Whereabouts(vm_id=copy.id, generation=copy.generation)

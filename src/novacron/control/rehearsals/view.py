@@ -28,9 +28,9 @@ class RehearsalView:
             "vm_id": rehearsal.vm_id,
             "vm_name": rehearsal.vm_name,
             "state": rehearsal.state,
-            "source_node": self._name(rehearsal.source_node),
+            "source_node": self._records.name(NODES, rehearsal.source_node),
             "source_node_id": rehearsal.source_node,
-            "target_node": self._name(rehearsal.target_node),
+            "target_node": self._records.name(NODES, rehearsal.target_node),
             "target_node_id": rehearsal.target_node,
             "copy_id": rehearsal.copy_id,
             "copy_name": rehearsal.copy_name,
@@ -53,12 +53,8 @@ class RehearsalView:
             "revision": revision,
         }
 
-    def _name(self, node_id: str) -> str:
-        stored = self._records.get(NODES, node_id)
-        return stored.record.name if stored else node_id
-
     def _node_names(self, rehearsal: Rehearsal) -> str:
-        return f"{self._name(rehearsal.source_node)} {self._name(rehearsal.target_node)}"
+        return f"{self._records.name(NODES, rehearsal.source_node)} {self._records.name(NODES, rehearsal.target_node)}"
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:

@@ -169,8 +169,7 @@ def check_unattached(records: Records, volume: Volume) -> None:
     if volume.task is VolumeTask.DELETE:
         raise StateConflict.of(f"volume {volume.name}", state_of(volume).value, ("available",), "attach")
     if volume.vm_id:
-        vm = records.get(VMS, volume.vm_id)
-        name = vm.record.name if vm else volume.vm_id
+        name = records.name(VMS, volume.vm_id)
         remedy = f"novacron volume detach {volume.name}, and wait until it is available"
         raise Conflict(
             f"volume {volume.name} belongs to VM {name}",

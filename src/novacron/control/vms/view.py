@@ -52,7 +52,7 @@ class VmView:
             "task": _task(vm.task) if vm.task else None,
             "problem": _all_of(vm.problem) if vm.problem else None,
             "pending": [_all_of(reason) for reason in vm.pending] if status_of(vm) not in ENDED else [],
-            "node": self._node_name(vm) or None,
+            "node": self._records.name(NODES, vm.node_id) or None,
             "node_id": vm.node_id or None,
             "generation": vm.generation,
             "migration_id": vm.migration_id or None,
@@ -86,15 +86,11 @@ class VmView:
 
     def _names(self, vm: Vm) -> str:
         """Of its node and its networks: what is shown and in other records."""
-        return " ".join([self._node_name(vm), *(self._net_name(nic) for nic in vm.spec.nics)])
+        return " ".join([self._records.name(NODES, vm.node_id), *(self._net_name(nic) for nic in vm.spec.nics)])
 
     def _net_name(self, nic: Nic) -> str:
         stored = self._records.get(NETWORKS, nic.network_id) if nic.network_id else None
         return stored.record.name if stored else ""
-
-    def _node_name(self, vm: Vm) -> str:
-        stored = self._records.get(NODES, vm.node_id) if vm.node_id else None
-        return stored.record.name if stored else vm.node_id
 
 
 def _seen(report: MachineReport | None) -> dict[str, Any]:

@@ -152,8 +152,7 @@ class VolumeService:
 
     def _check_unneeded(self, volume: Volume) -> None:
         if volume.vm_id:
-            vm = self._records.get(VMS, volume.vm_id)
-            name = vm.record.name if vm else volume.vm_id
+            name = self._records.name(VMS, volume.vm_id)
             reason = Reason(
                 "volume.attached", "it belongs to a VM", name, f"novacron volume detach {volume.name}, or delete the VM"
             )

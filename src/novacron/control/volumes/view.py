@@ -30,7 +30,7 @@ class VolumeView:
             "state": state_of(volume),
             "task": volume.task,
             "problem": _all_of(volume.problem) if volume.problem else None,
-            "pool": self._name(POOLS, volume.pool_id),
+            "pool": self._records.name(POOLS, volume.pool_id),
             "pool_id": volume.pool_id,
             "size_bytes": volume.size_bytes,
             "used_bytes": volume.used_bytes,
@@ -38,10 +38,10 @@ class VolumeView:
             "backing_digest": volume.backing_digest or None,
             "source_volume_id": volume.source_volume_id or None,
             "source_snapshot_id": volume.source_snapshot_id or None,
-            "vm": self._name(VMS, volume.vm_id) or None,
+            "vm": self._records.name(VMS, volume.vm_id) or None,
             "vm_id": volume.vm_id or None,
             "with_vm": volume.with_vm,
-            "node": self._name(NODES, volume.node_id) or None,
+            "node": self._records.name(NODES, volume.node_id) or None,
             "node_id": volume.node_id or None,
             "created_at": volume.created_at,
             "updated_at": volume.updated_at,
@@ -54,8 +54,4 @@ class VolumeView:
             (VMS, volume.vm_id),
             (NODES, volume.node_id),
         )
-        return " ".join(self._name(kind, record_id) for kind, record_id in named)
-
-    def _name(self, kind: Kind[Any], record_id: str) -> str:
-        stored = self._records.get(kind, record_id) if record_id else None
-        return str(stored.record.name) if stored else record_id
+        return " ".join(self._records.name(kind, record_id) for kind, record_id in named)
