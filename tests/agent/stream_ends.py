@@ -115,16 +115,25 @@ class Ends:
         return await asyncio.open_unix_connection(self._path)
 
     async def send(self, stream: bytes, piece: int = 200_000) -> bytes:
-        """Send all, close, and read the return path to its end."""
+        """Send all, or until it is cut off, close, and read the return path to its end."""
         reader, writer = await self.connect()
-        hearing = asyncio.create_task(reader.read())
-        for at in range(0, len(stream), piece):
-            writer.write(stream[at : at + piece])
-            await writer.drain()
-        writer.write_eof()
+        hearing = asyncio.create_task(_heard(reader))
+        with contextlib.suppress(ConnectionError):
+            for at in range(0, len(stream), piece):
+                writer.write(stream[at : at + piece])
+                await writer.drain()
+            writer.write_eof()
         heard = await hearing
         writer.close()
         return heard
+
+
+async def _heard(reader: asyncio.StreamReader) -> bytes:
+    heard = bytearray()
+    with contextlib.suppress(ConnectionError):  # closed before it had read all
+        while data := await reader.read(1 << 16):
+            heard += data
+    return bytes(heard)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ from novacron.agent.stream.figures import Settings
 from novacron.agent.stream.gauge import Gauge
 from novacron.agent.stream.identity import End, context
 from novacron.agent.stream.lanes import BULK, CHUNK_BYTES, Chunk, Incoming, Outgoing
-from novacron.agent.stream.window import LEAST_BYTES, Window
+from novacron.agent.stream.window import FIRST_BYTES, LEAST_BYTES, LEAST_PIECE_BYTES, LEAST_S, Window, piece_bytes
 from novacron.errors import InvalidInput, Malformed
 
 
@@ -121,6 +121,23 @@ def test_the_window_is_twice_what_the_way_holds() -> None:
         assert window.size_bytes <= max(LEAST_BYTES, 3 * holds)
         window = Window(64 << 20)
         assert now >= 20
+
+
+@pytest.mark.parametrize("bytes_per_s", [50e3, 1e6, 5e6])
+def test_on_a_slow_link_the_window_is_what_passes_in_a_moment(bytes_per_s: float) -> None:
+    piece = piece_bytes(bytes_per_s, 1 << 20)
+    assert LEAST_PIECE_BYTES <= piece <= max(LEAST_PIECE_BYTES, 0.1 * bytes_per_s)
+    known, unknown = Window(32 << 20, bytes_per_s), Window(32 << 20)
+    moment = max(2 * LEAST_PIECE_BYTES, 2 * LEAST_S * bytes_per_s)
+    assert known.size_bytes <= moment < unknown.size_bytes == FIRST_BYTES
+    for window in (known, unknown):
+        pass_through(window, 0.0, 300.0, 0.01, bytes_per_s)
+        assert window.size_bytes <= max(moment, 2.2 * (256 << 10))
+
+
+def test_on_a_fast_link_pieces_are_whole() -> None:
+    assert [piece_bytes(rate, 1 << 20) for rate in (None, 12.5e6, 1e9)] == [1 << 20] * 3
+    assert Window(32 << 20, 12.5e6).size_bytes == LEAST_BYTES
 
 
 async def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:

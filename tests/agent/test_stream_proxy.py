@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from novacron.agent.stream.batch import MAX_RAW_BYTES, PAGE_BYTES
 from novacron.agent.stream.cache import PageCache, Scope
 from novacron.agent.stream.figures import Settings
 from novacron.errors import DeadlineExceeded, MigrationFailed, NovaCronError
@@ -64,8 +65,8 @@ async def test_what_an_earlier_guest_brought_is_not_sent_again(scope: Scope) -> 
     async with ends(scope) as both:
         await moved(both, made.stream(other, 2))
         second = both.sender.figures()
-    assert second.wire_bytes < first.wire_bytes / 6
-    assert second.held_pages > 900
+    assert second.wire_bytes < first.wire_bytes / 2  # the piece in which the guest stops may be sent whole
+    assert second.held_pages > 1000 - MAX_RAW_BYTES // PAGE_BYTES
 
 
 async def test_a_guest_that_stands_still_waits_for_no_answer_but_is_not_sent_whole(scope: Scope) -> None:

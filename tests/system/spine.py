@@ -31,7 +31,12 @@ needs_guest = [
 
 @asynccontextmanager
 async def a_lab(
-    *, bridged: bool = False, pages: int = 2, wss_pages: int = 2048, over_fabric: bool = False, heartbeat_s: float = 2.0
+    *,
+    bridged: bool = False,
+    pages: int = 2,
+    wss_pages: int = 2048,
+    over_fabric: bool = False,
+    heartbeat_s: float = 2.0,
 ) -> AsyncIterator[Lab]:
     """Two nodes, and the image `ticker`; gone afterwards with everything in it.
 
@@ -44,16 +49,21 @@ async def a_lab(
         made_as = {"bridged": bridged, "over_fabric": over_fabric}
         async with open_lab(path / "lab", **made_as, heartbeat_s=heartbeat_s) as made:
             guest = rom(path / "cache", pages_per_tick=pages, wss_pages=wss_pages, button=True)
-            await made.client.do(images.create(images.ImageCreate(name="ticker")))
-            await made.client.upload("ticker", FileRole.FIRMWARE, guest)
-            await made.client.do(images.seal("ticker"))
+            await an_image(made, "ticker", guest)
             yield made
 
 
+async def an_image(lab: Lab, name: str, guest: Path) -> None:
+    """An image that is this ROM."""
+    await lab.client.do(images.create(images.ImageCreate(name=name)))
+    await lab.client.upload(name, FileRole.FIRMWARE, guest)
+    await lab.client.do(images.seal(name))
+
+
 @asynccontextmanager
-async def a_vm(lab: Lab, memory_mib: int = 32, **more: Any) -> AsyncIterator[vms.Vm]:
+async def a_vm(lab: Lab, memory_mib: int = 32, image: str = "ticker", **more: Any) -> AsyncIterator[vms.Vm]:
     """A running VM, with more of what VmCreate has; deleted afterwards, whatever became of it."""
-    wish = vms.VmCreate(name="spine", image="ticker", memory_mib=memory_mib, nics=[], **more)
+    wish = vms.VmCreate(name="spine", image=image, memory_mib=memory_mib, nics=[], **more)
     made = await lab.client.do(vms.create(wish))
     yield await lab.client.wait_vm(made.id, vm_settles("running"), deadline_s=END_S)
     await lab.client.do(vms.delete(made.id, force=True))

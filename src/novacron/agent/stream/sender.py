@@ -24,7 +24,7 @@ from novacron.agent.stream.messages import Kind, Message
 from novacron.agent.stream.pack import Press
 from novacron.agent.stream.parse import Splitter
 from novacron.agent.stream.table import Hash, hasher, key_of
-from novacron.agent.stream.window import Window
+from novacron.agent.stream.window import Window, piece_bytes
 from novacron.errors import InvalidInput, Malformed, MigrationFailed
 
 HOLD_S = 0.003
@@ -57,8 +57,8 @@ class Sender:
         self._target, self._local_host, self._path, self._owner = target, local_host, socket_path, owner
         self._cap = cap_bytes_per_s
         self._splitter = Splitter()
-        known = [rate for rate in (link_bytes_per_s, cap_bytes_per_s) if rate]
-        self._press = Press(min(known, default=None))
+        self._known_bytes_per_s = min((rate for rate in (link_bytes_per_s, cap_bytes_per_s) if rate), default=None)
+        self._press = Press(self._known_bytes_per_s)
         self._raw_bytes = self._pages = self._zero_pages = self._held_pages = 0
         self._answers: dict[int, tuple[int, Answer]] = {}
         self._offers: asyncio.Queue[tuple[int, Batch, Answer | None] | None] = asyncio.Queue()
@@ -80,12 +80,13 @@ class Sender:
     async def start(self) -> str:
         """Dial the target and listen for QEMU; the address for its `migrate`. :raise InvalidInput: no such path."""
         self._line = Line(self._settings, self._cap)
-        self._window = Window(self._settings.window_bytes)
+        self._window = Window(self._settings.window_bytes, self._known_bytes_per_s)
         token = secrets.token_bytes(TOKEN_BYTES)
         self._dialler = Dialler(self._line, self._context, self._target, token, self._local_host)
         self._met: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
         try:
-            self._door = await asyncio.start_unix_server(self._meet, self._path, limit=2 * MAX_RAW_BYTES, backlog=1)
+            piece = piece_bytes(self._known_bytes_per_s, MAX_RAW_BYTES)  # twice its limit a reader may hold
+            self._door = await asyncio.start_unix_server(self._meet, self._path, limit=piece // 2, backlog=1)
             self._path.chmod(0o600)
             if self._owner is not None:
                 os.chown(self._path, *self._owner)
@@ -194,10 +195,11 @@ class Sender:
 
     async def _next(self, reader: asyncio.StreamReader) -> Batch | None:
         """The next batch; None: QEMU has closed the stream."""
+        most = piece_bytes(self._line.expected_bytes_per_s or self._known_bytes_per_s, MAX_RAW_BYTES)
         while True:
             try:
                 async with asyncio.timeout(HOLD_S if self._splitter.holds else None):
-                    data = await reader.read(MAX_RAW_BYTES)
+                    data = await reader.read(most)
             except TimeoutError:
                 return self._splitter.release()
             except ConnectionError:

@@ -2,7 +2,8 @@
 
 What is under way when the guest stops has to arrive before it runs again: too much of it is downtime. What can be
 used is what passes in the time a piece takes when it meets no queue; twice that is allowed, so that more is found out
-to pass when it does, and a queue is as long as one such time.
+to pass when it does, and a queue is as long as one such time. What QEMU is rid of it takes for arrived, so on a slow
+link a window of bytes alone would have it stop a guest whose memory still has seconds to go.
 """
 
 from __future__ import annotations
@@ -11,19 +12,33 @@ import asyncio
 import collections
 
 FIRST_BYTES = 8 << 20
-LEAST_BYTES = 4 << 20
+LEAST_BYTES, LEAST_S = 4 << 20, 0.33
+"""Never less than what 100 Mbit/s carry in so long; on slower links what they carry in it."""
+PIECE_S = 0.1
+LEAST_PIECE_BYTES = 128 << 10
 GAIN = 2.0
 SPAN_S = 0.25
 REMEMBER_SPANS = 12
 _WHOLE_BYTES = 64 << 10  # smaller pieces are sooner through, and say nothing of the others
 
 
-class Window:
-    """Counts pieces from when they were taken of QEMU until the other QEMU has them."""
+def piece_bytes(link_bytes_per_s: float | None, most_bytes: int) -> int:
+    """How much is taken of QEMU at a time: what a slow link carries in a moment, `most_bytes` of others. Pure."""
+    if link_bytes_per_s is None:
+        return most_bytes
+    return max(LEAST_PIECE_BYTES, min(most_bytes, int(link_bytes_per_s * PIECE_S)))
 
-    def __init__(self, most_bytes: int) -> None:
+
+class Window:
+    """Counts pieces from when they were taken of QEMU until the other QEMU has them.
+
+    link_bytes_per_s: what the link is known to carry before anything has passed.
+    """
+
+    def __init__(self, most_bytes: int, link_bytes_per_s: float | None = None) -> None:
         self._most = most_bytes
-        self.size_bytes = min(FIRST_BYTES, most_bytes)
+        first = min(FIRST_BYTES, most_bytes)
+        self.size_bytes = first if link_bytes_per_s is None else min(first, _least_bytes(2 * link_bytes_per_s))
         self._under_way: collections.deque[tuple[int, int, float]] = collections.deque()
         self._bytes = 0
         self._soonest_s = float("inf")  # of all pieces: later ones meet the queue that twice is
@@ -62,5 +77,9 @@ class Window:
             return
         self._rates.append(self._span_bytes / passed)
         self._span_since_s, self._span_bytes = now_s, 0
-        size = int(max(self._rates) * self._soonest_s * GAIN)
-        self.size_bytes = max(min(LEAST_BYTES, self._most), min(self._most, size))
+        rate = max(self._rates)
+        self.size_bytes = min(self._most, max(_least_bytes(rate), int(rate * self._soonest_s * GAIN)))
+
+
+def _least_bytes(bytes_per_s: float) -> int:
+    return max(2 * LEAST_PIECE_BYTES, min(LEAST_BYTES, int(bytes_per_s * LEAST_S)))

@@ -14,27 +14,34 @@ SOURCE = Path(__file__).with_name("guest.S")
 
 
 def rom(
-    cache_dir: Path, pages_per_tick: int = 0, wss_pages: int = 0, pit_divisor: int = 0, *, button: bool = False
+    cache_dir: Path,
+    pages_per_tick: int = 0,
+    wss_pages: int = 0,
+    pit_divisor: int = 0,
+    *,
+    button: bool = False,
+    noise: bool = False,
 ) -> Path:
     """A ROM file with this in it, readable by every user; built once into `cache_dir`.
 
     It rewrites `pages_per_tick` pages of 4 KiB at each tick, round and round a working set of `wss_pages` that begins
     at 1 MiB. pit_divisor 0: 100 ticks a second; 65535: 18. button: it switches itself off when the power button of a
-    q35 is pressed; else it knows none.
+    q35 is pressed; else it knows none. noise: its working set is random, and other at each boot; else what a page holds
+    is one number.
 
-    :raise ValueError: pages without a working set. :raise OSError: binutils are not installed, or the cache directory
-    cannot be written. :raise subprocess.CalledProcessError: the source does not assemble.
+    :raise ValueError: pages or noise without a working set. :raise OSError: binutils are not installed, or the cache
+    directory cannot be written. :raise subprocess.CalledProcessError: the source does not assemble.
     """
-    if pages_per_tick and not wss_pages:
+    if (pages_per_tick or noise) and not wss_pages:
         raise ValueError("a guest that writes pages needs a working set")
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    found = cache_dir / f"guest-{digest}-{pages_per_tick}-{wss_pages}-{pit_divisor}{'-button' * button}.rom"
+    extras = "-button" * button + "-noise" * noise
+    found = cache_dir / f"guest-{digest}-{pages_per_tick}-{wss_pages}-{pit_divisor}{extras}.rom"
     if not found.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         image = bytearray(assemble(SOURCE))
-        table = b"".join(
-            int(number).to_bytes(4, "little") for number in (pages_per_tick, wss_pages, pit_divisor, button)
-        )
+        told = (pages_per_tick, wss_pages, pit_divisor, button, noise)
+        table = b"".join(int(number).to_bytes(4, "little") for number in told)
         image[TABLE_AT : TABLE_AT + len(table)] = table
         fresh = found.with_name(f".{found.name}.{os.getpid()}")
         fresh.write_bytes(image)

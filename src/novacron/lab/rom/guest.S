@@ -2,7 +2,8 @@
 #
 # Each tick prints "T <seq> <bad>" in hex: seq counts ticks, so a copy that ran twice or lost time shows; bad counts
 # pages that did not hold what the guest last wrote there, so a transfer that lost a page shows. Per tick it rewrites
-# `pages` pages of a working set of `wss` pages that begins at 1 MiB. If it is to know the power button (of a q35), it
+# `pages` pages of a working set of `wss` pages that begins at 1 MiB. If there is to be noise, the rest of each of those
+# pages is random from the beginning, and other at each boot: nothing makes it smaller. If it is to know the power button (of a q35), it
 # looks at each tick whether that was pressed, and switches itself off. What it is told stands in a table at 0xff00,
 # where the builder patches it.
 #
@@ -102,7 +103,31 @@ _start: cli
         movw    $PM1_EN, %dx
         outw    %ax, %dx
 
-8:      movb    $0x34, %al              # timer 0, periodic
+8:      cmpl    $0, %cs:noise
+        je      11f
+        rdtsc                           # xorshift, begun with the time
+        orl     $1, %eax
+        movl    $FIRST_PAGE, %edi
+        movl    %cs:wss, %ecx
+        shll    $10, %ecx
+9:      movl    %eax, %ebx
+        shll    $13, %ebx
+        xorl    %ebx, %eax
+        movl    %eax, %ebx
+        shrl    $17, %ebx
+        xorl    %ebx, %eax
+        movl    %eax, %ebx
+        shll    $5, %ebx
+        xorl    %ebx, %eax
+        addr32 movl %eax, (%edi)
+        testl   $0xfff, %edi
+        jnz     10f
+        addr32 movl $0, (%edi)          # a page begins with the round it was written in: none yet
+10:     addl    $4, %edi
+        decl    %ecx
+        jnz     9b
+
+11:     movb    $0x34, %al              # timer 0, periodic
         outb    %al, $0x43
         movw    %cs:divisor, %ax
         testw   %ax, %ax
@@ -189,6 +214,7 @@ pages:  .long   0                       # written per tick
 wss:    .long   0                       # pages in the working set
 divisor: .long  0                       # of the timer; 0: 100 ticks a second, 65535: 18
 button: .long   0                       # 1: it knows the power button
+noise:  .long   0                       # 1: its pages are random
 
         .org    0xfff0
         ljmp    $0xf000, $_start

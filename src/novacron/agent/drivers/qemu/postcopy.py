@@ -110,7 +110,9 @@ async def call_off(machine: Machine) -> None:
     :raise MonitorFailed: this QEMU does not let go of it. It can only be stopped, and started again.
     """
     with contextlib.suppress(DeadlineExceeded):
-        await machine.until(lambda: machine.migration_state != "postcopy-active", BREAKS_WITHIN_S, "notice")
+        await machine.until(
+            lambda: machine.ended or machine.migration_state != "postcopy-active", BREAKS_WITHIN_S, "notice"
+        )
     try:
         for _ in range(CANCEL_ATTEMPTS):
             if machine.migration_state in status.POSTCOPY:
