@@ -345,6 +345,7 @@ async def test_a_failed_accept_leaves_nothing_but_the_shared_volume(walk: Walk) 
         await walk.accept()
     assert (role(b), b.plugged, b.host.machines) == (Role.GONE, set(), {})
     assert walk.cluster.pool.volumes() == [SPEC.disks[0].volume_id]
+    assert not (b.root / "run" / VM).exists()
     await walk.accept()
 
 

@@ -59,11 +59,13 @@ async def disks_kept(etcd: Members, folder: Path) -> None:
     await started(etcd)
 
 
-async def disks_put_back(etcd: Members, folder: Path) -> None:
-    """The members go on from what was kept."""
+async def disks_put_back(etcd: Members, folder: Path, kept: Path | None = None) -> None:
+    """The members go on from what was kept. kept: where their disks go as they are now."""
     for place in range(len(etcd.ports)):
         etcd.kill(place)
     homes = [etcd.home(place) for place in range(len(etcd.ports))]
+    if kept is not None:
+        await asyncio.to_thread(copied, homes, kept)
     await asyncio.to_thread(subprocess.run, ["rm", "-r", *homes], check=True, timeout=COPY_S)
     await asyncio.to_thread(copied, [folder / home.name for home in homes], homes[0].parent)
     await started(etcd)
@@ -111,10 +113,8 @@ async def test_disks_of_the_store_that_are_put_back_under_running_servers(cast: 
         await disks_kept(etcd, tmp_path / "yesterday")
         await site.all_up()
         after = await moved(site, cast.struck)
-        await disks_kept(etcd, tmp_path / "today")
-        await site.all_up()
         pids, boots = dict(seen.copies[after.id][-1].pids), len(seen.runs[after.id])
-        await disks_put_back(etcd, tmp_path / "yesterday")
+        await disks_put_back(etcd, tmp_path / "yesterday", kept=tmp_path / "today")
         for name in SERVERS:
             await says_what_the_store_is(site, name, after.id)
         await seen.lasts(site.heartbeat_s * HEARTBEATS)

@@ -107,8 +107,7 @@ class Arrivals:
         if again:
             return await listen(await self._provisioner.prepare(spec, Undo(), fresh=received))
         async with Undo() as undo:
-            gone = Holding(vm_id=spec.vm_id, generation=spec.generation, role=Role.GONE)
-            undo.add("forget it", lambda: self._ledger.put(gone))
+            undo.add("clear it away", lambda: self._clearing.clear(incoming))
             undo.add("delete its copies", lambda: self._remove_copies(incoming))
             undo.add("close its proxy", lambda: self._proxies.end(incoming.migration_id))
             await self._ledger.put(incoming)
