@@ -556,12 +556,20 @@ async def test_from_an_agent_of_an_older_version_nothing_is_taken(tmp_path: Path
     """It guards nothing and heartbeats nowhere, whatever the agent before it had promised."""
     async with house(tmp_path) as h:
         vm_id, a = await h.running_vm("a", ha=GUARDED), h.cluster["a"]
+        before = a.host.machines[vm_id].report.pid
         await h.cluster.kill("a")
         a.takes_part, a.fence_class = False, FenceClass.NONE
         await h.cluster.boot("a")
         assert member(h, "a").fence_class is FenceClass.NONE
-        await h.until(lambda: h.cluster.world.running(vm_id) == [], "its old timer")
-        await h.until(lambda: h.cluster.world.running(vm_id) == ["a"] and h.state(vm_id) is VmState.RUNNING, "again")
+
+        def again() -> bool:
+            machine = a.host.machines.get(vm_id)
+            return (
+                machine is not None and machine.report.pid not in (before, None) and h.state(vm_id) is VmState.RUNNING
+            )
+
+        await h.until(again, "ended by its old timer, and started again")
+        assert h.cluster.world.running(vm_id) == ["a"]
         await h.cluster.disconnect("a")
         await h.until(lambda: node_state(h, "a") is NodeState.DOWN, "down by its line")
         await h.clock.advance(60)
