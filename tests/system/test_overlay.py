@@ -40,18 +40,17 @@ class Machine:
             "-nodefaults", "-no-user-config", "-display", "none",
             "-kernel", str(files.kernel), "-initrd", str(files.initrd),
             "-append", f"{files.cmdline} novacron.ip={card.addresses[0]}/24",
-            "-serial", f"file:{directory / 'serial'}", "-qmp", f"unix:{monitor},server=on,wait=off",
+            "-serial", f"file:{directory / 'serial'}", "-qmp", f"unix:{monitor},server=on,wait=on",
             "-netdev", f"tap,id=net0,ifname={overlay_tap(card.id)},script=no,downscript=no,vhost=off",
             "-device", f"virtio-net-pci,netdev=net0,mac={card.mac}",
             *(["-S", "-incoming", incoming] if incoming else []),
         ]
         # fmt: on
         self.process = node.call(lambda: subprocess.Popen(words))
-        while not monitor.exists():
+        self._line = socket.socket(socket.AF_UNIX)
+        while self._line.connect_ex(str(monitor)):  # not made yet, or not heard yet
             assert self.process.poll() is None
             time.sleep(0.01)
-        self._line = socket.socket(socket.AF_UNIX)
-        self._line.connect(str(monitor))
         self._words = self._line.makefile("rw")
         self._words.readline()
         self.tell("qmp_capabilities")
