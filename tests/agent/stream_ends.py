@@ -13,6 +13,7 @@ from novacron.agent.stream.cache import Scope
 from novacron.agent.stream.figures import Settings
 from novacron.agent.stream.receiver import Receiver
 from novacron.agent.stream.sender import Sender
+from tests.agent.waiting import until
 
 HOST = "127.0.0.1"
 
@@ -114,14 +115,21 @@ class Ends:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_unix_connection(self._path)
 
-    async def send(self, stream: bytes, piece: int = 200_000) -> bytes:
-        """Send all, or until it is cut off, close, and read the return path to its end."""
+    async def send(self, stream: bytes, piece: int = 200_000, *, stop_bytes: int = 0) -> bytes:
+        """Send all, or until it is cut off, close, and read the return path to its end.
+
+        stop_bytes: so much of the end goes when all before it has arrived.
+        """
         reader, writer = await self.connect()
         hearing = asyncio.create_task(_heard(reader))
+        stops_at = len(stream) - stop_bytes
         with contextlib.suppress(ConnectionError):
-            for at in range(0, len(stream), piece):
-                writer.write(stream[at : at + piece])
+            for at in range(0, stops_at, piece):
+                writer.write(stream[at : min(at + piece, stops_at)])
                 await writer.drain()
+            if stop_bytes:
+                await until(lambda: len(self.target.came) == stops_at)
+                writer.write(stream[stops_at:])
             writer.write_eof()
         heard = await hearing
         writer.close()

@@ -125,7 +125,7 @@ def test_the_window_is_twice_what_the_way_holds() -> None:
 
 @pytest.mark.parametrize("bytes_per_s", [50e3, 1e6, 5e6])
 def test_on_a_slow_link_the_window_is_what_passes_in_a_moment(bytes_per_s: float) -> None:
-    piece = piece_bytes(bytes_per_s, 1 << 20)
+    piece = piece_bytes(bytes_per_s)
     assert LEAST_PIECE_BYTES <= piece <= max(LEAST_PIECE_BYTES, 0.1 * bytes_per_s)
     known, unknown = Window(32 << 20, bytes_per_s), Window(32 << 20)
     moment = max(2 * LEAST_PIECE_BYTES, 2 * LEAST_S * bytes_per_s)
@@ -136,7 +136,7 @@ def test_on_a_slow_link_the_window_is_what_passes_in_a_moment(bytes_per_s: float
 
 
 def test_on_a_fast_link_pieces_are_whole() -> None:
-    assert [piece_bytes(rate, 1 << 20) for rate in (None, 12.5e6, 1e9)] == [1 << 20] * 3
+    assert [piece_bytes(rate) for rate in (None, 12.5e6, 1e9)] == [1 << 20] * 3
     assert Window(32 << 20, 12.5e6).size_bytes == LEAST_BYTES
 
 

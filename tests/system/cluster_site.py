@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, nodes, servers, vms
+from novacron.client import nodes, servers, vms
 from novacron.client.asynchronous import AsyncClient
 from novacron.client.goals import vm_fits, vm_settles
 from novacron.client.ha import Ha
@@ -37,10 +37,10 @@ from novacron.lab.processes import Child
 from novacron.lab.record import LabDir
 from novacron.lab.rom import rom
 from novacron.model.ha import FenceLog
-from novacron.model.image import FileRole
 from tests.etcd_members import Members, members, opened
 from tests.ports import free_ports
 from tests.system.passage import Passage, passage
+from tests.system.rom_image import an_image
 from tests.system.spine import needs_guest
 
 FIFTH_S = 0.4
@@ -231,10 +231,8 @@ async def a_cluster(heartbeat_s: float = FIFTH_S) -> AsyncIterator[ClusterSite]:
         stack.push_async_callback(_end_vms, site)
         await processes.until_up(site.client, [host.agent for host in site.hosts.values()])
         await asyncio.to_thread(fabric.settle)
-        await site.client.do(images.create(images.ImageCreate(name="ticker")))
         guest = rom(folder / "cache", 2, 256, 65535, button=True)
-        await site.client.upload("ticker", FileRole.FIRMWARE, guest)
-        await site.client.do(images.seal("ticker"))
+        await an_image(site.client, "ticker", guest)
         yield site
 
 

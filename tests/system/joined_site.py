@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from novacron.agent.credentials import Badge
-from novacron.client import images, nodes
+from novacron.client import nodes
 from novacron.client.asynchronous import AsyncClient
 from novacron.lab import cleanup, processes
 from novacron.lab.lab import Lab
 from novacron.lab.processes import Child
 from novacron.lab.record import LabDir
 from novacron.lab.rom import rom
-from novacron.model.image import FileRole
+from tests.system.rom_image import an_image
 
 LASTS_S = 12
 COMMAND_WITHIN_S = 60.0
@@ -97,10 +97,8 @@ async def a_site(*, with_image: bool = True) -> AsyncIterator[Site]:
             stack.push_async_callback(lab.children[name].stop)
         await processes.until_up(lab.client, [lab.children[name] for name in lab.nodes])
         if with_image:
-            await lab.client.do(images.create(images.ImageCreate(name="ticker")))
             guest = rom(folder / "cache", pages_per_tick=2, wss_pages=2048, button=True)
-            await lab.client.upload("ticker", FileRole.FIRMWARE, guest)
-            await lab.client.do(images.seal("ticker"))
+            await an_image(lab.client, "ticker", guest)
         yield Site(lab)
 
 

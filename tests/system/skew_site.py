@@ -13,13 +13,13 @@ import tomllib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from novacron.client import images, nodes, vms
+from novacron.client import nodes, vms
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import NovaCronError, Unavailable
 from novacron.lab.rom import rom
-from novacron.model.image import FileRole
 from tests.etcd_members import Members, members
 from tests.ports import free_ports
+from tests.system.rom_image import an_image
 
 START_S = 120.0
 END_S = 10.0
@@ -189,7 +189,5 @@ async def a_site(revision: str, servers: Sequence[str], *, old: bool, on_etcd: b
             await site.run(name, old=old)
         site.client = AsyncClient(site.addresses, site.token, on_notice=lambda _: None)
         await stack.enter_async_context(site.client)
-        await site.client.do(images.create(images.ImageCreate(name="ticker")))
-        await site.client.upload("ticker", FileRole.FIRMWARE, rom(path / "cache", button=True))
-        await site.client.do(images.seal("ticker"))
+        await an_image(site.client, "ticker", rom(path / "cache", button=True))
         yield site

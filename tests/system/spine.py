@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from novacron.client import images, migrations, vms
+from novacron.client import migrations, vms
 from novacron.client.goals import vm_settles
 from novacron.errors import Unavailable
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.processes import until_ready
 from novacron.lab.rom import rom
-from novacron.model.image import FileRole
+from tests.system.rom_image import an_image
 
 SLOW = 2 << 20  # bytes/s: a transfer that lasts long enough to be struck
 END_S = 60.0
@@ -31,12 +31,7 @@ needs_guest = [
 
 @asynccontextmanager
 async def a_lab(
-    *,
-    bridged: bool = False,
-    pages: int = 2,
-    wss_pages: int = 2048,
-    over_fabric: bool = False,
-    heartbeat_s: float = 2.0,
+    *, bridged: bool = False, pages: int = 2, wss_pages: int = 2048, over_fabric: bool = False, heartbeat_s: float = 2.0
 ) -> AsyncIterator[Lab]:
     """Two nodes, and the image `ticker`; gone afterwards with everything in it.
 
@@ -49,15 +44,8 @@ async def a_lab(
         made_as = {"bridged": bridged, "over_fabric": over_fabric}
         async with open_lab(path / "lab", **made_as, heartbeat_s=heartbeat_s) as made:
             guest = rom(path / "cache", pages_per_tick=pages, wss_pages=wss_pages, button=True)
-            await an_image(made, "ticker", guest)
+            await an_image(made.client, "ticker", guest)
             yield made
-
-
-async def an_image(lab: Lab, name: str, guest: Path) -> None:
-    """An image that is this ROM."""
-    await lab.client.do(images.create(images.ImageCreate(name=name)))
-    await lab.client.upload(name, FileRole.FIRMWARE, guest)
-    await lab.client.do(images.seal(name))
 
 
 @asynccontextmanager

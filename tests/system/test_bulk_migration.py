@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import bulk_migrations, images, nodes, vms
+from novacron.client import bulk_migrations, nodes, vms
 from novacron.client.bulk_migrations import BulkMigrationCreate
 from novacron.client.goals import vm_settles
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.rom import rom
-from novacron.model.image import FileRole
+from tests.system.rom_image import an_image
 from tests.system.spine import END_S, last_tick, living_copies, needs_guest, restart, ticks_on
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, *needs_guest]
@@ -32,9 +32,7 @@ async def three_nodes() -> AsyncIterator[Lab]:
         path.chmod(0o711)
         async with open_lab(path / "lab", nodes=3, bridged=False) as made:
             guest = rom(path / "cache", pages_per_tick=2, wss_pages=2048)
-            await made.client.do(images.create(images.ImageCreate(name="ticker")))
-            await made.client.upload("ticker", FileRole.FIRMWARE, guest)
-            await made.client.do(images.seal("ticker"))
+            await an_image(made.client, "ticker", guest)
             yield made
 
 

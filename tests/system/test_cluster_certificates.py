@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, nodes, vms
+from novacron.client import nodes, vms
 from novacron.client.asynchronous import AsyncClient
 from novacron.client.goals import vm_settles
 from novacron.client.ha import Ha
@@ -25,11 +25,11 @@ from novacron.lab import cleanup, processes
 from novacron.lab.processes import Child
 from novacron.lab.record import LabDir
 from novacron.lab.rom import rom
-from novacron.model.image import FileRole
 from tests.etcd_members import members
 from tests.ports import free_ports
 from tests.system.cluster_site import FIFTH_S, SERVERS, until
 from tests.system.joined_site import command
+from tests.system.rom_image import an_image
 from tests.system.spine import living_copies, needs_guest
 
 pytestmark = [
@@ -132,9 +132,7 @@ async def a_site() -> AsyncIterator[Site]:
         for name in SERVERS:
             await site.ready(name)
         async with site.client() as client:
-            await client.do(images.create(images.ImageCreate(name="ticker")))
-            await client.upload("ticker", FileRole.FIRMWARE, rom(folder / "cache", 2, 256, 65535, button=True))
-            await client.do(images.seal("ticker"))
+            await an_image(client, "ticker", rom(folder / "cache", 2, 256, 65535, button=True))
         yield site
 
 

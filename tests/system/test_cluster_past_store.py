@@ -53,22 +53,25 @@ async def cast(site: ClusterSite) -> AsyncIterator[Cast]:
 
 async def disks_kept(etcd: Members, folder: Path) -> None:
     """As they are now, of all members, which stand still for it."""
-    for place in range(len(etcd.ports)):
-        etcd.kill(place)
-    await asyncio.to_thread(copied, [etcd.home(place) for place in range(len(etcd.ports))], folder)
+    await asyncio.to_thread(copied, stopped(etcd), folder)
     await started(etcd)
 
 
 async def disks_put_back(etcd: Members, folder: Path, kept: Path | None = None) -> None:
     """The members go on from what was kept. kept: where their disks go as they are now."""
-    for place in range(len(etcd.ports)):
-        etcd.kill(place)
-    homes = [etcd.home(place) for place in range(len(etcd.ports))]
+    homes = stopped(etcd)
     if kept is not None:
         await asyncio.to_thread(copied, homes, kept)
     await asyncio.to_thread(subprocess.run, ["rm", "-r", *homes], check=True, timeout=COPY_S)
     await asyncio.to_thread(copied, [folder / home.name for home in homes], homes[0].parent)
     await started(etcd)
+
+
+def stopped(etcd: Members) -> list[Path]:
+    """Where their disks are."""
+    for place in range(len(etcd.ports)):
+        etcd.kill(place)
+    return [etcd.home(place) for place in range(len(etcd.ports))]
 
 
 def copied(homes: list[Path], folder: Path) -> None:

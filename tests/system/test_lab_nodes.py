@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from novacron.client import images, nodes, vms
+from novacron.client import nodes, vms
 from novacron.client.goals import vm_settles
 from novacron.lab.failure import LabFailed
 from novacron.lab.lab import Lab, open_lab
 from novacron.lab.network import node_address
 from novacron.lab.rom import rom
-from novacron.model.image import FileRole
+from tests.system.rom_image import an_image
 from tests.system.spine import END_S, a_vm, its_node_answers, needs_guest, ticks_on
 
 pytestmark = [
@@ -45,9 +45,7 @@ async def lab() -> AsyncIterator[Lab]:
         path.chmod(0o711)
         async with open_lab(path / "lab", bridged=True, over_fabric=True) as made:
             guest = rom(path / "cache", pages_per_tick=2, wss_pages=2048)
-            await made.client.do(images.create(images.ImageCreate(name="ticker")))
-            await made.client.upload("ticker", FileRole.FIRMWARE, guest)
-            await made.client.do(images.seal("ticker"))
+            await an_image(made.client, "ticker", guest)
             yield made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
 import socket
@@ -19,6 +19,7 @@ from novacron.lab.guest.line import PORT, GuestLine
 from novacron.model.machine import MachineSpec, Nic
 from novacron.model.network import Direction, PortFilter, Protocol, Rule
 from tests.agent.overlay_nodes import VM, Node, nic, place, site, spec
+from tests.bench.floor import Monitor
 
 pytestmark = [
     pytest.mark.system,
@@ -47,21 +48,21 @@ class Machine:
         ]
         # fmt: on
         self.process = node.call(lambda: subprocess.Popen(words))
-        self._line = socket.socket(socket.AF_UNIX)
-        while self._line.connect_ex(str(monitor)):  # not made yet, or not heard yet
+        try:
+            self._monitor = self._reached(monitor)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _reached(self, path: Path) -> Monitor:
+        while True:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # not made yet, or not heard yet
+                return Monitor(path)
             assert self.process.poll() is None
             time.sleep(0.01)
-        self._words = self._line.makefile("rw")
-        self._words.readline()
-        self.tell("qmp_capabilities")
 
     def tell(self, command: str, **arguments: Any) -> Any:
-        self._words.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self._words.flush()
-        while "event" in (answer := json.loads(self._words.readline())):
-            pass
-        assert "return" in answer, answer
-        return answer["return"]
+        return self._monitor.execute(command, arguments)
 
     def until(self, query: str, status: str) -> None:
         while (seen := self.tell(query).get("status")) != status:
@@ -69,8 +70,10 @@ class Machine:
             time.sleep(0.005)
 
     def end(self) -> None:
-        self._words.close()
-        self._line.close()
+        self._monitor.close()
+        self._stop()
+
+    def _stop(self) -> None:
         self.process.kill()
         self.process.wait()
 

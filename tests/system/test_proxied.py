@@ -14,7 +14,8 @@ from novacron.client import migrations, vms
 from novacron.lab.lab import Lab
 from novacron.lab.rom import rom
 from tests.system.postcopy_setting import postcopy_allowed
-from tests.system.spine import END_S, a_lab, a_vm, an_image, last_tick, living_copies, needs_guest, restart, ticks_on
+from tests.system.rom_image import an_image
+from tests.system.spine import END_S, a_lab, a_vm, last_tick, living_copies, needs_guest, restart, ticks_on
 
 pytestmark = [pytest.mark.anyio, pytest.mark.system, *needs_guest]
 PAGES, WSS = 32, 2048
@@ -46,7 +47,7 @@ async def vm(lab: Lab) -> AsyncIterator[vms.Vm]:
 async def a_lab_of_both(*, bridged: bool = False) -> AsyncIterator[Lab]:
     async with a_lab(bridged=bridged, pages=PAGES, wss_pages=WSS) as made:
         guest = rom(made.path / "roms", pages_per_tick=PAGES, wss_pages=WSS, button=True, noise=True)
-        await an_image(made, NOISY, guest)
+        await an_image(made.client, NOISY, guest)
         yield made
 
 
@@ -131,7 +132,7 @@ async def test_a_guest_moves_through_the_proxies_and_back_at_a_fraction_of_the_b
 async def test_over_a_slow_link_the_guest_runs_while_its_memory_is_sent(lab: Lab) -> None:
     """What waits in the proxies counts as sent with QEMU: were it much, the guest would stand still for all of it."""
     guest = rom(lab.path / "roms", pages_per_tick=1, wss_pages=WSS, button=True, noise=True)
-    await an_image(lab, "quiet", guest)
+    await an_image(lab.client, "quiet", guest)
     async with a_vm(lab, image="quiet") as vm:
         figures = (await it_moved(lab, vm, await begin(lab, vm, bandwidth_bytes_per_s=SLOW))).figures
     assert figures.transfer_ms

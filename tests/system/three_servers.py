@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from novacron.client import images, nodes, servers
+from novacron.client import nodes, servers
 from novacron.client.asynchronous import AsyncClient
 from novacron.errors import NovaCronError
 from novacron.lab.rom import rom
-from novacron.model.image import FileRole
 from tests.etcd_members import Members, members
 from tests.ports import free_ports
+from tests.system.rom_image import an_image
 
 START_S = 120.0
 END_S = 10.0
@@ -135,9 +135,7 @@ async def three_servers() -> AsyncIterator[Trio]:
                     for name in AGENTS:
                         made.start_agent(name)
                     await _joined(made)
-                    await made.client.do(images.create(images.ImageCreate(name="ticker")))
-                    await made.client.upload("ticker", FileRole.FIRMWARE, rom(path / "cache", button=True))
-                    await made.client.do(images.seal("ticker"))
+                    await an_image(made.client, "ticker", rom(path / "cache", button=True))
                     yield made
             finally:
                 await made.end()

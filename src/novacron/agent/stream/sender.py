@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from novacron.agent.stream import messages
-from novacron.agent.stream.batch import MAX_RAW_BYTES, ZEROS, Batch, Haste, body_of
+from novacron.agent.stream.batch import ZEROS, Batch, Haste, body_of
 from novacron.agent.stream.channel import TOKEN_BYTES
 from novacron.agent.stream.dialler import Dialler
 from novacron.agent.stream.ending import one_of
@@ -85,7 +85,7 @@ class Sender:
         self._dialler = Dialler(self._line, self._context, self._target, token, self._local_host)
         self._met: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
         try:
-            piece = piece_bytes(self._known_bytes_per_s, MAX_RAW_BYTES)  # twice its limit a reader may hold
+            piece = piece_bytes(self._known_bytes_per_s)  # twice its limit a reader may hold
             self._door = await asyncio.start_unix_server(self._meet, self._path, limit=piece // 2, backlog=1)
             self._path.chmod(0o600)
             if self._owner is not None:
@@ -195,7 +195,7 @@ class Sender:
 
     async def _next(self, reader: asyncio.StreamReader) -> Batch | None:
         """The next batch; None: QEMU has closed the stream."""
-        most = piece_bytes(self._line.expected_bytes_per_s or self._known_bytes_per_s, MAX_RAW_BYTES)
+        most = piece_bytes(self._line.expected_bytes_per_s or self._known_bytes_per_s)
         while True:
             try:
                 async with asyncio.timeout(HOLD_S if self._splitter.holds else None):

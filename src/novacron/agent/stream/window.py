@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import collections
 
+from novacron.agent.stream.batch import MAX_RAW_BYTES
+
 FIRST_BYTES = 8 << 20
 LEAST_BYTES, LEAST_S = 4 << 20, 0.33
 """Never less than what 100 Mbit/s carry in so long; on slower links what they carry in it."""
@@ -22,11 +24,11 @@ REMEMBER_SPANS = 12
 _WHOLE_BYTES = 64 << 10  # smaller pieces are sooner through, and say nothing of the others
 
 
-def piece_bytes(link_bytes_per_s: float | None, most_bytes: int) -> int:
-    """How much is taken of QEMU at a time: what a slow link carries in a moment, `most_bytes` of others. Pure."""
+def piece_bytes(link_bytes_per_s: float | None) -> int:
+    """How much is taken of QEMU at a time: what a slow link carries in a moment, MAX_RAW_BYTES of others. Pure."""
     if link_bytes_per_s is None:
-        return most_bytes
-    return max(LEAST_PIECE_BYTES, min(most_bytes, int(link_bytes_per_s * PIECE_S)))
+        return MAX_RAW_BYTES
+    return max(LEAST_PIECE_BYTES, min(MAX_RAW_BYTES, int(link_bytes_per_s * PIECE_S)))
 
 
 class Window:
@@ -37,8 +39,8 @@ class Window:
 
     def __init__(self, most_bytes: int, link_bytes_per_s: float | None = None) -> None:
         self._most = most_bytes
-        first = min(FIRST_BYTES, most_bytes)
-        self.size_bytes = first if link_bytes_per_s is None else min(first, _least_bytes(2 * link_bytes_per_s))
+        first = FIRST_BYTES if link_bytes_per_s is None else _least_bytes(2 * link_bytes_per_s)
+        self.size_bytes = min(most_bytes, first)
         self._under_way: collections.deque[tuple[int, int, float]] = collections.deque()
         self._bytes = 0
         self._soonest_s = float("inf")  # of all pieces: later ones meet the queue that twice is
